@@ -1,0 +1,1 @@
+"""Findings to a verdict, and a verdict to an action: pure functions."""

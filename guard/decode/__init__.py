@@ -1,0 +1,1 @@
+"""Protocol tensors to arrays in the model's own layout and scale."""

@@ -1,0 +1,150 @@
+"""Every error Guard raises on purpose.
+
+::
+
+    GuardError
+    ├── ConfigError            a setting or policy is wrong
+    ├── EnvironmentProblem     the installation can't do what was asked
+    ├── DataError              calibration or evaluation data can't be used
+    ├── ProfileError           a profile can't be read
+    │   ├── ProfileMismatch    ... or was made for another model
+    │   └── RateUnsupported    ... or holds too few samples for the false-positive rate
+    ├── RequestError           a request can't be understood or isn't allowed
+    │   ├── MalformedRequest   broken protobuf, a shape that disagrees with the bytes, a wrong dtype
+    │   ├── NonFiniteInput     NaN or infinity in a tensor
+    │   ├── MethodDenied       a method that Guard never lets through
+    │   └── ModelNotListed     a model that the policy doesn't name
+    ├── ScreeningError         Guard was unable to screen
+    │   ├── Overloaded         the queue is full
+    │   ├── DeadlineExceeded   the time allowed ran out
+    │   └── EngineStopped      the engine thread isn't running
+    ├── BackendError           a replica failed
+    │   └── BackendTimeout     ... or did not answer in time
+    └── UpstreamUnavailable    the guarded server can't be reached
+
+Each class carries a stable `code` for logs and an `exit_code` for the command line. Messages are written for the
+person who must act: what is wrong, then what to do. Foreign exceptions are translated where they enter.
+"""
+
+from __future__ import annotations
+
+
+class GuardError(Exception):
+    """Base of every error that Guard raises on purpose."""
+
+    code = "guard_error"
+    exit_code = 1
+
+
+class ConfigError(GuardError):
+    """A setting or policy is wrong."""
+
+    code = "config"
+    exit_code = 2
+
+
+class EnvironmentProblem(GuardError):
+    """The installation can't do what was asked, for example two ONNX Runtime wheels installed together."""
+
+    code = "environment"
+    exit_code = 3
+
+
+class DataError(GuardError):
+    """Calibration or evaluation data can't be used."""
+
+    code = "data"
+    exit_code = 4
+
+
+class ProfileError(GuardError):
+    """A profile can't be read."""
+
+    code = "profile"
+    exit_code = 5
+
+
+class ProfileMismatch(ProfileError):
+    """A profile was made for another model."""
+
+    code = "profile_mismatch"
+
+
+class RateUnsupported(ProfileError):
+    """A profile holds too few benign samples for the false-positive rate that was asked for."""
+
+    code = "rate_unsupported"
+
+
+class RequestError(GuardError):
+    """A request can't be understood or isn't allowed."""
+
+    code = "request"
+
+
+class MalformedRequest(RequestError):
+    """Broken protobuf, a shape that disagrees with the bytes, a wrong dtype."""
+
+    code = "malformed_request"
+
+
+class NonFiniteInput(RequestError):
+    """A tensor holds NaN or infinity, which no detector can judge."""
+
+    code = "non_finite_input"
+
+
+class MethodDenied(RequestError):
+    """A method that Guard never lets through, because it would change what was screened."""
+
+    code = "method_denied"
+
+
+class ModelNotListed(RequestError):
+    """A request for a model that the policy does not name."""
+
+    code = "model_not_listed"
+
+
+class ScreeningError(GuardError):
+    """Guard was unable to screen."""
+
+    code = "screening"
+
+
+class Overloaded(ScreeningError):
+    """The queue is full."""
+
+    code = "overloaded"
+
+
+class DeadlineExceeded(ScreeningError):
+    """The time allowed for a request ran out."""
+
+    code = "deadline_exceeded"
+
+
+class EngineStopped(ScreeningError):
+    """The engine thread isn't running."""
+
+    code = "engine_stopped"
+
+
+class BackendError(GuardError):
+    """A replica of the guarded model failed."""
+
+    code = "backend"
+    exit_code = 6
+
+
+class BackendTimeout(BackendError):
+    """A replica did not answer in time."""
+
+    code = "backend_timeout"
+
+
+class UpstreamUnavailable(GuardError):
+    """The guarded server can't be reached."""
+
+    code = "upstream_unavailable"
+    exit_code = 7

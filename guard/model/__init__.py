@@ -1,0 +1,1 @@
+"""Replicas of the guarded model, behind the Backend protocol."""

@@ -1,0 +1,1 @@
+"""What Guard shows: metrics, logs, health."""

@@ -1,0 +1,225 @@
+"""The frozen values that stages hand to each other, and the closed sets they draw from.
+
+Nothing here decides anything, and nothing here imports from guard, so every module may import this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array: TypeAlias = npt.NDArray[np.float32]
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+IntArray: TypeAlias = npt.NDArray[np.int64]
+
+
+class Mode(StrEnum):
+    """What a model's policy lets Guard do about a verdict."""
+
+    SHADOW = "shadow"
+    FLAG = "flag"
+    ENFORCE = "enforce"
+
+
+class Verdict(StrEnum):
+    """What Guard believes about an input or a request."""
+
+    CLEAN = "clean"
+    ADVERSARIAL = "adversarial"
+    ABSTAIN = "abstain"
+    UNSCREENED = "unscreened"
+
+
+class Action(StrEnum):
+    """What is done with a request. Ordered from mild to strict by `severity`."""
+
+    FORWARD = "forward"
+    FLAG = "flag"
+    REJECT = "reject"
+
+    @property
+    def severity(self) -> int:
+        """Position in forward < flag < reject."""
+        return (Action.FORWARD, Action.FLAG, Action.REJECT).index(self)
+
+
+class UnscreenedReason(StrEnum):
+    """Why nobody looked. A closed set: it labels a metric."""
+
+    DEADLINE = "deadline"
+    OVERLOAD = "overload"
+    FAULT = "fault"
+    UNLISTED_MODEL = "unlisted_model"
+
+
+class FaultReason(StrEnum):
+    """Why a detector could not look. A closed set: it labels a metric."""
+
+    BACKEND = "backend"
+    NON_FINITE_OUTPUT = "non_finite_output"
+    DETECTOR = "detector"
+    DEADLINE = "deadline"
+    STOPPED = "stopped"
+
+
+class OutputKind(StrEnum):
+    """What the guarded model's output tensor holds."""
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What Guard knows of a guarded model.
+
+    `shape` is one input without the batch dimension; `bounds` are the least and largest value an input may hold;
+    `batched` says whether the model takes a leading batch dimension; `fingerprint` is a hex SHA-256 that changes
+    when the model does.
+    """
+
+    name: str
+    input_name: str
+    output_name: str
+    datatype: str
+    shape: tuple[int, ...]
+    classes: int
+    bounds: tuple[float, float]
+    output_kind: OutputKind
+    fingerprint: str
+    batched: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class WireTensor:
+    """One request input as it arrived: `raw` little-endian bytes as a view on the message, or `typed` values.
+
+    Exactly one of the two is set. `raw` of a BYTES tensor is length-prefixed, as the v2 protocol says.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    raw: memoryview | None = None
+    typed: npt.NDArray[np.generic] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """The part of a v2 inference request that screening reads."""
+
+    model_name: str
+    model_version: str
+    request_id: str
+    inputs: tuple[WireTensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A guarantee about a label, never a suspicion.
+
+    Within `radius` in the L2 norm of the input (units of the model's input space) the smoothed classifier keeps
+    `label`, with probability at least 1 - `alpha` over the `n` draws of Gaussian noise of deviation `sigma`
+    (Cohen et al., 2019). It says nothing about an L-inf ball of the same size.
+    """
+
+    label: int
+    radius: float
+    sigma: float
+    n: int
+    alpha: float
+    norm: str = "l2"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A detector looked, and scored what it saw. `p_value` is None until the score was calibrated."""
+
+    detector: str
+    score: float
+    evaluations: int
+    p_value: float | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A smoothing trial proved its radius. Guarantees never enter the p-value."""
+
+    detector: str
+    certificate: Certificate
+    evaluations: int
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Abstention:
+    """A detector looked, and can't tell."""
+
+    detector: str
+    evaluations: int
+    why: str
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A detector could not look."""
+
+    detector: str
+    reason: FaultReason
+    evaluations: int = 0
+    duration_s: float = 0.0
+
+
+Finding: TypeAlias = Evidence | Certified | Abstention | Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Screening:
+    """All that was found about one item: one finding for each configured detector.
+
+    `label` is the model's own label of the item, None if the model could not be asked. `spent` counts the
+    evaluations of the guarded model, each charged once, to the detector that asked for it first.
+    """
+
+    label: int | None
+    findings: tuple[Finding, ...]
+    spent: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemDecision:
+    """The verdict on one item of a batch."""
+
+    verdict: Verdict
+    p_value: float | None
+    findings: tuple[Finding, ...]
+    reason: UnscreenedReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict on a request (belief), what the policy wants (wish) and what is done in this mode (deed)."""
+
+    id: str
+    model: str
+    mode: Mode
+    verdict: Verdict
+    p_value: float | None
+    intended: Action
+    action: Action
+    items: tuple[ItemDecision, ...]
+    reason: UnscreenedReason | None = None
+    spent: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def culprits(self) -> tuple[int, ...]:
+        """Indices of the items that share the request's verdict."""
+        return tuple(i for i, item in enumerate(self.items) if item.verdict is self.verdict)

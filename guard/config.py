@@ -2,15 +2,59 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from guard.values import Action, Mode
 
 MEBIBYTE = 1024 * 1024
+LARGEST_GRPC_BYTES = 2**31 - 1
+"""gRPC keeps message sizes in a signed 32-bit integer."""
+
+_HOST_PORT = r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})"
+_UNIX = r"unix:\S+"
+_LARGEST_PORT = 65535
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Split `host:port`; an IPv6 host stands in brackets, which are taken off.
+
+    Raises:
+        ValueError: the address has another form, or its port is over 65535.
+    """
+    match = re.fullmatch(_HOST_PORT, address)
+    if match is None:
+        raise ValueError("it has no host and port")
+    host, port = match[1].strip("[]"), int(match[2])
+    if port > _LARGEST_PORT:
+        raise ValueError(f"port {port} is over {_LARGEST_PORT}")
+    return host, port
+
+
+def _checked(address: str) -> str:
+    try:
+        host_and_port(address)
+    except ValueError as exc:
+        raise PydanticCustomError("address", "{why}", {"why": str(exc)}) from exc
+    return address
+
+
+def _checked_unless_unix(address: str) -> str:
+    return address if re.fullmatch(_UNIX, address) else _checked(address)
+
+
+# The patterns say in the JSON Schema what the validators check here, so that editors know it too.
+HostPort: TypeAlias = Annotated[str, AfterValidator(_checked), Field(json_schema_extra={"pattern": f"^{_HOST_PORT}$"})]
+HostPortOrUnix: TypeAlias = Annotated[
+    str, AfterValidator(_checked_unless_unix), Field(json_schema_extra={"pattern": f"^({_UNIX}|{_HOST_PORT})$"})
+]
+# Strict, because YAML has real numbers and booleans: `true` is no number, and text is neither.
+Count: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Replica(StrEnum):
@@ -32,7 +76,7 @@ class Unlisted(StrEnum):
     """What happens to a model that no policy names."""
 
     DENY = "deny"
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - a policy, not a password
 
 
 class _Section(BaseModel):
@@ -42,32 +86,47 @@ class _Section(BaseModel):
 class Upstream(_Section):
     """The guarded server."""
 
-    address: str = Field("127.0.0.1:8001", description="host:port or unix:path of the guarded server's gRPC endpoint")
+    address: HostPortOrUnix = Field(
+        "127.0.0.1:8001", description="host:port or unix:path of the guarded server's gRPC endpoint"
+    )
     cancellation: Cancellation = Field(
         Cancellation.AUTO,
         description="pass client cancellations and deadlines upstream: auto (only to versions known to survive it), "
         "always or never",
     )
-    max_message_bytes: int = Field(64 * MEBIBYTE, ge=1024, description="largest gRPC message in either direction")
+    max_message_bytes: int = Field(
+        64 * MEBIBYTE,
+        ge=1024,
+        le=LARGEST_GRPC_BYTES,
+        strict=True,
+        description="largest gRPC message in either direction, in bytes",
+    )
 
 
 class Listen(_Section):
     """Where Guard serves."""
 
-    address: str = Field("0.0.0.0:8011", description="host:port of Guard's gRPC endpoint")
-    admin_address: str = Field("127.0.0.1:9011", description="host:port of /metrics, /livez and /readyz")
+    address: HostPort = Field("0.0.0.0:8011", description="host:port of Guard's gRPC endpoint")
+    admin_address: HostPort = Field("127.0.0.1:9011", description="host:port of /metrics, /livez and /readyz")
 
 
 class Limits(_Section):
     """Bounds on what one Guard holds at a time."""
 
-    max_queued_items: int = Field(256, ge=1, description="items waiting for the engine, over which Guard is overloaded")
-    max_live_items: int = Field(16, ge=1, description="items the engine screens at once")
-    max_batch_items: int = Field(256, ge=1, description="items in one request")
+    max_queued_items: Count = Field(256, description="items waiting for the engine, over which Guard is overloaded")
+    max_live_items: Count = Field(16, description="items the engine screens at once")
+    max_batch_items: Count = Field(256, description="items in one request")
 
 
 class ModelPolicy(_Section):
     """How one model is guarded."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"replica": {"const": Replica.UPSTREAM.value}}, "required": ["replica"]},
+            "else": {"properties": {"model": {"type": "string"}}, "required": ["model"]},
+        }
+    )
 
     profile: Path = Field(description="directory written by `guard calibrate`")
     replica: Replica = Field(
@@ -75,21 +134,25 @@ class ModelPolicy(_Section):
     )
     model: Path | None = Field(None, description="the ONNX file, needed for replica: onnx")
     mode: Mode = Field(Mode.SHADOW, description="shadow: only watch; flag: forward and mark; enforce: reject")
-    false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.01, description="share of benign inputs that may be judged adversarial"
+    false_positive_rate: float = Field(
+        0.01, gt=0, lt=1, strict=True, description="share of benign inputs that may be judged adversarial"
     )
     on_unscreened: Action = Field(Action.REJECT, description="what to do with what could not be screened")
     on_abstain: Action = Field(Action.FLAG, description="what to do where the detectors can't tell")
-    require_certificate: bool = Field(False, description="abstain on inputs whose radius can't be certified")
-    screening_budget_s: float = Field(2.0, gt=0, description="longest time screening may take, in seconds")
+    require_certificate: bool = Field(
+        False, strict=True, description="abstain on inputs whose radius can't be certified"
+    )
+    screening_budget_s: float = Field(
+        2.0, gt=0, strict=True, allow_inf_nan=False, description="longest time screening may take, in seconds"
+    )
 
 
 class Settings(_Section):
     """Everything `guard serve` needs."""
 
-    upstream: Upstream = Upstream()
-    listen: Listen = Listen()
-    limits: Limits = Limits()
+    upstream: Upstream = Field(Upstream(), description="the guarded server")
+    listen: Listen = Field(Listen(), description="where Guard serves")
+    limits: Limits = Field(Limits(), description="bounds on what one Guard holds at a time")
     unlisted_models: Unlisted = Field(Unlisted.DENY, description="deny, or pass unscreened (and counted)")
     noise_secret_file: Path | None = Field(
         None,

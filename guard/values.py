@@ -55,6 +55,8 @@ class UnscreenedReason(StrEnum):
     OVERLOAD = "overload"
     FAULT = "fault"
     UNLISTED_MODEL = "unlisted_model"
+    UNVERIFIED = "unverified"
+    INVALID_INPUT = "invalid_input"
 
 
 class FaultReason(StrEnum):
@@ -79,8 +81,8 @@ class ModelInfo:
     """What Guard knows of a guarded model.
 
     `shape` is one input without the batch dimension; `bounds` are the least and largest value an input may hold;
-    `batched` says whether the model takes a leading batch dimension; `fingerprint` is a hex SHA-256 that changes
-    when the model does.
+    `batched` says whether the model takes a leading batch dimension, and `max_batch` how many items at once (None:
+    any number); `fingerprint` is a hex SHA-256 that changes when the model does.
     """
 
     name: str
@@ -93,6 +95,7 @@ class ModelInfo:
     output_kind: OutputKind
     fingerprint: str
     batched: bool = True
+    max_batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

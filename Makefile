@@ -1,0 +1,80 @@
+# `make demo` and `make test` work on a fresh clone: they make the environments they need, once.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+VENV := .venv
+TRITON_VENV := .venv-triton
+BIN := $(VENV)/bin
+SCHEMA := guard/policy.schema.json
+# Its date is that of the last complete installation.
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test env triton lint format proto schema constraints clean distclean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## Guard a small model, attack it, and show what was caught (a few minutes)
+	@$(BIN)/guard demo
+
+test: lint triton ## Run every check and the whole test suite, with a real Triton (under ten minutes)
+	@echo "== pytest"
+	@$(BIN)/pytest
+
+env: $(INSTALLED) ## Make .venv with everything that Guard and its tests import
+	@echo "$(VENV) is ready."
+
+triton: $(INSTALLED) ## Make .venv-triton, which holds the real Triton server for the end-to-end tests
+	@PYTHON=$(CURDIR)/$(BIN)/python tests/e2e/triton_env.sh $(TRITON_VENV)
+
+lint: $(INSTALLED) ## Check style, types and the direction of imports
+	@echo "== ruff check";  $(BIN)/ruff check
+	@echo "== ruff format"; $(BIN)/ruff format --check
+	@echo "== mypy";        $(BIN)/mypy
+	@echo "== lint-imports"; $(BIN)/lint-imports --no-logo
+
+format: $(INSTALLED) ## Format the code, and mend what ruff can mend
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+proto: $(INSTALLED) ## Generate guard/pb from the vendored protocol
+	@PYTHON=$(BIN)/python proto/generate.sh
+
+schema: $(INSTALLED) ## Generate the JSON Schema of the policy file, for editors
+	@$(BIN)/python -c 'import json; from guard.config import Settings; \
+		print(json.dumps(Settings.model_json_schema(), indent=2))' > $(SCHEMA)
+
+constraints: $(INSTALLED) ## Write constraints.txt from .venv, after packages in it were upgraded and tested
+	@{ sed '/^[^#]/,$$d' constraints.txt; \
+	   $(BIN)/pip list --format=freeze --exclude-editable --exclude pip | sed 's/+cpu$$//'; } > constraints.txt.new
+	@mv constraints.txt.new constraints.txt
+	@touch $(INSTALLED)
+
+clean: ## Remove caches and build outputs
+	@rm -rf build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find guard tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## Remove both environments too
+	@rm -rf $(VENV) $(TRITON_VENV)
+
+# pip is the last thing that venv makes, so a creation that broke half-way is begun again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Guard needs Python 3.11 or later, and '$(PYTHON)' is" \
+			"$$($(PYTHON) --version 2>/dev/null || echo 'not there')." >&2; \
+		echo "Install one and name it: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+
+# An environment variable, because it holds for the build backend too. pip warns of each index that lacks a package.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing the packages pinned in constraints.txt (the first time takes minutes; no GPU? see README)"
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+		$(BIN)/pip install --progress-bar off --editable '.[cpu,evaluate,dev]' \
+		2> >(grep -v '^WARNING: Location .* is ignored' >&2) \
+		| sed -unE 's/^(Collecting [[:alnum:]_.-]+).*/  \1/p; s/^(Installing) collected.*/  \1 .../p'
+	@touch $@

@@ -1,0 +1,127 @@
+"""What types can't say: files that must be there, and settings that contradict each other.
+
+The checks read the raw data, not validated settings, so that all mistakes of a file are found at once. What has the
+wrong type is skipped here: validation reports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from guard.config import Listen, Replica, Unlisted, Upstream, host_and_port
+from guard.config_file.document import Document, Mistake
+from guard.profile.store import MANIFEST
+
+MIN_SECRET_BYTES = 16
+"""Shortest noise secret: 128 bits, the strength of the generator that it keys."""
+
+_ODD_RATE = 0.5
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def check(document: Document) -> Iterator[Mistake]:
+    """Yield the mistakes in a file's data that validation can't see."""
+    base = document.path.parent
+    yield from _check_addresses(document)
+    yield from _check_secret(document, base)
+    models = document.data.get("models", {})
+    if models == {} and document.data.get("unlisted_models", Unlisted.DENY) == Unlisted.DENY:
+        yield document.mistake(
+            ("models",),
+            "no model is listed and unlisted_models is deny, so nothing would ever be let through",
+            "list the models to guard, or write unlisted_models: pass",
+        )
+    for name, policy in _mapping(models).items():
+        if isinstance(policy, dict):
+            yield from _check_policy(document, base, name, policy)
+
+
+def _check_policy(document: Document, base: Path, name: str, policy: Mapping[str, Any]) -> Iterator[Mistake]:
+    where = ("models", name)
+    profile, model, rate = policy.get("profile"), policy.get("model"), policy.get("false_positive_rate")
+    replica = policy.get("replica", Replica.ONNX)
+    if isinstance(profile, str) and not _is_file(base / profile / MANIFEST):
+        source = f"--upstream ADDRESS --model-name {name}" if replica == Replica.UPSTREAM else "--model MODEL.onnx"
+        command = f"guard calibrate {source} --data DATA --out {base / profile}"
+        yield document.mistake(
+            (*where, "profile"),
+            f"{base / profile} holds no profile: there is no {MANIFEST} in it that can be read",
+            f"run `{command}`, or correct the path, which is relative to this file",
+        )
+    if replica == Replica.ONNX:
+        if model is None:
+            yield document.mistake(
+                (*where, "model"),
+                f"models.{name} has replica: onnx, which needs a model file",
+                "add `model: FILE.onnx`, or write replica: upstream to ask the guarded server instead",
+            )
+        elif isinstance(model, str) and not _is_file(base / model):
+            yield document.mistake(
+                (*where, "model"),
+                f"{base / model} is not a file",
+                "correct the path, which is relative to this file, or write replica: upstream",
+            )
+    if isinstance(rate, float) and _ODD_RATE < rate < 1:
+        yield document.mistake(
+            (*where, "false_positive_rate"),
+            f"a false_positive_rate of {rate:g} lets guard call most benign inputs adversarial",
+            "write a share such as 0.01, not a confidence",
+        )
+
+
+def _check_addresses(document: Document) -> Iterator[Mistake]:
+    listen = _mapping(document.data.get("listen"))
+    serve = _host_and_port(listen.get("address", Listen().address))
+    admin = _host_and_port(listen.get("admin_address", Listen().admin_address))
+    upstream = _host_and_port(_mapping(document.data.get("upstream")).get("address", Upstream().address))
+    if serve is None or serve[1] == 0:
+        return
+    if admin is not None and admin[1] == serve[1]:
+        yield document.mistake(
+            ("listen", "admin_address" if "admin_address" in listen else "address"),
+            f"listen.address and listen.admin_address both want port {serve[1]}",
+            "give one of them another port",
+        )
+    if upstream is not None and upstream[1] == serve[1] and upstream[0] in {serve[0], *_LOOPBACK}:
+        yield document.mistake(
+            ("upstream", "address"),
+            f"upstream.address is guard's own listen.address, port {serve[1]}: guard would call itself",
+            "write the host:port of the guarded server's gRPC endpoint",
+        )
+
+
+def _check_secret(document: Document, base: Path) -> Iterator[Mistake]:
+    secret_file = document.data.get("noise_secret_file")
+    if not isinstance(secret_file, str):
+        return
+    path = base / secret_file
+    try:
+        with path.open("rb") as file:
+            length = len(file.read(MIN_SECRET_BYTES))
+    except OSError as exc:
+        problem = f"{path} can't be read ({exc.strerror})"
+    else:
+        if length == MIN_SECRET_BYTES:
+            return
+        problem = f"{path} holds {length} bytes, and a secret needs {MIN_SECRET_BYTES} or more"
+    yield document.mistake(("noise_secret_file",), problem, f"run `head -c 32 /dev/urandom > {path}`")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # for example a folder on the way may not be entered
+        return False
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _host_and_port(address: object) -> tuple[str, int] | None:
+    try:
+        return host_and_port(address) if isinstance(address, str) else None
+    except ValueError:
+        return None

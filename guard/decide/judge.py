@@ -1,0 +1,90 @@
+"""Findings to a verdict: one conformal p-value from all detectors, at the rate its owner asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from guard import stats
+from guard.decide.surprise import Combination
+from guard.errors import RateUnsupported
+from guard.profile.profile import Profile
+from guard.values import (
+    Abstention,
+    Certified,
+    Evidence,
+    Fault,
+    FaultReason,
+    Finding,
+    ItemDecision,
+    Screening,
+    UnscreenedReason,
+    Verdict,
+)
+
+
+class Judge:
+    """Judges items against a profile. Immutable once built, so any number of requests may share it.
+
+    An item is flagged when its conformal p-value, of the combination of its detectors' surprises among those of
+    held-out benign inputs, is at or below a threshold. The threshold keeps the false-positive rate with 95 % confidence
+    over the draw of those inputs.
+
+    Raises:
+        RateUnsupported: the profile holds too few benign samples for the rate.
+    """
+
+    def __init__(self, profile: Profile, *, false_positive_rate: float, require_certificate: bool = False) -> None:
+        self._combination = Combination(profile.reference, profile.two_sided)
+        self._scoring = frozenset(profile.scoring)
+        self._benign = np.sort(self._combination.of_all(profile.calibration))
+        self._require_certificate = require_certificate
+        n = len(self._benign)
+        if stats.allowed_exceedances(n, false_positive_rate) < 0:
+            raise RateUnsupported(
+                f"the profile holds {n} calibration samples, and a false-positive rate of {false_positive_rate:g} "
+                f"needs {stats.samples_needed(false_positive_rate)}: calibrate with more clean samples, or ask for "
+                f"{_least_rate(n):.2g} or more"
+            )
+        self.threshold = stats.p_value_threshold(n, false_positive_rate)
+
+    def judge(self, screening: Screening) -> ItemDecision:
+        """The verdict on one item."""
+        label = screening.label
+        findings = tuple(self._calibrated(finding, label) for finding in screening.findings)
+        scores = {f.detector: f.score for f in findings if isinstance(f, Evidence)}
+        p_value = None
+        if label is not None and scores:
+            p_value = stats.conformal_p_value(self._benign, self._combination(scores, label))
+        if p_value is not None and p_value <= self.threshold:
+            return ItemDecision(Verdict.ADVERSARIAL, p_value, findings)
+        fault = next((f for f in findings if isinstance(f, Fault)), None)
+        if fault is not None or p_value is None:
+            deadline = fault is not None and fault.reason is FaultReason.DEADLINE
+            reason = UnscreenedReason.DEADLINE if deadline else UnscreenedReason.FAULT
+            return ItemDecision(Verdict.UNSCREENED, p_value, findings, reason)
+        if self._abstains(findings):
+            return ItemDecision(Verdict.ABSTAIN, p_value, findings)
+        return ItemDecision(Verdict.CLEAN, p_value, findings)
+
+    def _abstains(self, findings: Iterable[Finding]) -> bool:
+        for finding in findings:
+            if isinstance(finding, Abstention) and (finding.detector in self._scoring or self._require_certificate):
+                return True
+        return self._require_certificate and not any(isinstance(f, Certified) for f in findings)
+
+    def _calibrated(self, finding: Finding, label: int | None) -> Finding:
+        if not isinstance(finding, Evidence) or label is None:
+            return finding
+        if not math.isfinite(finding.score):
+            return Fault(finding.detector, FaultReason.NON_FINITE_OUTPUT, finding.evaluations, finding.duration_s)
+        p_value = self._combination.p_value(finding.detector, finding.score, label)
+        return replace(finding, p_value=p_value)
+
+
+def _least_rate(n: int) -> float:
+    """The smallest rate that n samples support: (1 - rate)^n = .05, rounded up."""
+    return math.ceil((1 - math.pow(0.05, 1 / n)) * 1000) / 1000

@@ -1,0 +1,100 @@
+"""How unusual scores are among benign ones: smooth tail probabilities, so that extremes still rank.
+
+Nothing here needs to be exact: the combination of an item's surprises is calibrated conformally on inputs of its own,
+and that is what the false-positive rate rests on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from guard.profile.profile import BenignScores
+from guard.values import Float64Array, IntArray
+
+_TAIL = 0.1
+_LEAST_PER_CLASS = 50
+_FLAT = 1e-9
+
+
+class BenignTail:
+    """Upper-tail probability of a benign distribution: empirical in the body, exponential over the top tenth.
+
+    The exponential excess over a high threshold is the light-tailed case of Pickands (1975).
+    """
+
+    def __init__(self, scores: Float64Array) -> None:
+        self._sorted = np.sort(scores)
+        self._start = float(np.quantile(self._sorted, 1 - _TAIL))
+        excess = self._sorted[self._sorted > self._start] - self._start
+        spread = float(np.ptp(self._sorted))
+        self._mean_excess = float(excess.mean()) if len(excess) else max(spread * _TAIL, _FLAT)
+
+    def surprise(self, score: float) -> float:
+        """Minus the log of the chance, about, that a benign score is `score` or more; in nats, 0 or more."""
+        if score > self._start:
+            return (score - self._start) / self._mean_excess - math.log(_TAIL)
+        n = len(self._sorted)
+        at_least = n - int(np.searchsorted(self._sorted, score, side="left"))
+        return -math.log(max((at_least + 1) / (n + 1), _TAIL))
+
+
+class Surprise:
+    """One detector's scores against those of benign inputs of the same predicted class.
+
+    Classes with fewer than fifty benign samples are compared with all classes together. Two-sided detectors count
+    scores that are far too low like scores that are far too high.
+    """
+
+    def __init__(self, scores: Float64Array, labels: IntArray, *, two_sided: bool) -> None:
+        known = np.isfinite(scores)
+        scores, labels = scores[known], labels[known]
+        self._two_sided = two_sided
+        self._pooled = (BenignTail(scores), BenignTail(-scores))
+        self._by_class = {
+            int(label): (BenignTail(scores[labels == label]), BenignTail(-scores[labels == label]))
+            for label in np.unique(labels)
+            if np.count_nonzero(labels == label) >= _LEAST_PER_CLASS
+        }
+
+    def __call__(self, score: float, label: int) -> float:
+        """Minus the log of the p-value, about; in nats, 0 for an ordinary score."""
+        upper, lower = self._by_class.get(label, self._pooled)
+        if not self._two_sided:
+            return upper.surprise(score)
+        return max(0.0, max(upper.surprise(score), lower.surprise(-score)) - math.log(2))
+
+
+class Combination:
+    """Minus the log of the harmonic mean of the detectors' p-values, but for a constant (Wilson, 2019).
+
+    Strong evidence of one detector is not diluted by others that see nothing, which an average (Fisher, 1932) does:
+    attacks of different kinds show in different detectors. One without a score adds nothing, so that a failure can
+    only make the combination smaller.
+    """
+
+    def __init__(self, reference: BenignScores, two_sided: Collection[str]) -> None:
+        self._surprises = {
+            name: Surprise(scores, reference.labels, two_sided=name in two_sided)
+            for name, scores in reference.scores.items()
+        }
+
+    def __call__(self, scores: Mapping[str, float], label: int) -> float:
+        """The combined score of one item. Scores that are not finite are left out."""
+        found = [self._surprises[name](score, label) for name, score in scores.items() if math.isfinite(score)]
+        return float(np.logaddexp.reduce(found)) if found else 0.0
+
+    def p_value(self, detector: str, score: float, label: int) -> float:
+        """Approximate p-value of one detector alone, for people and metrics."""
+        return math.exp(-self._surprises[detector](score, label))
+
+    def of_all(self, benign: BenignScores) -> Float64Array:
+        """The combined score of each benign sample, (n,)."""
+        names = tuple(benign.scores)
+        rows = zip(*benign.scores.values(), strict=True)
+        combined = [
+            self(dict(zip(names, row, strict=True)), int(label)) for row, label in zip(rows, benign.labels, strict=True)
+        ]
+        return np.array(combined, dtype=np.float64)

@@ -1,0 +1,148 @@
+"""One request through the stages, within its deadline. Only this module knows their order."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import structlog
+
+from guard.config import ModelPolicy, Unlisted
+from guard.decide.decide import decide, decide_unlisted, unscreened_item
+from guard.decide.judge import Judge
+from guard.decode.tensors import decode
+from guard.errors import DeadlineExceeded, GuardError, MalformedRequest, ModelNotListed, Overloaded, RequestError
+from guard.observe.logs import log_decision
+from guard.observe.metrics import Metrics
+from guard.screen.engine import Engine
+from guard.values import (
+    Decision,
+    Float32Array,
+    InferRequest,
+    ItemDecision,
+    Mode,
+    ModelInfo,
+    Screening,
+    UnscreenedReason,
+)
+
+_GRACE_S = 0.05
+"""How long past its deadline an item is waited for: the engine retires it then with what it found."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedModel:
+    """A model under guard. `verified` says whether the served model was recognised as the one in the profile."""
+
+    info: ModelInfo
+    policy: ModelPolicy
+    judge: Judge
+    engine: Engine
+    verified: Callable[[], bool]
+
+
+class Gate:
+    """Screens requests and decides about them."""
+
+    def __init__(
+        self, models: Mapping[str, GuardedModel], *, unlisted: Unlisted, max_batch_items: int, metrics: Metrics
+    ) -> None:
+        self._models = models
+        self._unlisted = unlisted
+        self._max_batch_items = max_batch_items
+        self._metrics = metrics
+
+    async def screen(self, request: InferRequest, *, deadline_s: float | None) -> Decision:
+        """Decide about a request within `deadline_s` seconds from now, or the policy's budget if that is shorter.
+
+        Raises:
+            ModelNotListed: the policy denies models it does not name.
+            RequestError: the request can't be understood, unless the model is in shadow mode, which refuses nothing.
+        """
+        decision = await self._decide(request, deadline_s)
+        self._metrics.decided(decision)
+        log_decision(_log, decision)
+        return decision
+
+    async def _decide(self, request: InferRequest, deadline_s: float | None) -> Decision:
+        decision_id = uuid.uuid4().hex
+        guarded = self._models.get(request.model_name)
+        if guarded is None:
+            if self._unlisted is Unlisted.DENY:
+                raise ModelNotListed(
+                    f"model {request.model_name!r} is not under guard: name it in the policy's `models`, "
+                    "or set `unlisted_models: pass`"
+                )
+            return decide_unlisted(decision_id, request.model_name, self._unlisted)
+        name, policy = request.model_name, guarded.policy
+        try:
+            inputs = self._decode(request, guarded)
+        except RequestError:
+            if policy.mode is not Mode.SHADOW:
+                raise
+            return decide(decision_id, name, policy, (unscreened_item(UnscreenedReason.INVALID_INPUT),))
+        if not guarded.verified():
+            items = tuple(unscreened_item(UnscreenedReason.UNVERIFIED) for _ in inputs)
+            return decide(decision_id, name, policy, items)
+        budget_s = policy.screening_budget_s if deadline_s is None else min(policy.screening_budget_s, deadline_s)
+        screened = await _screen_all(guarded.engine, inputs, budget_s)
+        items = tuple(guarded.judge.judge(s) if isinstance(s, Screening) else s for s in screened)
+        return decide(decision_id, name, policy, items, [s.spent for s in screened if isinstance(s, Screening)])
+
+    def _decode(self, request: InferRequest, guarded: GuardedModel) -> Float32Array:
+        inputs = decode(request, guarded.info)
+        if len(inputs) > self._max_batch_items:
+            raise MalformedRequest(
+                f"the request holds {len(inputs)} items and Guard screens {self._max_batch_items} at most: "
+                "send smaller batches, or raise `limits.max_batch_items`"
+            )
+        return inputs
+
+
+async def _screen_all(engine: Engine, inputs: Float32Array, budget_s: float) -> list[Screening | ItemDecision]:
+    """Screen each item; where that was not possible, the decision that says so. Cancelled with the caller."""
+    futures: list[Future[Screening] | None] = []
+    try:
+        for item in inputs:
+            futures.append(_submit(engine, item, budget_s))
+            if futures[-1] is None:
+                break
+        waiting = [asyncio.wrap_future(future) for future in futures if future is not None]
+        if waiting:
+            await asyncio.wait(waiting, timeout=budget_s + _GRACE_S)
+        overloaded = len(inputs) - len(waiting)
+        return [_result(future) for future in waiting] + [
+            unscreened_item(UnscreenedReason.OVERLOAD if engine.alive else UnscreenedReason.FAULT)
+        ] * overloaded
+    finally:
+        for future in futures:
+            if future is not None:
+                future.cancel()
+
+
+def _submit(engine: Engine, item: Float32Array, budget_s: float) -> Future[Screening] | None:
+    try:
+        return engine.submit(item, deadline_s=budget_s)
+    except GuardError as exc:
+        _log.warning("an item was not screened", error=str(exc))
+        return None
+
+
+def _result(future: asyncio.Future[Screening]) -> Screening | ItemDecision:
+    if not future.done() or future.cancelled():
+        future.cancel()
+        return unscreened_item(UnscreenedReason.DEADLINE)
+    match future.exception():
+        case None:
+            return future.result()
+        case DeadlineExceeded():
+            return unscreened_item(UnscreenedReason.DEADLINE)
+        case Overloaded():
+            return unscreened_item(UnscreenedReason.OVERLOAD)
+        case _:
+            return unscreened_item(UnscreenedReason.FAULT)

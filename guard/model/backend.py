@@ -1,0 +1,48 @@
+"""What the engine asks of a replica."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from guard.errors import BackendError
+from guard.values import Float32Array, ModelInfo, OutputKind
+
+SMALLEST_PROBABILITY = 1e-12
+
+
+class Backend(Protocol):
+    """A replica of the guarded model, or a detector network. Synchronous, and owned by one thread."""
+
+    info: ModelInfo
+    preferred_batch: int
+
+    def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
+        """Classify a batch in the input's own units.
+
+        Raises:
+            BackendError: the replica failed or answered something else than (batch, classes).
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the replica holds."""
+        ...
+
+
+def as_logits(
+    info: ModelInfo, output: Float[Tensor, "batch classes"] | Float32Array, batch: int
+) -> Float[Tensor, "batch classes"]:
+    """Check a replica's output and turn probabilities into logits (their logarithms, whose softmax they are)."""
+    tensor = torch.from_numpy(output) if isinstance(output, np.ndarray) else output
+    if tuple(tensor.shape) != (batch, info.classes):
+        raise BackendError(
+            f"model {info.name!r} answered shape {tuple(tensor.shape)} for output {info.output_name!r}, "
+            f"expected {(batch, info.classes)}: is the profile of this model?"
+        )
+    tensor = tensor.to(torch.float32)
+    return tensor.clamp_min(SMALLEST_PROBABILITY).log() if info.output_kind is OutputKind.PROBABILITIES else tensor

@@ -1,0 +1,139 @@
+"""A replica on ONNX Runtime: CPU, or CUDA by the same code."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from jaxtyping import Float
+from torch import Tensor
+
+from guard import datatypes
+from guard.environment import check_providers
+from guard.errors import BackendError
+from guard.model.backend import as_logits
+from guard.values import ModelInfo, OutputKind
+
+_DATATYPES = {
+    "tensor(float)": "FP32",
+    "tensor(float16)": "FP16",
+    "tensor(double)": "FP64",
+    "tensor(uint8)": "UINT8",
+    "tensor(int8)": "INT8",
+}
+_IMAGE_RANK = 4
+
+
+class OnnxBackend:
+    """An ONNX model in an ONNX Runtime session with one intra-op thread, which suits a core shared with a server."""
+
+    def __init__(
+        self, model: bytes, info: ModelInfo, *, providers: tuple[str, ...] = ("CPUExecutionProvider",), batch: int = 32
+    ) -> None:
+        self.info = info
+        self.preferred_batch = batch
+        self._session = open_session(model, providers)
+        self._dtype = np.dtype(datatypes.WIRE_DTYPES[info.datatype])
+
+    def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
+        """Classify a batch; integer inputs are rounded and clipped first."""
+        values = x.detach().cpu().numpy()
+        if self._dtype != np.float32:
+            values = np.frombuffer(datatypes.to_wire(self.info.datatype, values), self._dtype).reshape(values.shape)
+        try:
+            (output,) = self._session.run([self.info.output_name], {self.info.input_name: values})
+        except Exception as exc:  # ONNX Runtime raises a dozen unrelated classes
+            raise BackendError(f"ONNX Runtime failed on model {self.info.name!r}: {exc}") from exc
+        return as_logits(self.info, np.asarray(output, dtype=np.float32), len(x))
+
+    def close(self) -> None:
+        """Drop the session."""
+        del self._session
+
+
+def open_session(model: bytes, providers: tuple[str, ...]) -> Any:
+    """Open a session, sure to run where it was asked to.
+
+    Raises:
+        BackendError: the bytes are no ONNX model that this runtime can load.
+        EnvironmentProblem: the runtime fell back to another provider.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(model, options, providers=list(providers))
+    except Exception as exc:  # as in logits
+        raise BackendError(f"not a loadable ONNX model: {exc}") from exc
+    check_providers(providers, session.get_providers())
+    return session
+
+
+def inspect_onnx(path: Path, *, name: str, bounds: tuple[float, float], dims: tuple[int, ...]) -> ModelInfo:
+    """Read what Guard needs to know of an ONNX classifier, by running it once on an input of shape `dims`.
+
+    Raises:
+        BackendError: the file is missing, is not an ONNX model, or is no classifier with one input.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise BackendError(f"{path} can't be read ({exc.strerror}): check --model") from exc
+    session = open_session(content, ("CPUExecutionProvider",))
+    if len(session.get_inputs()) != 1:
+        names = [i.name for i in session.get_inputs()]
+        raise BackendError(f"{path} has inputs {names}: Guard screens models with one input")
+    declared = session.get_inputs()[0]
+    if declared.type not in _DATATYPES:
+        known = ", ".join(sorted(_DATATYPES.values()))
+        raise BackendError(f"{path} takes {declared.type}: Guard screens {known} inputs")
+    datatype = _DATATYPES[declared.type]
+    batch = declared.shape[0] if declared.shape else None
+    batched = len(declared.shape) == len(dims) + 1 and not isinstance(batch, int)
+    if not batched:
+        raise BackendError(
+            f"{path} takes shape {declared.shape}, and the samples have shape {list(dims)}: Guard needs a dynamic "
+            "batch dimension in front (export the model with one) and samples of the remaining shape"
+        )
+    zeros = np.zeros((2, *dims), dtype=datatypes.WIRE_DTYPES[datatype])
+    try:
+        outputs = session.run(None, {declared.name: zeros})
+    except Exception as exc:  # as in logits
+        raise BackendError(f"{path} does not accept samples of shape {list(dims)}: {exc}") from exc
+    for output, values in zip(session.get_outputs(), outputs, strict=True):
+        if values.ndim == 2 and values.shape[0] == 2 and values.shape[1] > 1:  # noqa: PLR2004 - two zeros went in
+            return ModelInfo(
+                name=name,
+                input_name=declared.name,
+                output_name=output.name,
+                datatype=datatype,
+                shape=dims,
+                classes=int(values.shape[1]),
+                bounds=bounds,
+                output_kind=OutputKind.LOGITS,
+                fingerprint=hashlib.sha256(content).hexdigest(),
+            )
+    raise BackendError(f"{path} has no output of shape (batch, classes): Guard screens classifiers")
+
+
+def network_backend(network: bytes, guarded: ModelInfo) -> OnnxBackend:
+    """A profile's detector network: it takes what the guarded model takes, as float32, and answers two logits."""
+    info = replace(
+        guarded,
+        name="detector network",
+        input_name="input",
+        output_name="logits",
+        datatype="FP32",
+        classes=2,
+        output_kind=OutputKind.LOGITS,
+        fingerprint=hashlib.sha256(network).hexdigest(),
+        batched=True,
+        max_batch=None,
+    )
+    return OnnxBackend(network, info)

@@ -1,0 +1,197 @@
+"""The guarded server itself as the replica: copies go to it as one batched ModelInfer.
+
+For the user who has no model file. Every evaluation then costs the server a row of a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from guard import datatypes
+from guard.errors import BackendError, BackendTimeout, UpstreamUnavailable
+from guard.model.backend import as_logits
+from guard.pb import grpc_service_pb2 as v2
+from guard.values import Float32Array, ModelInfo, OutputKind
+
+_SERVICE = "/inference.GRPCInferenceService/"
+_FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
+_SCREENED = frozenset(datatypes.WIRE_DTYPES) - {"BOOL"}
+
+
+class UpstreamBackend:
+    """A v2 server asked over gRPC, in batches of at most `batch` copies."""
+
+    def __init__(self, address: str, info: ModelInfo, *, timeout_s: float = 5.0, batch: int = 32) -> None:
+        self.info = info
+        self.preferred_batch = min(batch, info.max_batch or batch) if info.batched else 1
+        self._timeout_s = timeout_s
+        self._client = _Client(address)
+
+    def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
+        """Classify a batch on the guarded server.
+
+        Raises:
+            BackendTimeout: no answer within the time-out.
+            UpstreamUnavailable: no connection.
+            BackendError: any other failure.
+        """
+        parts = [self._infer(part) for part in torch.split(x, self.preferred_batch)]
+        return torch.cat(parts)
+
+    def check_ready(self) -> None:
+        """Ask the server whether the model is ready; costs no evaluation.
+
+        Raises:
+            UpstreamUnavailable, BackendTimeout: no answer.
+            BackendError: the model is not there, or not ready.
+        """
+        answer = self._client.call(
+            "ModelReady", v2.ModelReadyRequest(name=self.info.name), v2.ModelReadyResponse, self._timeout_s
+        )
+        if not answer.ready:
+            raise BackendError(f"the upstream says that model {self.info.name!r} is not ready")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _infer(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
+        info = self.info
+        request = v2.ModelInferRequest(model_name=info.name)
+        request.inputs.add(
+            name=info.input_name, datatype=info.datatype, shape=list(x.shape) if info.batched else list(info.shape)
+        )
+        request.outputs.add(name=info.output_name)
+        request.raw_input_contents.append(datatypes.to_wire(info.datatype, x.detach().cpu().numpy()))
+        response = self._client.call("ModelInfer", request, v2.ModelInferResponse, self._timeout_s)
+        return as_logits(info, _output(response, info.output_name).reshape(len(x), -1), len(x))
+
+
+def inspect_upstream(
+    address: str, *, name: str, bounds: tuple[float, float], dims: tuple[int, ...], timeout_s: float = 5.0
+) -> ModelInfo:
+    """Read what Guard needs to know of a served classifier from its metadata and one trial inference.
+
+    Raises:
+        UpstreamUnavailable: no connection.
+        BackendError: the server does not have the model, or it is no classifier with one numeric input.
+    """
+    client = _Client(address)
+    try:
+        metadata = client.call("ModelMetadata", v2.ModelMetadataRequest(name=name), v2.ModelMetadataResponse, timeout_s)
+        if len(metadata.inputs) != 1:
+            names = [i.name for i in metadata.inputs]
+            raise BackendError(f"model {name!r} has inputs {names}: Guard screens models with one input")
+        declared = metadata.inputs[0]
+        if declared.datatype not in _SCREENED:
+            raise BackendError(f"model {name!r} takes {declared.datatype}: Guard screens numeric inputs")
+        batched = _is_batched(name, tuple(declared.shape), dims)
+        max_batch = _max_batch(client, name, timeout_s) if batched else None
+        info = ModelInfo(
+            name=name,
+            input_name=declared.name,
+            output_name="",
+            datatype=declared.datatype,
+            shape=dims,
+            classes=0,
+            bounds=bounds,
+            output_kind=OutputKind.LOGITS,
+            fingerprint=hashlib.sha256(metadata.SerializeToString(deterministic=True)).hexdigest(),
+            batched=batched,
+            max_batch=max_batch,
+        )
+        return _with_output(client, info, timeout_s)
+    finally:
+        client.close()
+
+
+def _is_batched(name: str, declared: tuple[int, ...], dims: tuple[int, ...]) -> bool:
+    def fits(shape: tuple[int, ...]) -> bool:
+        return len(shape) == len(dims) and all(want in (-1, have) for want, have in zip(shape, dims, strict=True))
+
+    if fits(declared):
+        return False
+    if len(declared) == len(dims) + 1 and declared[0] == -1 and fits(declared[1:]):
+        return True
+    raise BackendError(f"model {name!r} takes shape {list(declared)}, and the samples have shape {list(dims)}")
+
+
+def _max_batch(client: _Client, name: str, timeout_s: float) -> int | None:
+    """Triton's own extension says how large a batch may be; a server without it takes any."""
+    try:
+        answer = client.call("ModelConfig", v2.ModelConfigRequest(name=name), v2.ModelConfigResponse, timeout_s)
+    except BackendError:
+        return None
+    return int(answer.config.max_batch_size) or None
+
+
+def _with_output(client: _Client, info: ModelInfo, timeout_s: float) -> ModelInfo:
+    """Fill in the output: the first one whose trial answer is one row of two or more numbers."""
+    request = v2.ModelInferRequest(model_name=info.name)
+    shape = [1, *info.shape] if info.batched else list(info.shape)
+    request.inputs.add(name=info.input_name, datatype=info.datatype, shape=shape)
+    zeros = np.full(info.shape, max(info.bounds[0], 0.0), dtype=np.float32)
+    request.raw_input_contents.append(datatypes.to_wire(info.datatype, zeros))
+    response = client.call("ModelInfer", request, v2.ModelInferResponse, timeout_s)
+    for tensor in response.outputs:
+        classes = int(np.prod(tensor.shape))
+        if tensor.datatype in _FLOATS and classes > 1 and max(tensor.shape) == classes:
+            return replace(info, output_name=tensor.name, classes=classes)
+    raise BackendError(f"model {info.name!r} has no output of shape (batch, classes): Guard screens classifiers")
+
+
+def _output(response: v2.ModelInferResponse, name: str) -> Float32Array:
+    for index, tensor in enumerate(response.outputs):
+        if tensor.name != name:
+            continue
+        if index < len(response.raw_output_contents):
+            values = np.frombuffer(response.raw_output_contents[index], datatypes.WIRE_DTYPES[tensor.datatype])
+            if tensor.datatype == datatypes.BF16:
+                return datatypes.bf16_to_float32(values.astype(np.uint16))
+        else:
+            contents = tensor.contents
+            typed: Sequence[float] = contents.fp64_contents if tensor.datatype == "FP64" else contents.fp32_contents
+            values = np.asarray(typed)
+        return values.astype(np.float32)
+    raise BackendError(f"the upstream's answer lacks output {name!r}: is the profile of this model?")
+
+
+class _Client:
+    """A synchronous v2 client that raises Guard's errors."""
+
+    def __init__(self, address: str) -> None:
+        unlimited = -1  # answers come from the guarded server, and are as large as its outputs
+        options = [("grpc.max_receive_message_length", unlimited), ("grpc.max_send_message_length", unlimited)]
+        self._address = address
+        self._channel = grpc.insecure_channel(address, options=options)
+
+    def call(self, method: str, request: Any, answer: Any, timeout_s: float) -> Any:
+        stub = self._channel.unary_unary(
+            _SERVICE + method,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answer.FromString,
+        )
+        try:
+            return stub(request, timeout=timeout_s)
+        except grpc.RpcError as exc:
+            code, details = exc.code(), exc.details()
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise BackendTimeout(f"{self._address} did not answer {method} within {timeout_s:g} s") from exc
+            if code is grpc.StatusCode.UNAVAILABLE:
+                raise UpstreamUnavailable(
+                    f"no inference server answers at {self._address} ({details}): "
+                    "is it running, and is this its gRPC port?"
+                ) from exc
+            raise BackendError(f"{self._address} answered {method} with {code.name}: {details}") from exc
+
+    def close(self) -> None:
+        self._channel.close()

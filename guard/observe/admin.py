@@ -1,0 +1,144 @@
+"""The admin port: /metrics for Prometheus, /livez and /readyz for whoever keeps Guard running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from socket import AF_INET, AF_INET6
+from socketserver import TCPServer, ThreadingMixIn
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import structlog
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from guard.config import host_and_port
+from guard.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+PATHS = ("/metrics", "/livez", "/readyz")
+_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+_IDLE_CONNECTION_S = 10.0
+_STOP_POLL_S = 0.1
+
+_Answer = tuple[str, list[tuple[str, str]], bytes]
+_log = structlog.get_logger(__name__)
+
+
+class AdminServer:
+    """Serves the admin port on threads of its own, so that it answers while the event loop is busy.
+
+    `live` says whether the process is worth keeping. `ready` lists the reasons why it can't do its job, none when it
+    can. Both are called on the server's threads.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        registry: CollectorRegistry,
+        live: Callable[[], bool],
+        ready: Callable[[], list[str]],
+    ) -> None:
+        self._address = address
+        self._metrics = make_wsgi_app(registry)
+        self._live = live
+        self._ready = ready
+        self._running: tuple[_Server, Thread] | None = None
+
+    def start(self) -> int:
+        """Bind and serve. Returns the port, which the system chose if the address says port 0.
+
+        Raises:
+            ConfigError: the address is malformed, in use, or not one of this machine.
+        """
+        try:
+            server = _Server(*host_and_port(self._address))
+        except (OSError, ValueError) as exc:
+            raise ConfigError(
+                f"guard can't listen on {self._address} ({exc}); stop what uses it, or set listen.admin_address to "
+                "another host:port"
+            ) from exc
+        server.set_app(self._app)
+        thread = Thread(target=server.serve_forever, args=(_STOP_POLL_S,), name="guard-admin", daemon=True)
+        thread.start()
+        self._running = server, thread
+        return server.server_port
+
+    def stop(self) -> None:
+        """Close the port. Does nothing if the server isn't running."""
+        if self._running is None:
+            return
+        server, thread = self._running
+        self._running = None
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    def _app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            status, headers, body = self._answer(environ)
+        except Exception:  # noqa: BLE001 - the boundary: every error becomes a status
+            _log.exception("the admin port failed", path=environ["PATH_INFO"])
+            status, headers, body = _text(HTTPStatus.INTERNAL_SERVER_ERROR, "guard failed to answer; its log says why")
+        start_response(status, [*headers, ("Content-Length", str(len(body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _answer(self, environ: WSGIEnvironment) -> _Answer:
+        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            status, headers, body = _text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are served")
+            return status, [*headers, ("Allow", "GET, HEAD")], body
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                return self._scrape(environ)
+            case "/livez":
+                return _text(HTTPStatus.OK, "live") if self._live() else _unavailable(["not live"])
+            case "/readyz":
+                reasons = self._ready()
+                return _unavailable(reasons) if reasons else _text(HTTPStatus.OK, "ready")
+        return _text(HTTPStatus.NOT_FOUND, f"nothing is here; there are {', '.join(PATHS)}")
+
+    def _scrape(self, environ: WSGIEnvironment) -> _Answer:
+        began: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def start(status: str, headers: list[tuple[str, str]]) -> None:
+            began.append((status, headers))
+
+        body = b"".join(self._metrics({**environ, "REQUEST_METHOD": "GET"}, start))
+        return *began[0], body
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _IDLE_CONNECTION_S
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the base class
+        """Keep no access log: probes and scrapes come every few seconds."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = AF_INET6 if ":" in host else AF_INET
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        """Bind without asking the name service who this is, as the base class would, for that may take seconds."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as in the base class
+        """A client that went away or fell silent is no one's concern."""
+        _log.debug("an admin connection broke", exc_info=True)
+
+
+def _text(status: HTTPStatus, text: str) -> _Answer:
+    return f"{status.value} {status.phrase}", list(_TEXT), f"{text}\n".encode()
+
+
+def _unavailable(reasons: Iterable[str]) -> _Answer:
+    return _text(HTTPStatus.SERVICE_UNAVAILABLE, "\n".join(reasons))

@@ -1,0 +1,137 @@
+"""The names, labels and buckets of all metrics. `Metrics` sets them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from guard import errors
+from guard.observe.labels import OTHER, Closed
+from guard.values import Action, FaultReason, UnscreenedReason, Verdict
+
+PROTOCOLS = ("grpc",)
+UNDECIDED = "none"
+"""The value of `decision` for requests that were refused or given up before there was one."""
+
+DECISIONS = (*Action, UNDECIDED)
+GRPC_CODES = tuple(code.name for code in grpc.StatusCode)
+INTERNAL = "internal"
+REFUSALS = (
+    *(kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GuardError)),
+    "unimplemented",
+    INTERNAL,
+)
+P_VALUE_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+DURATION_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Families:
+    """Every metric, in one registry. Label sets that don't depend on a model are created at 0 here."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._traffic()
+        self._detection()
+        self._state()
+
+    def _traffic(self) -> None:
+        self.requests = self._counter(
+            "guard_requests_total",
+            "Inference requests by what was done with them; none: refused or given up before a decision.",
+            model=(OTHER,),
+            protocol=PROTOCOLS,
+            decision=DECISIONS,
+        )
+        self.unscreened = self._counter(
+            "guard_unscreened_requests_total",
+            "Inference requests that nobody looked at.",
+            model=(OTHER,),
+            reason=tuple(UnscreenedReason),
+        )
+        self.refused = self._counter(
+            "guard_refused_requests_total", "Calls that ended in an error of Guard's own.", reason=REFUSALS
+        )
+        self.upstream = self._counter(
+            "guard_upstream_requests_total",
+            "Calls to the guarded server by gRPC status; other: for models that aren't guarded, or no inference.",
+            model=(OTHER,),
+            code=GRPC_CODES,
+        )
+        self.duration = self._duration("guard_request_duration_seconds", "Inference requests, end to end.")
+        self.overhead = self._duration(
+            "guard_overhead_seconds", "Inference requests, without the time spent waiting for the guarded server."
+        )
+        self.upstream_duration = self._duration(
+            "guard_upstream_request_duration_seconds", "Calls to the guarded server."
+        )
+        self.inflight = self._gauge("guard_inflight_requests", "Inference requests being handled.")
+        self.queued = self._gauge("guard_queued_items", "Items waiting for the engine.", "model")
+
+    def _detection(self) -> None:
+        self.items = self._counter(
+            "guard_items_total", "Items of requests by verdict.", model=(), verdict=tuple(Verdict)
+        )
+        self.verdicts = self._counter(
+            "guard_verdicts_total", "Adversarial items, by the detector with the smallest p-value.", **_BY_DETECTOR
+        )
+        self.p_values = self._histogram(
+            "guard_detector_pvalue_ratio",
+            "p-values of items: on clean traffic 5 % fall below .05. combined: of all detectors together.",
+            P_VALUE_BUCKETS,
+            **_BY_DETECTOR,
+        )
+        self.evaluations = self._counter(
+            "guard_model_evaluations_total",
+            "Evaluations of the guarded model, charged to who asked first. label: of the unchanged input.",
+            **_BY_DETECTOR,
+        )
+        self.abstentions = self._counter(
+            "guard_detector_abstentions_total", "Items of which a detector could not tell.", **_BY_DETECTOR
+        )
+        self.certificates = self._counter("guard_certificates_total", "Items whose L2 radius was certified.", model=())
+        self.detector_duration = self._histogram(
+            "guard_detector_duration_seconds",
+            "From the start of an item's screening to a detector's finding, other detectors' turns included.",
+            DURATION_BUCKETS_S,
+            detector=(),
+        )
+        self.faults = self._counter(
+            "guard_detector_errors_total",
+            "Items at which a detector could not look.",
+            detector=(),
+            reason=tuple(FaultReason),
+        )
+
+    def _state(self) -> None:
+        self.mode = self._gauge("guard_policy_mode", "1 for the mode that a model is guarded in.", "model", "mode")
+        self.detector_info = self._gauge("guard_detector_info", "1 for each configured detector.", "model", "detector")
+        self.profile_info = self._gauge(
+            "guard_profile_info", "1 for the profile in use.", "model", "fingerprint", "created"
+        )
+        self.calibration_samples = self._gauge(
+            "guard_profile_calibration_samples", "Benign inputs that p-values are taken among.", "model"
+        )
+        self.target_rate = self._gauge(
+            "guard_false_positive_rate_target", "Share of benign inputs that may be judged adversarial.", "model"
+        )
+        self.build_info = self._gauge(
+            "guard_build_info", "1, with the versions that run.", "version", "python", "onnxruntime", "torch"
+        )
+
+    def _counter(self, name: str, text: str, **labels: Sequence[str]) -> Closed[Counter]:
+        return Closed(Counter(name, text, tuple(labels), registry=self._registry), *labels.values())
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], **labels: Sequence[str]) -> Closed[Histogram]:
+        histogram = Histogram(name, text, tuple(labels), registry=self._registry, buckets=buckets)
+        return Closed(histogram, *labels.values())
+
+    def _duration(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, registry=self._registry, buckets=DURATION_BUCKETS_S)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self._registry)
+
+
+_BY_DETECTOR: dict[str, Sequence[str]] = {"model": (), "detector": ()}

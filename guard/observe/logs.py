@@ -1,0 +1,108 @@
+"""Structured logs: one event a line, with the id of the decision that it belongs to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+from guard.errors import ConfigError
+from guard.values import Decision, Evidence, Fault, ItemDecision, Verdict
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+_LEVEL_OF = {
+    Verdict.ADVERSARIAL: logging.WARNING,
+    Verdict.UNSCREENED: logging.WARNING,
+    Verdict.ABSTAIN: logging.INFO,
+    Verdict.CLEAN: logging.DEBUG,
+}
+
+
+def configure_logging(*, json: bool, level: str) -> None:
+    """Send Guard's log and that of its libraries to standard error: JSON lines for machines, or text for people.
+
+    Whatever is bound with `structlog.contextvars` is in each event of that context.
+
+    Raises:
+        ConfigError: no such level.
+    """
+    if level not in LEVELS:
+        raise ConfigError(f"there is no log level {level!r}; choose one of {', '.join(LEVELS)}")
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(json=json)],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=number, force=True)
+
+
+def decision_event(decision: Decision) -> dict[str, Any]:
+    """What a log says of a decision: plain values, none of them from a tensor.
+
+    `detector_p_values` and `faults` are those of the items that share the request's verdict; the smallest p-value of
+    each detector.
+    """
+    culprits = [decision.items[index] for index in decision.culprits]
+    return {
+        "decision_id": decision.id,
+        "model": decision.model,
+        "mode": str(decision.mode),
+        "verdict": str(decision.verdict),
+        "intended": str(decision.intended),
+        "action": str(decision.action),
+        "p_value": decision.p_value,
+        "items": len(decision.items),
+        "culprits": list(decision.culprits),
+        "detector_p_values": _smallest_p_values(culprits),
+        "faults": {f.detector: str(f.reason) for item in culprits for f in item.findings if isinstance(f, Fault)},
+        "spent": dict(decision.spent),
+        "reason": None if decision.reason is None else str(decision.reason),
+    }
+
+
+def log_decision(logger: FilteringBoundLogger, decision: Decision) -> None:
+    """Log one decision: a warning if it is adversarial or nobody looked, for debugging only if it is clean."""
+    level = _LEVEL_OF[decision.verdict]
+    if logger.is_enabled_for(level):
+        logger.log(level, "decision", **decision_event(decision))
+
+
+def _smallest_p_values(items: Iterable[ItemDecision]) -> dict[str, float]:
+    smallest: dict[str, float] = {}
+    for item in items:
+        for finding in item.findings:
+            if isinstance(finding, Evidence) and finding.p_value is not None:
+                smallest[finding.detector] = min(finding.p_value, smallest.get(finding.detector, 1.0))
+    return smallest
+
+
+def _rendering(*, json: bool) -> list[Processor]:
+    """The last processors. Tracebacks are shown without local variables, which may be a client's tensors."""
+    if json:
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, repr_native_str=True
+        )
+    ]

@@ -1,0 +1,159 @@
+"""What Guard exports to Prometheus: named methods over closed label sets, and no label of a client."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from importlib import metadata
+
+from prometheus_client import CollectorRegistry, disable_created_metrics
+
+from guard import __version__
+from guard.environment import RUNTIMES
+from guard.observe.families import DECISIONS, GRPC_CODES, INTERNAL, PROTOCOLS, REFUSALS, UNDECIDED, Families
+from guard.observe.labels import OTHER
+from guard.values import (
+    Abstention,
+    Certified,
+    Decision,
+    Evidence,
+    Fault,
+    FaultReason,
+    Finding,
+    ItemDecision,
+    Mode,
+    UnscreenedReason,
+    Verdict,
+)
+
+COMBINED = "combined"
+"""The value of `detector` for the p-value that all detectors give together."""
+
+LABEL_EVALUATION = "label"
+"""The value of `detector` for the evaluation of the unchanged input, which serves every detector."""
+
+
+class Metrics:
+    """Guard's metrics, in a registry of their own unless one is given.
+
+    `watch_model` creates all series of a model, at 0, so that a rate has a beginning. What comes in about a model, or
+    a detector, that isn't watched is counted as `other`. Safe to call from any thread.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        # A creation time beside each counter and histogram would add a third to the series. Process-wide: the client
+        # library has no other switch.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the client library left its type out
+        self.registry = CollectorRegistry() if registry is None else registry
+        self._families = Families(self.registry)
+        self._families.build_info.labels(
+            version=__version__,
+            python=platform.python_version(),
+            onnxruntime=_installed(*RUNTIMES),
+            torch=_installed("torch"),
+        ).set(1)
+
+    def watch_model(
+        self,
+        *,
+        model: str,
+        detectors: Sequence[str],
+        mode: Mode,
+        fingerprint: str,
+        false_positive_rate: float,
+        calibration_samples: int,
+        created: str,
+    ) -> None:
+        """Export a guarded model: its policy, its profile, and its series at 0."""
+        one = (model,)
+        self._families.requests.add(one, PROTOCOLS, DECISIONS)
+        self._families.unscreened.add(one, tuple(UnscreenedReason))
+        self._families.items.add(one, tuple(Verdict))
+        self._families.verdicts.add(one, detectors)
+        self._families.p_values.add(one, (*detectors, COMBINED))
+        self._families.evaluations.add(one, (*detectors, LABEL_EVALUATION))
+        self._families.abstentions.add(one, detectors)
+        self._families.certificates.add(one)
+        self._families.detector_duration.add(detectors)
+        self._families.faults.add(detectors, tuple(FaultReason))
+        self._families.upstream.add(one, GRPC_CODES)
+        for each in Mode:
+            self._families.mode.labels(model, each).set(each is mode)
+        for detector in detectors:
+            self._families.detector_info.labels(model, detector).set(1)
+        self._families.profile_info.labels(model, fingerprint, created).set(1)
+        self._families.target_rate.labels(model).set(false_positive_rate)
+        self._families.calibration_samples.labels(model).set(calibration_samples)
+
+    def watch_queue(self, model: str, depth: Callable[[], int]) -> None:
+        """Export how many items wait for a model's engine, asked of `depth` at each scrape, from another thread."""
+        self._families.queued.labels(model).set_function(depth)
+
+    def request_finished(
+        self, *, decision: Decision | None, model: str, protocol: str, duration_s: float, overhead_s: float
+    ) -> None:
+        """An inference request was answered or given up, with a decision or before there was one."""
+        self._families.requests[model, protocol, UNDECIDED if decision is None else decision.action].inc()
+        self._families.duration.observe(duration_s)
+        self._families.overhead.observe(overhead_s)
+
+    def request_refused(self, error_code: str) -> None:
+        """A call ended in an error of Guard's own: the `code` of its class, `unimplemented` or `internal`."""
+        self._families.refused[error_code if error_code in REFUSALS else INTERNAL,].inc()
+
+    def upstream_finished(self, *, model: str, code: str, duration_s: float) -> None:
+        """The guarded server answered with a gRPC status code; `model` is empty for calls that carry no inference."""
+        self._families.upstream[model, code].inc()
+        self._families.upstream_duration.observe(duration_s)
+
+    def inflight(self) -> AbstractContextManager[object]:
+        """Count an inference request for as long as the context lasts."""
+        return self._families.inflight.track_inprogress()
+
+    def decided(self, decision: Decision) -> None:
+        """A request was judged: its items, findings and evaluations are counted."""
+        for detector, evaluations in decision.spent.items():
+            self._families.evaluations[decision.model, detector].inc(evaluations)
+        if decision.verdict is Verdict.UNSCREENED:
+            self._families.unscreened[decision.model, decision.reason or OTHER].inc()
+        for item in decision.items:
+            self._item(decision.model, item)
+
+    def _item(self, model: str, item: ItemDecision) -> None:
+        self._families.items[model, item.verdict].inc()
+        if item.p_value is not None:
+            self._families.p_values[model, COMBINED].observe(item.p_value)
+        if item.verdict is Verdict.ADVERSARIAL:
+            self._families.verdicts[model, _accuser(item)].inc()
+        for finding in item.findings:
+            self._finding(model, finding)
+
+    def _finding(self, model: str, finding: Finding) -> None:
+        self._families.detector_duration[finding.detector,].observe(finding.duration_s)
+        match finding:
+            case Evidence(p_value=p_value):
+                if p_value is not None:
+                    self._families.p_values[model, finding.detector].observe(p_value)
+            case Certified():
+                self._families.certificates[model,].inc()
+            case Abstention():
+                self._families.abstentions[model, finding.detector].inc()
+            case Fault(reason=reason):
+                self._families.faults[finding.detector, reason].inc()
+
+
+def _accuser(item: ItemDecision) -> str:
+    """The detector with the smallest p-value."""
+    p_values = {f.detector: f.p_value for f in item.findings if isinstance(f, Evidence) and f.p_value is not None}
+    return min(p_values, key=lambda detector: p_values[detector], default=OTHER)
+
+
+def _installed(*distributions: str) -> str:
+    """The version of the first of these that is installed, "" if none is."""
+    for name in distributions:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""

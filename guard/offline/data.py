@@ -1,0 +1,114 @@
+"""Clean samples from a folder or an npz file, as the model takes them."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from guard.errors import DataError
+from guard.values import Float32Array
+
+_IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+_KEYS = ("inputs", "images", "x", "data")
+_LEVELS = 255.0
+_MATRIX = 2
+
+
+def load_samples(path: Path, bounds: tuple[float, float]) -> Float32Array:
+    """Read clean samples, (n, *shape).
+
+    `path` is an npz (an array named inputs, images, x or data, or the only one), an npy, or a folder of images or npy
+    files, one sample a file, searched through its subfolders. 8-bit values are scaled from 0..255 to the bounds; other
+    types are taken as they are.
+
+    Raises:
+        DataError: nothing there, unreadable, of different shapes, or not finite.
+    """
+    raw = _read(path)
+    if not len(raw) or raw.dtype.kind not in "buif":
+        raise DataError(f"{path} holds no numeric samples (found {raw.dtype} of shape {raw.shape})")
+    if raw.dtype == np.uint8:
+        samples = raw.astype(np.float32) / _LEVELS * (bounds[1] - bounds[0]) + bounds[0]
+    else:
+        samples = raw.astype(np.float32)
+    if not np.isfinite(samples).all():
+        broken = int(np.count_nonzero(~np.isfinite(samples.reshape(len(samples), -1)).all(axis=1)))
+        raise DataError(f"{path}: {broken} of {len(samples)} samples hold NaN or infinity; remove them")
+    if samples.min() < bounds[0] or samples.max() > bounds[1]:
+        raise DataError(
+            f"{path}: values run from {samples.min():g} to {samples.max():g}, outside the model's bounds "
+            f"{bounds[0]:g} to {bounds[1]:g}; give the model's own with --bounds"
+        )
+    return samples.astype(np.float32)
+
+
+def layouts(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Shapes in which a model may want samples of `shape`: as they are, with a channel axis, or channels first."""
+    found = [shape]
+    if len(shape) == _MATRIX:
+        found += [(1, *shape), (*shape, 1)]
+    elif len(shape) == _MATRIX + 1:
+        found.append((shape[2], shape[0], shape[1]))
+    return found
+
+
+def to_layout(samples: Float32Array, shape: tuple[int, ...]) -> Float32Array:
+    """Bring samples into one of their `layouts`."""
+    own = samples.shape[1:]
+    if own == shape:
+        return samples
+    if len(own) == len(shape):
+        return np.ascontiguousarray(np.moveaxis(samples, -1, 1))
+    return samples.reshape(len(samples), *shape)
+
+
+def _read(path: Path) -> npt.NDArray[np.generic]:
+    if path.is_dir():
+        return _read_folder(path)
+    try:
+        if path.suffix == ".npz":
+            return _read_npz(path)
+        if path.suffix == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: --data takes a folder, an npz or an npy") from None
+    except (OSError, ValueError, zipfile.BadZipFile) as exc:
+        raise DataError(f"{path} can't be read as numpy data: {exc}") from exc
+    what = "is none of these" if path.exists() else "does not exist"
+    raise DataError(f"{path} {what}: --data takes a folder of images or npy files, an npz or an npy")
+
+
+def _read_npz(path: Path) -> npt.NDArray[np.generic]:
+    with np.load(path, allow_pickle=False) as arrays:
+        names = list(arrays)
+        name = next((key for key in _KEYS if key in names), names[0] if len(names) == 1 else None)
+        if name is None:
+            raise DataError(f"{path} holds arrays {names}: name the samples one of {', '.join(_KEYS)}")
+        return np.asarray(arrays[name])
+
+
+def _read_folder(path: Path) -> npt.NDArray[np.generic]:
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _IMAGES or f.suffix == ".npy")
+    if not files:
+        raise DataError(f"{path} holds no images ({', '.join(sorted(_IMAGES))}) and no npy files")
+    samples = [_read_file(file) for file in files]
+    for file, sample in zip(files, samples, strict=True):
+        if sample.shape != samples[0].shape:
+            raise DataError(
+                f"{file} has shape {list(sample.shape)} and {files[0]} has {list(samples[0].shape)}: "
+                "resize all samples to what the model takes"
+            )
+    return np.stack(samples)
+
+
+def _read_file(file: Path) -> npt.NDArray[np.generic]:
+    if file.suffix == ".npy":
+        return np.asarray(np.load(file, allow_pickle=False))
+    image = cv2.imread(str(file), cv2.IMREAD_ANYCOLOR)
+    if image is None:
+        raise DataError(f"{file} can't be read as an image: remove it or save it again")
+    return image if image.ndim == _MATRIX else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,83 @@
+"""Choosing detector parameters by measuring the model on benign samples, never on attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guard.model.backend import Backend
+from guard.profile import spec
+from guard.screen.layout import is_image
+from guard.screen.mutations import copies
+from guard.values import Float32Array, Float64Array
+
+# Shares of the input's range.
+_SIGMAS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.35)
+_COPIES = 16
+_TUNING_SAMPLES = 96
+_TOLERATED_CHANGES = 0.1
+_KEPT_LABELS = 0.95
+_LEAST_P0 = 0.02
+_LEAST_P1 = 0.2
+_MOST_P1 = 0.5
+
+
+def label_change_rates(
+    backend: Backend, samples: Float32Array, mutation: spec.Mutation, count: int, rng: np.random.Generator
+) -> Float64Array:
+    """Share of `count` copies of each sample whose label differs from the sample's own."""
+    rates = np.empty(len(samples))
+    for row, sample in enumerate(samples):
+        x = torch.from_numpy(sample)
+        mutants = copies(mutation, x, count, rng, backend.info.bounds)
+        labels = _classify(backend, torch.cat([x[None], mutants])).argmax(dim=1)
+        rates[row] = float((labels[1:] != labels[0]).double().mean())
+    return rates
+
+
+def choose_sigma(backend: Backend, samples: Float32Array, rng: np.random.Generator) -> float:
+    """The largest noise at which nine benign inputs in ten keep their label in nine copies of ten.
+
+    Strong enough that inputs near a boundary are shaken off it, weak enough that benign ones are not.
+    """
+    span = backend.info.bounds[1] - backend.info.bounds[0]
+    chosen = _SIGMAS[0] * span
+    for share in _SIGMAS:
+        rates = label_change_rates(backend, samples[:_TUNING_SAMPLES], spec.Gaussian(sigma=share * span), _COPIES, rng)
+        if np.quantile(rates, 1 - _TOLERATED_CHANGES) > _TOLERATED_CHANGES:
+            break
+        chosen = share * span
+    return chosen
+
+
+def choose_hypotheses(rates: Float64Array) -> tuple[float, float]:
+    """SPRT's p0 and p1 from benign label-change rates: what three in four stay under, and nineteen in twenty."""
+    p0 = min(max(float(np.quantile(rates, 0.75)), _LEAST_P0), _MOST_P1 / 2)
+    p1 = min(max(float(np.quantile(rates, 0.95)), 2 * p0, _LEAST_P1), _MOST_P1)
+    return p0, p1
+
+
+def choose_squeezers(backend: Backend, samples: Float32Array) -> tuple[spec.Squeezer, ...]:
+    """The strongest squeezer of each kind that leaves the label of nineteen benign inputs in twenty alone."""
+    families: list[Sequence[spec.Squeezer]] = [[spec.BitDepth(bits=b) for b in (1, 2, 3, 4, 5)]]
+    if is_image(backend.info.shape):
+        families.append([spec.Median(size=5), spec.Median(size=3)])
+        families.append([spec.NonLocalMeans(h=h) for h in (32, 16, 8, 4)])
+    chosen = (_strongest(backend, samples[: 2 * _TUNING_SAMPLES], family) for family in families)
+    found = tuple(squeezer for squeezer in chosen if squeezer is not None)
+    return found or (spec.BitDepth(bits=6),)
+
+
+def _strongest(backend: Backend, samples: Float32Array, family: Iterable[spec.Squeezer]) -> spec.Squeezer | None:
+    rng = np.random.default_rng(0)  # squeezers draw nothing
+    for squeezer in family:
+        if 1 - label_change_rates(backend, samples, squeezer, 1, rng).mean() >= _KEPT_LABELS:
+            return squeezer
+    return None
+
+
+def _classify(backend: Backend, x: Tensor) -> Tensor:
+    return torch.cat([backend.logits(part) for part in torch.split(x, backend.preferred_batch)])

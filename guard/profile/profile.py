@@ -1,0 +1,77 @@
+"""A profile: how a guarded model behaves on benign inputs, and how its detectors are set.
+
+It keeps benign scores, not thresholds, so that the false-positive rate can change without calibrating again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from guard.profile.spec import TWO_SIDED, DetectorSpec, NetworkSpec, SmoothingSpec
+from guard.values import Float32Array, Float64Array, IntArray, ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class BenignScores:
+    """Scores of benign inputs, drawn through the whole pipeline, stopping rules included.
+
+    `scores[d]` is (n,) per scoring detector, NaN where it abstained or failed; `labels` (n,) is the model's own label.
+    """
+
+    labels: IntArray
+    scores: Mapping[str, Float64Array]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Canaries:
+    """Inputs (n, *shape) with the logits (n, classes) of the calibrated model, to recognise it by its behaviour."""
+
+    inputs: Float32Array
+    logits: Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a profile came from, so that a person can judge or repeat it."""
+
+    created: str
+    guard_version: str
+    seed: int
+    samples: Mapping[str, int]
+    versions: Mapping[str, str]
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The calibration artefact.
+
+    `reference` places a detector's score among benign ones; `calibration`, drawn from other inputs, turns the
+    combination of all of them into a conformal p-value. `files` holds the bytes of the profile's ONNX files by name.
+    """
+
+    model: ModelInfo
+    detectors: tuple[DetectorSpec, ...]
+    reference: BenignScores
+    calibration: BenignScores
+    canaries: Canaries
+    provenance: Provenance
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def scoring(self) -> tuple[str, ...]:
+        """Names of the detectors whose scores count as suspicion; a certificate never does."""
+        return tuple(spec.name for spec in self.detectors if not isinstance(spec, SmoothingSpec))
+
+    @property
+    def two_sided(self) -> frozenset[str]:
+        """Names of the detectors whose scores are evidence in both directions."""
+        return frozenset(spec.name for spec in self.detectors if isinstance(spec, TWO_SIDED))
+
+    def network_bytes(self, spec: NetworkSpec) -> bytes:
+        """The detector network's ONNX file."""
+        return self.files[spec.file]

@@ -1,0 +1,183 @@
+"""What a profile says of its detectors: their parameters, as frozen values that travel as JSON.
+
+A mutation describes a kind of copy; `guard.screen.mutations` makes the copies.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Identity(_Spec):
+    """The input itself."""
+
+    kind: Literal["identity"] = "identity"
+
+
+class Gaussian(_Spec):
+    """Isotropic Gaussian noise of deviation `sigma`, in units of the input, not clipped: smoothing needs it whole."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    sigma: float = Field(gt=0)
+
+
+class Uniform(_Spec):
+    """Uniform noise in [-width, width], clipped to the model's bounds."""
+
+    kind: Literal["uniform"] = "uniform"
+    width: float = Field(gt=0)
+
+
+class ShiftRotate(_Spec):
+    """A shift of up to `max_shift_px` along each axis and a rotation of up to `max_degrees`, edges replicated."""
+
+    kind: Literal["shift_rotate"] = "shift_rotate"
+    max_shift_px: float = Field(1.0, ge=0)
+    max_degrees: float = Field(10.0, ge=0)
+
+
+class ContrastBrightness(_Spec):
+    """Contrast scaled within [1 - contrast, 1 + contrast] about the mean, brightness moved by up to `brightness`.
+
+    Both as shares of the input's range; clipped to the bounds.
+    """
+
+    kind: Literal["contrast_brightness"] = "contrast_brightness"
+    contrast: float = Field(0.3, ge=0, lt=1)
+    brightness: float = Field(0.15, ge=0)
+
+
+class BitDepth(_Spec):
+    """Values rounded to 2^bits levels over the bounds (Xu et al., 2018)."""
+
+    kind: Literal["bit_depth"] = "bit_depth"
+    bits: int = Field(ge=1, le=8)
+
+    @property
+    def name(self) -> str:
+        """Key in a finding's details."""
+        return f"{self.kind}_{self.bits}"
+
+
+class Median(_Spec):
+    """Median filter over `size` x `size` windows (Xu et al., 2018)."""
+
+    kind: Literal["median"] = "median"
+    size: Literal[3, 5] = 3
+
+    @property
+    def name(self) -> str:
+        """Key in a finding's details."""
+        return f"{self.kind}_{self.size}"
+
+
+class NonLocalMeans(_Spec):
+    """Non-local means of strength `h` on 8-bit levels, template and search windows in pixels (Buades et al., 2005)."""
+
+    kind: Literal["non_local_means"] = "non_local_means"
+    h: float = Field(4.0, gt=0)
+    template_px: int = Field(3, ge=1)
+    search_px: int = Field(13, ge=1)
+
+    @property
+    def name(self) -> str:
+        """Key in a finding's details."""
+        return f"{self.kind}_{self.h:g}"
+
+
+RandomMutation: TypeAlias = Annotated[
+    Gaussian | Uniform | ShiftRotate | ContrastBrightness,
+    Field(discriminator="kind"),
+]
+Squeezer: TypeAlias = Annotated[BitDepth | Median | NonLocalMeans, Field(discriminator="kind")]
+Mutation: TypeAlias = (
+    Identity | Gaussian | Uniform | ShiftRotate | ContrastBrightness | BitDepth | Median | NonLocalMeans
+)
+
+
+class SensitivitySpec(_Spec):
+    """Label-change rate and margins under a mutation, copies bought by Wald's test."""
+
+    kind: Literal["sensitivity"] = "sensitivity"
+    mutation: RandomMutation
+    p0: float = Field(gt=0, lt=1, description="label-change rate of a stable input")
+    p1: float = Field(gt=0, lt=1, description="label-change rate of a sensitive input")
+    alpha: float = Field(0.01, gt=0, lt=0.5)
+    beta: float = Field(0.05, gt=0, lt=0.5)
+    batch: int = Field(8, ge=1, description="copies between two looks at the boundaries")
+    cap: int = Field(64, ge=1, description="copies after which the test is truncated")
+    undecided: Literal["sign", "abstain"] = Field(
+        "sign", description="at the cap: decide by the sign of the log-likelihood ratio, or abstain"
+    )
+
+    @property
+    def name(self) -> str:
+        """Label in metrics and findings."""
+        return f"sensitivity_{self.mutation.kind}"
+
+
+class SqueezingSpec(_Spec):
+    """Largest L1 distance between softmax outputs on the input and on its squeezed copies (Xu et al., 2018)."""
+
+    kind: Literal["squeezing"] = "squeezing"
+    squeezers: tuple[Squeezer, ...] = Field(min_length=1)
+
+    @property
+    def name(self) -> str:
+        """Label in metrics and findings."""
+        return "squeezing"
+
+
+class SmoothingSpec(_Spec):
+    """An anytime-valid certificate of an L2 radius by Gaussian smoothing."""
+
+    kind: Literal["smoothing"] = "smoothing"
+    sigma: float = Field(gt=0, description="deviation of the noise, in units of the input")
+    radius: float = Field(gt=0, description="L2 radius to prove, in units of the input")
+    alpha: float = Field(0.001, gt=0, lt=0.5, description="chance of a false certificate")
+    batch: int = Field(8, ge=1)
+    cap: int = Field(64, ge=1)
+
+    @property
+    def name(self) -> str:
+        """Label in metrics and findings."""
+        return "smoothing"
+
+
+class ConfidenceSpec(_Spec):
+    """Margin of the input's own label over the next class."""
+
+    kind: Literal["confidence"] = "confidence"
+
+    @property
+    def name(self) -> str:
+        """Label in metrics and findings."""
+        return "confidence"
+
+
+class NetworkSpec(_Spec):
+    """A detector network on the input, an ONNX file inside the profile."""
+
+    kind: Literal["network"] = "network"
+    file: str = "network.onnx"
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """Label in metrics and findings."""
+        return "network"
+
+
+TWO_SIDED = (ConfidenceSpec, SensitivitySpec, SqueezingSpec)
+"""Detectors whose scores are evidence in both directions: confident attacks are steadier than benign inputs."""
+
+DetectorSpec: TypeAlias = Annotated[
+    ConfidenceSpec | SensitivitySpec | SqueezingSpec | SmoothingSpec | NetworkSpec,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,114 @@
+"""A profile on disk: a directory of JSON, npz and ONNX. Nothing in it executes on load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
+
+from guard.errors import ProfileError
+from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
+from guard.profile.spec import DetectorSpec, NetworkSpec
+from guard.values import ModelInfo
+
+FORMAT = 1
+MANIFEST = "profile.json"
+ARRAYS = "scores.npz"
+
+_REMAKE = "make it again with `guard calibrate`"
+_INFO: TypeAdapter[ModelInfo] = TypeAdapter(ModelInfo)
+_PROVENANCE: TypeAdapter[Provenance] = TypeAdapter(Provenance)
+_DETECTORS: TypeAdapter[tuple[DetectorSpec, ...]] = TypeAdapter(tuple[DetectorSpec, ...])
+
+
+def save(profile: Profile, directory: Path) -> None:
+    """Write a profile into `directory`, which is created; files of an older profile there are replaced.
+
+    The manifest goes last and holds the hash of the arrays, so that a write cut short is noticed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "canary_inputs": profile.canaries.inputs,
+        "canary_logits": profile.canaries.logits,
+    }
+    for part, scores in (("reference", profile.reference), ("calibration", profile.calibration)):
+        arrays[f"{part}_labels"] = scores.labels
+        arrays |= {f"{part}_score_{name}": values for name, values in scores.scores.items()}
+    np.savez_compressed(directory / ARRAYS, allow_pickle=False, **arrays)
+    for name, content in profile.files.items():
+        (directory / name).write_bytes(content)
+    manifest = {
+        "format": FORMAT,
+        "arrays_sha256": _sha256((directory / ARRAYS).read_bytes()),
+        "model": _INFO.dump_python(profile.model, mode="json"),
+        "detectors": _DETECTORS.dump_python(profile.detectors, mode="json"),
+        "provenance": _PROVENANCE.dump_python(profile.provenance, mode="json"),
+    }
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def load(directory: Path) -> Profile:
+    """Read a profile back, verified: format, hashes, and that every scoring detector has its benign scores.
+
+    Raises:
+        ProfileError: a file is missing, damaged, or of another format.
+    """
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        packed = (directory / ARRAYS).read_bytes()
+    except FileNotFoundError as exc:
+        raise ProfileError(f"{directory} holds no profile: {Path(exc.filename).name} is missing; {_REMAKE}") from exc
+    except (OSError, ValueError) as exc:
+        raise ProfileError(f"{directory / MANIFEST} can't be read ({exc}); {_REMAKE}") from exc
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ProfileError(f"{directory / MANIFEST} is not a profile of format {FORMAT}; {_REMAKE}")
+    if manifest.get("arrays_sha256") != _sha256(packed):
+        raise ProfileError(f"{directory / ARRAYS} is not the file that {MANIFEST} was written with; {_REMAKE}")
+    try:
+        with np.load(directory / ARRAYS, allow_pickle=False) as packed_arrays:
+            arrays = dict(packed_arrays)
+        detectors = _DETECTORS.validate_python(manifest["detectors"])
+        profile = Profile(
+            model=_INFO.validate_python(manifest["model"]),
+            detectors=detectors,
+            provenance=_PROVENANCE.validate_python(manifest["provenance"]),
+            files={spec.file: _network(directory, spec) for spec in detectors if isinstance(spec, NetworkSpec)},
+            reference=_benign(arrays, "reference"),
+            calibration=_benign(arrays, "calibration"),
+            canaries=Canaries(arrays["canary_inputs"], arrays["canary_logits"]),
+        )
+    except (KeyError, ValidationError, ValueError, zipfile.BadZipFile) as exc:
+        raise ProfileError(f"{directory} is damaged ({exc}); {_REMAKE}") from exc
+    for part in (profile.reference, profile.calibration):
+        if set(part.scores) != set(profile.scoring):
+            raise ProfileError(f"{directory} lacks benign scores of some detectors; {_REMAKE}")
+    return profile
+
+
+def _benign(arrays: Mapping[str, npt.NDArray[Any]], part: str) -> BenignScores:
+    prefix = f"{part}_score_"
+    scores = {key.removeprefix(prefix): values for key, values in arrays.items() if key.startswith(prefix)}
+    return BenignScores(labels=arrays[f"{part}_labels"], scores=scores)
+
+
+def _network(directory: Path, spec: NetworkSpec) -> bytes:
+    if Path(spec.file).name != spec.file:
+        raise ProfileError(f"{directory / MANIFEST} names a file outside the profile: {spec.file!r}; {_REMAKE}")
+    try:
+        content = (directory / spec.file).read_bytes()
+    except OSError as exc:
+        raise ProfileError(f"{directory / spec.file} can't be read ({exc}); {_REMAKE}") from exc
+    if _sha256(content) != spec.sha256:
+        raise ProfileError(f"{directory / spec.file} was changed after calibration; {_REMAKE}")
+    return content
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

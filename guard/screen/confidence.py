@@ -1,0 +1,49 @@
+"""Confidence: how sure the model is of the input itself, at no evaluation beyond the one that names its label.
+
+Minimal attacks (C&W, DeepFool) stop just past the boundary and are less sure than benign inputs; iterated ones end
+surer than any. Both directions count. An attacker who knows of it can aim in between, at the price of a larger change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from guard.profile.spec import ConfidenceSpec
+from guard.screen.trial import ITSELF, Probes, margins
+from guard.values import Abstention, Evidence, Finding
+
+
+class ConfidenceDetector:
+    """Opens confidence trials."""
+
+    def __init__(self, spec: ConfidenceSpec) -> None:
+        self.name = spec.name
+
+    def open(self) -> ConfidenceTrial:
+        """Start on one input."""
+        return ConfidenceTrial(self.name)
+
+
+class ConfidenceTrial:
+    """One look at the input's own logits."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._margin: float | None = None
+
+    def ask(self) -> Sequence[Probes]:
+        """The input itself, once."""
+        return (ITSELF,) if self._margin is None else ()
+
+    def tell(self, probes: Probes, logits: Float[Tensor, "1 classes"]) -> None:  # noqa: ARG002 - one kind of probe
+        """Measure how far the label leads."""
+        self._margin = float(margins(logits, int(logits[0].argmax()))[0])
+
+    def finding(self) -> Finding:
+        """Minus the margin of the label over the next class, in logits: high for the unsure."""
+        if self._margin is None:
+            return Abstention(self._name, 0, "the input was not classified")
+        return Evidence(detector=self._name, score=-self._margin, evaluations=1)

@@ -1,0 +1,50 @@
+"""A detector network on the input, trained in calibration on several attacks and strengths (after Gong et al., 2017).
+
+It costs no evaluation of the guarded model: it has a backend of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from guard.profile.spec import Identity, NetworkSpec
+from guard.screen.trial import NETWORK, Probes
+from guard.values import Abstention, Evidence, Finding
+
+_ASK = Probes(Identity(), backend=NETWORK)
+
+
+class NetworkDetector:
+    """Opens detector-network trials."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        self.name = spec.name
+
+    def open(self) -> NetworkTrial:
+        """Start on one input."""
+        return NetworkTrial(self.name)
+
+
+class NetworkTrial:
+    """One answer of the network: logits of (benign, adversarial)."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._score: float | None = None
+
+    def ask(self) -> Sequence[Probes]:
+        """The input, once, of the network."""
+        return (_ASK,) if self._score is None else ()
+
+    def tell(self, probes: Probes, logits: Float[Tensor, "1 2"]) -> None:  # noqa: ARG002 - one kind of probe
+        """Take the network's answer."""
+        self._score = float(logits[0, 1] - logits[0, 0])
+
+    def finding(self) -> Finding:
+        """The log-odds that the input is adversarial, by the network's own reckoning."""
+        if self._score is None:
+            return Abstention(self._name, 0, "the detector network was not asked")
+        return Evidence(detector=self._name, score=self._score, evaluations=0)

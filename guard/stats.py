@@ -1,0 +1,149 @@
+"""Statistics as pure functions: sequential tests, confidence bounds, conformal p-values.
+
+Everything Guard claims rests on this page. Each function names its source, and tests/test_stats.py checks the
+claims by simulation.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+
+import numpy as np
+from scipy import special
+from scipy import stats as distributions
+
+from guard.values import Float64Array
+
+
+class Sprt(Enum):
+    """Where Wald's test stands."""
+
+    UNDECIDED = 0
+    STABLE = 1
+    SENSITIVE = 2
+
+
+def wald_log_likelihood_ratio(changes: int, n: int, p0: float, p1: float) -> float:
+    """Log-likelihood ratio of label-change rate p1 against p0 after `changes` in `n` copies (Wald, 1945)."""
+    return changes * math.log(p1 / p0) + (n - changes) * math.log((1 - p1) / (1 - p0))
+
+
+def wald_decision(changes: int, n: int, *, p0: float, p1: float, alpha: float, beta: float) -> Sprt:
+    """Wald's sequential probability ratio test of kappa <= p0 against kappa >= p1, both boundaries looked at.
+
+    `alpha` bounds the chance to call a stable input sensitive, `beta` the chance to call a sensitive one stable.
+    """
+    ratio = wald_log_likelihood_ratio(changes, n, p0, p1)
+    if ratio >= math.log((1 - beta) / alpha):
+        return Sprt.SENSITIVE
+    if ratio <= math.log(beta / (1 - alpha)):
+        return Sprt.STABLE
+    return Sprt.UNDECIDED
+
+
+def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
+    """Lower bound of a binomial proportion holding with probability >= 1 - alpha (Clopper and Pearson, 1934)."""
+    return 0.0 if successes == 0 else float(distributions.beta.ppf(alpha, successes, n - successes + 1))
+
+
+def clopper_pearson_upper(successes: int, n: int, alpha: float) -> float:
+    """Upper bound of a binomial proportion holding with probability >= 1 - alpha (Clopper and Pearson, 1934)."""
+    return 1.0 if successes == n else float(distributions.beta.ppf(1 - alpha, successes + 1, n - successes))
+
+
+def clopper_pearson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided exact interval of a binomial proportion; (0, 1) when nothing was observed."""
+    if n == 0:
+        return 0.0, 1.0
+    tail = (1 - confidence) / 2
+    return clopper_pearson_lower(successes, n, tail), clopper_pearson_upper(successes, n, tail)
+
+
+def log_e_value_below(changes: int, n: int, k0: float) -> float:
+    """Log of the evidence that kappa < k0, as an e-process for the hypothesis kappa >= k0.
+
+    A likelihood ratio against k0, mixed over alternatives in (0, k0) by a Jeffreys prior: the one-sided
+    Krichevsky-Trofimov mixture. It is a supermartingale whatever kappa >= k0, so by Ville's inequality it exceeds
+    1/alpha at *any* time with probability at most alpha (Ramdas et al., 2023, sections 3 and 4).
+    """
+    mixture = _log_incomplete_beta(changes + 0.5, n - changes + 0.5, k0) - _log_incomplete_beta(0.5, 0.5, k0)
+    return mixture - changes * math.log(k0) - (n - changes) * math.log1p(-k0)
+
+
+def log_e_value_above(changes: int, n: int, k0: float) -> float:
+    """Log of the evidence that kappa > k0: the mirror image of `log_e_value_below`."""
+    return log_e_value_below(n - changes, n, 1 - k0)
+
+
+def anytime_upper_bound(changes: int, n: int, alpha: float) -> float:
+    """Upper confidence limit of kappa that holds at every n at once with probability >= 1 - alpha.
+
+    The confidence sequence dual to `log_e_value_below`: the least k0 whose hypothesis kappa >= k0 is rejected,
+    found by bisection and rounded up. 1.0 when nothing is rejected.
+    """
+    threshold = -math.log(alpha)
+    low, high = (changes / n if n else 1.0), 1.0
+    if n == 0 or log_e_value_below(changes, n, 1 - 1e-9) < threshold:
+        return 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if 0 < middle < 1 and log_e_value_below(changes, n, middle) >= threshold:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def certified_radius(kappa_upper: float, sigma: float) -> float:
+    """L2 radius sigma * Phi^-1(1 - kappa) within which the smoothed label can't change (Cohen et al., 2019, Th. 1).
+
+    Zero where the bound on the label-change rate does not exclude one half.
+    """
+    return 0.0 if kappa_upper >= 0.5 else sigma * float(special.ndtri(1 - kappa_upper))  # noqa: PLR2004 - one half
+
+
+def label_change_rate_at(radius: float, sigma: float) -> float:
+    """The label-change rate k0 below which the L2 radius is certified: 1 - Phi(radius / sigma)."""
+    return float(special.ndtr(-radius / sigma))
+
+
+def conformal_p_value(benign: Float64Array, score: float) -> float:
+    """P-value (1 + #{benign >= score}) / (n + 1) of a score against sorted benign scores (Vovk et al., 2005)."""
+    at_least = len(benign) - int(np.searchsorted(benign, score, side="left"))
+    return (1 + at_least) / (len(benign) + 1)
+
+
+def allowed_exceedances(n: int, rate: float, confidence: float = 0.95) -> int:
+    """Largest k so that flagging scores above all but k of n benign ones keeps the rate, or -1 if n is too small.
+
+    The rate then holds with probability >= `confidence` over the draw of the n samples: the chance that k or fewer of
+    n exceed a threshold whose true exceedance rate is `rate` is at most 1 - confidence (Vovk, 2012, Prop. 2a).
+    """
+    k = int(distributions.binom.ppf(1 - confidence, n, rate))
+    while k >= 0 and distributions.binom.cdf(k, n, rate) > 1 - confidence:
+        k -= 1
+    return k
+
+
+def samples_needed(rate: float, confidence: float = 0.95) -> int:
+    """Fewest benign samples with which `rate` can be kept: the least n with (1 - rate)^n <= 1 - confidence."""
+    return math.ceil(math.log(1 - confidence) / math.log1p(-rate))
+
+
+def p_value_threshold(n: int, rate: float, confidence: float = 0.95) -> float:
+    """The conformal p-value at or below which an input is flagged, for `n` benign scores.
+
+    Zero (nothing is ever flagged) where `n` can't support the rate: callers refuse that earlier.
+    """
+    return (allowed_exceedances(n, rate, confidence) + 1) / (n + 1)
+
+
+def _log_incomplete_beta(a: float, b: float, x: float) -> float:
+    """Log of the unregularised incomplete beta function B(x; a, b), also where it underflows."""
+    regularised = float(special.betainc(a, b, x))
+    if regularised > 1e-250:  # noqa: PLR2004 - above it scipy has full relative precision
+        return math.log(regularised) + float(special.betaln(a, b))
+    # B(x; a, b) = x^a (1 - x)^b / a * 2F1(a + b, 1; a + 1; x), which converges for every x < 1.
+    series = float(special.hyp2f1(a + b, 1.0, a + 1.0, x))
+    return a * math.log(x) + b * math.log1p(-x) - math.log(a) + math.log(series)

@@ -1,0 +1,104 @@
+"""ModelInferRequest bytes to values and back: the upstream gets exactly what was screened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from guard.errors import MalformedRequest, MethodDenied
+from guard.pb.grpc_service_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
+from guard.values import Decision, InferRequest
+from guard.wire.contents import read_inputs
+from guard.wire.scan import length_delimited, split_field
+
+RESERVED_PREFIX = "guard_"
+"""Parameters by this name are Guard's own: a client's are stripped, so that it can't forge a verdict."""
+
+MAX_PARAMETERS = 1024
+"""Parameters of a request or of one tensor: they are walked one by one, on the event loop."""
+
+_RAW_INPUT_CONTENTS = ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+_SHARED_MEMORY_PREFIX = "shared_memory_"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A request as screening reads it, and what is needed to send it on.
+
+    `header` is the message without its raw contents, without unknown fields and without reserved parameters;
+    `raw` are the raw contents, viewed in the message that was parsed.
+    """
+
+    infer: InferRequest
+    header: ModelInferRequest
+    raw: tuple[memoryview, ...]
+
+    def canonical(self) -> bytes:
+        """The one serialisation of what was parsed: every parser reads it alike.
+
+        Fields are merged and in order, unknown ones gone; typed contents stay typed and raw ones raw, because
+        servers answer in the form they were asked in.
+        """
+        parts: list[bytes | memoryview] = [self.header.SerializeToString(deterministic=True)]
+        for contents in self.raw:
+            parts += (length_delimited(_RAW_INPUT_CONTENTS, len(contents)), contents)
+        return b"".join(parts)
+
+
+def parse(message: bytes) -> ParsedRequest:
+    """Read a serialised ModelInferRequest. Raw tensors are views on `message`, never copies.
+
+    Raises:
+        MalformedRequest: the bytes aren't a request, or one whose parts disagree (see `contents.read_inputs`).
+        MethodDenied: a tensor lives in shared memory, which can change after it was screened.
+    """
+    others, raw = split_field(message, _RAW_INPUT_CONTENTS)
+    try:
+        header = ModelInferRequest.FromString(others)
+    except DecodeError as error:
+        raise MalformedRequest("the message is not a ModelInferRequest: protobuf can't parse it") from error
+    header.DiscardUnknownFields()  # type: ignore[attr-defined]  # types-protobuf leaves it out
+    _clean(header.parameters)
+    for tensor in header.inputs:
+        _clean(tensor.parameters)
+        _refuse_shared_memory(tensor.name, tensor.parameters)
+    for output in header.outputs:
+        _clean(output.parameters)
+        _refuse_shared_memory(output.name, output.parameters)
+    infer = InferRequest(
+        model_name=header.model_name,
+        model_version=header.model_version,
+        request_id=header.id,
+        inputs=read_inputs(header, raw),
+    )
+    return ParsedRequest(infer, header, raw)
+
+
+def with_verdict(response: bytes, decision: Decision) -> bytes:
+    """A serialised ModelInferResponse with `guard_verdict` and `guard_id` among its parameters.
+
+    The response isn't parsed: concatenated protobuf messages merge, and the last entry of a map key wins, so an
+    entry by these names that was there before does not survive.
+    """
+    marks = ModelInferResponse()
+    marks.parameters["guard_verdict"].string_param = decision.verdict
+    marks.parameters["guard_id"].string_param = decision.id
+    return response + marks.SerializeToString(deterministic=True)
+
+
+def _refuse_shared_memory(tensor: str, parameters: Mapping[str, InferParameter]) -> None:
+    if any(name.startswith(_SHARED_MEMORY_PREFIX) for name in parameters):
+        raise MethodDenied(
+            f"tensor {tensor!r} is in shared memory, which Guard can't screen because it can change afterwards; "
+            "send the tensor in the request"
+        )
+
+
+def _clean(parameters: MutableMapping[str, InferParameter]) -> None:
+    """Strip reserved parameters, in place."""
+    if len(parameters) > MAX_PARAMETERS:
+        raise MalformedRequest(f"the request has {len(parameters)} parameters in one place, more than {MAX_PARAMETERS}")
+    for name in [name for name in parameters if name.startswith(RESERVED_PREFIX)]:
+        del parameters[name]

@@ -1,0 +1,98 @@
+"""One pass over the top-level fields of a protobuf message, so that large byte fields are viewed and not copied.
+
+Source: Protocol Buffers, "Encoding" (wire types, varints).
+"""
+
+from __future__ import annotations
+
+from guard.errors import MalformedRequest
+
+MAX_TOP_LEVEL_FIELDS = 4096
+"""A request needs one field per input, output and parameter. The bound keeps hostile messages from holding the loop."""
+
+_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
+_FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
+_MAX_TAG_BYTES, _MAX_VARINT_BYTES = 5, 10
+_MAX_TAG = (1 << 32) - 1
+_MAX_UINT64 = (1 << 64) - 1
+
+
+def split_field(message: bytes, number: int) -> tuple[bytes, tuple[memoryview, ...]]:
+    """Separate the length-delimited field `number` from all others.
+
+    Returns the bytes of the other fields, in order, and the contents of each occurrence of the field, as views.
+
+    Raises:
+        MalformedRequest: the message is truncated, has a bad varint, a group, an unknown wire type, too many fields,
+            or holds the field with another wire type.
+    """
+    view = memoryview(message)
+    others: list[memoryview] = []
+    contents: list[memoryview] = []
+    at = fields = 0
+    while at < len(view):
+        fields += 1
+        if fields > MAX_TOP_LEVEL_FIELDS:
+            raise MalformedRequest(f"the message has more than {MAX_TOP_LEVEL_FIELDS} top-level fields")
+        start = at
+        tag, at = _tag(view, at)
+        begin, at = _field_end(view, at, tag & 7)
+        if tag >> 3 != number:
+            others.append(view[start:at])
+        elif tag & 7 != _LENGTH_DELIMITED:
+            raise MalformedRequest(f"field {number} of the message has wire type {tag & 7}, expected bytes")
+        else:
+            contents.append(view[begin:at])
+    return (b"".join(others) if contents else message), tuple(contents)
+
+
+def length_delimited(number: int, length: int) -> bytes:
+    """The tag and length that precede `length` bytes of field `number`."""
+    return _encode_varint(number << 3 | _LENGTH_DELIMITED) + _encode_varint(length)
+
+
+def _tag(view: memoryview, at: int) -> tuple[int, int]:
+    tag, after = _varint(view, at, _MAX_TAG_BYTES)
+    if tag > _MAX_TAG or tag >> 3 == 0:
+        raise MalformedRequest(f"the message has an invalid field tag at byte {at}")
+    return tag, after
+
+
+def _field_end(view: memoryview, at: int, wire_type: int) -> tuple[int, int]:
+    """Where the contents of a field begin and end."""
+    begin = at
+    if wire_type == _VARINT:
+        end = _varint(view, at, _MAX_VARINT_BYTES)[1]
+    elif wire_type == _LENGTH_DELIMITED:
+        length, begin = _varint(view, at, _MAX_VARINT_BYTES)
+        end = begin + length
+    elif wire_type in _FIXED_BYTES:
+        end = at + _FIXED_BYTES[wire_type]
+    else:
+        raise MalformedRequest(f"the message has wire type {wire_type} at byte {at}, which the protocol doesn't use")
+    if end > len(view):
+        raise MalformedRequest(f"the message is truncated: a field at byte {at} needs {end - len(view)} more bytes")
+    return begin, end
+
+
+def _varint(view: memoryview, at: int, max_bytes: int) -> tuple[int, int]:
+    value = 0
+    for index in range(max_bytes):
+        if at + index >= len(view):
+            raise MalformedRequest(f"the message is truncated within a varint at byte {at}")
+        byte = view[at + index]
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:  # noqa: PLR2004 - the continuation bit
+            if value > _MAX_UINT64:
+                break
+            return value, at + index + 1
+    raise MalformedRequest(f"the message has a varint that is too long at byte {at}")
+
+
+def _encode_varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:  # noqa: PLR2004 - seven bits a byte
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

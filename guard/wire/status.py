@@ -1,0 +1,128 @@
+"""The one table from Guard's decisions and errors to what a gRPC caller sees.
+
+No score, p-value or exception text of a library is in any answer: they would be an attacker's oracle, or a leak.
+PERMISSION_DENIED means that Guard said no (Triton never answers it), RESOURCE_EXHAUSTED that it is overloaded and
+UNAVAILABLE that it could not look and the policy fails closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from grpc import StatusCode
+
+from guard.errors import (
+    DeadlineExceeded,
+    GuardError,
+    MalformedRequest,
+    MethodDenied,
+    ModelNotListed,
+    NonFiniteInput,
+    Overloaded,
+    UpstreamUnavailable,
+)
+from guard.values import Decision, Mode, UnscreenedReason, Verdict
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+MAX_LISTED_ITEMS = 16
+"""Items named in a message. gRPC clients bound the size of a status; the rest are counted."""
+
+MAX_MESSAGE_CHARACTERS = 1024
+"""Longest message of an error, which may quote names that the client chose."""
+
+_ERRORS: Mapping[type[GuardError], StatusCode] = MappingProxyType(
+    {
+        MalformedRequest: StatusCode.INVALID_ARGUMENT,
+        NonFiniteInput: StatusCode.INVALID_ARGUMENT,
+        MethodDenied: StatusCode.PERMISSION_DENIED,
+        ModelNotListed: StatusCode.PERMISSION_DENIED,
+        Overloaded: StatusCode.RESOURCE_EXHAUSTED,
+        DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
+        UpstreamUnavailable: StatusCode.UNAVAILABLE,
+    }
+)
+
+_UNSCREENED: Mapping[UnscreenedReason, tuple[StatusCode, str]] = MappingProxyType(
+    {
+        UnscreenedReason.OVERLOAD: (StatusCode.RESOURCE_EXHAUSTED, "guard is overloaded; retry with backoff"),
+        UnscreenedReason.DEADLINE: (StatusCode.UNAVAILABLE, "screening took longer than allowed; retry with backoff"),
+        UnscreenedReason.FAULT: (StatusCode.UNAVAILABLE, "the request could not be screened; retry with backoff"),
+        UnscreenedReason.UNVERIFIED: (
+            StatusCode.UNAVAILABLE,
+            "the served model could not be verified against its profile; ask the operator of guard",
+        ),
+        UnscreenedReason.INVALID_INPUT: (
+            StatusCode.INVALID_ARGUMENT,
+            "the input is not one that the profile knows how to screen",
+        ),
+        UnscreenedReason.UNLISTED_MODEL: (
+            StatusCode.PERMISSION_DENIED,
+            "no policy lists the model; ask the operator of guard to add it",
+        ),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a gRPC caller sees of a call that did not succeed."""
+
+    code: StatusCode
+    message: str
+
+
+def of_error(error: Exception) -> Status:
+    """The status of a call that ended in `error`. Errors that aren't in the table are INTERNAL and say nothing."""
+    for kind in type(error).__mro__:
+        if kind in _ERRORS:
+            return Status(_ERRORS[kind], str(error)[:MAX_MESSAGE_CHARACTERS])
+    return Status(StatusCode.INTERNAL, "guard failed to handle the request; its log has the cause")
+
+
+def of_rejection(decision: Decision, *, client_deadline_expired: bool) -> Status:
+    """The status of a request that the policy rejects.
+
+    The message ends in `[guard_verdict=... guard_id=... guard_items=...]` for programs: tritonclient shows its
+    callers nothing but code and message. Items are counted from 0.
+    """
+    code, what = _rejected(decision, client_deadline_expired=client_deadline_expired)
+    marks = [f"guard_verdict={decision.verdict}", f"guard_id={decision.id}"]
+    listed, omitted = _listed(decision)
+    if decision.verdict is not Verdict.UNSCREENED and listed:
+        marks.append(f"guard_items={','.join(listed)}")
+        if omitted:
+            marks.append(f"guard_items_omitted={omitted}")
+    return Status(code, f"rejected by guard: {what} [{' '.join(marks)}]")
+
+
+def trailers(decision: Decision) -> Metadata:
+    """Trailing metadata that repeats the verdict, for clients that read it. None in shadow mode."""
+    if decision.mode is Mode.SHADOW:
+        return ()
+    return (("guard-verdict", str(decision.verdict)), ("guard-id", decision.id))
+
+
+def _rejected(decision: Decision, *, client_deadline_expired: bool) -> tuple[StatusCode, str]:
+    if decision.verdict is Verdict.UNSCREENED:
+        reason = decision.reason or UnscreenedReason.FAULT
+        if reason is UnscreenedReason.DEADLINE and client_deadline_expired:
+            return StatusCode.DEADLINE_EXCEEDED, "the request's deadline left too little time to screen it"
+        return _UNSCREENED[reason]
+    if decision.verdict is Verdict.ABSTAIN:
+        return StatusCode.PERMISSION_DENIED, f"the detectors could not judge {_items(decision)}"
+    return StatusCode.PERMISSION_DENIED, f"{decision.verdict} input at {_items(decision)}"
+
+
+def _items(decision: Decision) -> str:
+    """For example `item 3 of 8`, or `items 0, 2 and 5 more of 8`."""
+    listed, omitted = _listed(decision)
+    more = f" and {omitted} more" if omitted else ""
+    return f"{'item' if len(listed) == 1 else 'items'} {', '.join(listed)}{more} of {len(decision.items)}"
+
+
+def _listed(decision: Decision) -> tuple[list[str], int]:
+    culprits = decision.culprits
+    return [str(index) for index in culprits[:MAX_LISTED_ITEMS]], max(0, len(culprits) - MAX_LISTED_ITEMS)

@@ -1,0 +1,153 @@
+"""The guarded server: raw bytes to it, and its answer back as it was given."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import grpc
+
+from guard.config import Upstream as UpstreamSettings
+from guard.errors import DeadlineExceeded, Overloaded, UpstreamUnavailable
+from guard.wire.cancellation import CancellationPolicy
+from guard.wire.metadata import to_client
+from guard.wire.ports import WireMetrics
+from guard.wire.status import Metadata
+
+MAX_ABANDONED_CALLS = 256
+"""Shielded calls that may still run at the upstream after their clients left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A unary call to the upstream. `model` labels its metrics, and is empty for calls that carry no inference."""
+
+    method: str
+    message: bytes
+    metadata: Metadata
+    deadline_s: float | None
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How a call ends for the client: the upstream's answer, or Guard's own."""
+
+    code: grpc.StatusCode
+    details: str = ""
+    body: bytes = b""
+    initial_metadata: Metadata = ()
+    trailing_metadata: Metadata = ()
+
+
+class Upstream:
+    """A connection to the guarded server. It is made when the first call needs it, and again whenever it was lost.
+
+    Create it on the event loop that uses it, and close it.
+    """
+
+    def __init__(
+        self, settings: UpstreamSettings, metrics: WireMetrics, *, max_abandoned_calls: int = MAX_ABANDONED_CALLS
+    ) -> None:
+        self._address = settings.address
+        self._metrics = metrics
+        self._max_abandoned_calls = max_abandoned_calls
+        self._abandoned: set[asyncio.Task[Reply]] = set()
+        self._channel = grpc.aio.insecure_channel(settings.address, options=_channel_options(settings))
+        self._cancellation = CancellationPolicy(settings.cancellation, self._channel)
+
+    async def call(self, call: Call) -> Reply:
+        """Make a call, and return what the upstream answered, be it success or error.
+
+        Raises:
+            UpstreamUnavailable: there is no connection to the upstream.
+            DeadlineExceeded: the client's deadline ran out, and policy keeps it from the upstream.
+            Overloaded: too many calls still run at the upstream whose clients have left.
+        """
+        if call.deadline_s is not None and call.deadline_s <= 0:
+            raise DeadlineExceeded("the deadline ran out before the request was sent to the upstream")
+        if self._cancellation.passes_on():
+            return await self._send(call, timeout_s=call.deadline_s)
+        return await self._send_shielded(call)
+
+    async def close(self, grace_s: float) -> None:
+        """Let abandoned calls end, for `grace_s` seconds, then cut the connection."""
+        if self._abandoned:
+            await asyncio.wait(self._abandoned, timeout=grace_s)
+        await self._cancellation.close()
+        await self._channel.close(None)
+
+    async def _send_shielded(self, call: Call) -> Reply:
+        """Make a call that runs to its end at the upstream, whatever becomes of the client."""
+        if len(self._abandoned) >= self._max_abandoned_calls:
+            raise Overloaded(
+                f"the upstream still works on {len(self._abandoned)} requests whose clients have left; "
+                "retry with backoff"
+            )
+        task = asyncio.create_task(self._send(call, timeout_s=None))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=call.deadline_s)
+        finally:
+            if not task.done():
+                self._abandoned.add(task)
+                task.add_done_callback(self._forget)
+        if not done:
+            raise DeadlineExceeded("the deadline ran out while the upstream was working")
+        return task.result()
+
+    def _forget(self, task: asyncio.Task[Reply]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()  # marks it as seen: nobody is left to tell
+
+    async def _send(self, call: Call, *, timeout_s: float | None) -> Reply:
+        started_s, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+        rpc = self._channel.unary_unary(call.method, None, None)(
+            call.message, timeout=timeout_s, metadata=call.metadata
+        )
+        try:
+            body = await rpc
+            code = grpc.StatusCode.OK
+            return Reply(
+                code,
+                body=body,
+                initial_metadata=to_client(await rpc.initial_metadata()),
+                trailing_metadata=to_client(await rpc.trailing_metadata()),
+            )
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+            self._raise_if_unreachable(error)
+            return Reply(
+                code,
+                error.details() or "",
+                initial_metadata=to_client(error.initial_metadata()),
+                trailing_metadata=to_client(error.trailing_metadata()),
+            )
+        finally:
+            duration_s = time.perf_counter() - started_s
+            self._metrics.upstream_finished(model=call.model, code=code.name, duration_s=duration_s)
+
+    def _raise_if_unreachable(self, error: grpc.aio.AioRpcError) -> None:
+        """Tell an UNAVAILABLE of the connection from one that the server answered.
+
+        gRPC reports both alike. A server that answers keeps its connection, which is then READY, or sends trailers;
+        one that can't be reached, or goes away during the call, leaves the channel in another state. A server that
+        answers without trailers and closes at once is taken for one that went away, which is true a moment later.
+        """
+        connected = self._channel.get_state() is grpc.ChannelConnectivity.READY
+        if error.code() is grpc.StatusCode.UNAVAILABLE and not connected and not error.trailing_metadata():
+            raise UpstreamUnavailable(
+                f"guard can't reach the upstream at {self._address} ({error.details()}); "
+                "check that it is running and that upstream.address names its gRPC port"
+            ) from error
+
+
+def _channel_options(settings: UpstreamSettings) -> list[tuple[str, int]]:
+    """Only what is received is bounded: all that Guard sends it has received, within the same bound."""
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.enable_http_proxy", 0),  # a sidecar's upstream is beside it, whatever the environment says
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's two minutes would outlast a restarted upstream by far
+    ]

@@ -1,0 +1,27 @@
+"""Fixtures that tests of several parts share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.support.digits import DigitsData
+
+
+@pytest.fixture(scope="session")
+def digits_onnx() -> Path:
+    """A small classifier of digits: input `input` FP32 [N, 1, 8, 8] in 0..1, output `logits` FP32 [N, 10]."""
+    from tests.support import digits  # noqa: PLC0415 - torch takes seconds to import, and few tests need it
+
+    return digits.onnx_file()
+
+
+@pytest.fixture(scope="session")
+def digits_data() -> DigitsData:
+    """The digits: training, calibration and test parts."""
+    from tests.support import digits  # noqa: PLC0415 - as digits_onnx
+
+    return digits.load_data()

@@ -1,0 +1,177 @@
+"""Logs as they come out on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import structlog
+
+from guard.errors import ConfigError
+from guard.observe.logs import configure_logging, decision_event, log_decision
+from guard.values import Decision, UnscreenedReason, Verdict
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def untouched_logging() -> Iterator[None]:
+    """Give logging back as it was."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    root.handlers.clear()  # configure_logging closes what it finds
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def lines(captured: Captured) -> list[dict[str, Any]]:
+    """The JSON lines on standard error; nothing is on standard output."""
+    out, err = captured.readouterr()
+    assert out == ""
+    return [json.loads(line) for line in err.splitlines()]
+
+
+def fail(tensor: str) -> None:
+    """Raise, with a secret in a local variable."""
+    raise ValueError(f"{len(tensor)} values are wrong")
+
+
+def test_a_decision_as_an_event(decision: Decision) -> None:
+    """An event tells belief, wish and deed, who accused, and what was spent.
+
+    p-values and faults are those of the items that share the verdict.
+    """
+    assert decision_event(decision) == {
+        "decision_id": "d-1",
+        "model": "digits",
+        "mode": "flag",
+        "verdict": "adversarial",
+        "intended": "reject",
+        "action": "flag",
+        "p_value": 0.002,
+        "items": 2,
+        "culprits": [0],
+        "detector_p_values": {"squeezing": 0.03, "network": 0.004},
+        "faults": {"sensitivity_gaussian": "backend"},
+        "spent": {"label": 2, "squeezing": 8, "smoothing": 80},
+        "reason": None,
+    }
+
+
+def test_an_event_shows_the_smallest_p_value_of_each_detector(decision: Decision) -> None:
+    """Where several items share the verdict, each detector's strongest evidence is told."""
+    item = decision.items[0]
+    both = replace(decision, items=(decision.items[1], item), verdict=Verdict.ADVERSARIAL)
+    both = replace(both, items=(replace(both.items[0], verdict=Verdict.ADVERSARIAL), item))
+    assert decision_event(both)["culprits"] == [0, 1]
+    assert decision_event(both)["detector_p_values"] == {
+        "squeezing": 0.03,
+        "network": 0.004,
+        "sensitivity_gaussian": 0.4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("verdict", "level"),
+    [
+        (Verdict.ADVERSARIAL, "warning"),
+        (Verdict.UNSCREENED, "warning"),
+        (Verdict.ABSTAIN, "info"),
+        (Verdict.CLEAN, "debug"),
+    ],
+)
+def test_a_decision_is_one_json_line(capsys: Captured, decision: Decision, verdict: Verdict, level: str) -> None:
+    """One line a decision, with its id, at the level that its verdict deserves."""
+    configure_logging(json=True, level="debug")
+    log_decision(structlog.get_logger("guard.gate"), replace(decision, verdict=verdict, reason=UnscreenedReason.FAULT))
+    (line,) = lines(capsys)
+    assert (line["event"], line["level"], line["logger"]) == ("decision", level, "guard.gate")
+    assert (line["decision_id"], line["verdict"], line["reason"]) == ("d-1", verdict, "fault")
+    assert line["timestamp"].endswith("Z")
+
+
+def test_clean_decisions_are_quiet_by_default(capsys: Captured, decision: Decision) -> None:
+    """At level info a clean decision writes nothing, and an adversarial one is seen."""
+    configure_logging(json=True, level="info")
+    logger = structlog.get_logger()
+    log_decision(logger, replace(decision, verdict=Verdict.CLEAN))
+    assert lines(capsys) == []
+    log_decision(logger, decision)
+    assert len(lines(capsys)) == 1
+
+
+def test_libraries_log_in_the_same_form(capsys: Captured) -> None:
+    """What a library sends to the standard logging module is a JSON line too, filtered by the same level."""
+    configure_logging(json=True, level="warning")
+    logging.getLogger("some.library").warning("disk %s is full", "sda", extra={"free_bytes": 0})
+    logging.getLogger("some.library").info("unseen")
+    (line,) = lines(capsys)
+    assert (line["event"], line["logger"], line["level"]) == ("disk sda is full", "some.library", "warning")
+    assert line["free_bytes"] == 0
+
+
+def test_context_is_in_every_event(capsys: Captured) -> None:
+    """A decision id that was bound to the context is in each event until it is unbound, libraries' included."""
+    configure_logging(json=True, level="info")
+    with structlog.contextvars.bound_contextvars(decision_id="d-7"):
+        structlog.get_logger().info("inside")
+        logging.getLogger("library").info("inside too")
+    structlog.get_logger().info("outside")
+    assert [line.get("decision_id") for line in lines(capsys)] == ["d-7", "d-7", None]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_tracebacks_hold_no_local_variables(capsys: Captured, *, as_json: bool) -> None:
+    """An exception is logged with its traceback and without the values it was raised among, which may be tensors."""
+    configure_logging(json=as_json, level="info")
+    secret = "s3cret-" + "tensor"
+    try:
+        fail(secret)
+    except ValueError:
+        structlog.get_logger().exception("it failed")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "it failed" in err
+    assert "ValueError: 13 values are wrong" in err
+    assert "in fail" in err
+    assert secret not in err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_clients_words_make_no_lines(capsys: Captured, decision: Decision, *, as_json: bool) -> None:
+    """A model's name that holds a line break or an escape sequence can't forge a line or steer a terminal."""
+    configure_logging(json=as_json, level="info")
+    log_decision(structlog.get_logger(), replace(decision, model="x\n2030 [error] forged\x1b[2J"))
+    _, err = capsys.readouterr()
+    assert len(err.splitlines()) == 1
+    assert "\x1b[2J" not in err
+
+
+def test_text_for_people(capsys: Captured, decision: Decision) -> None:
+    """The console form names the event, the level and the decision, without colours where there is no terminal."""
+    configure_logging(json=False, level="info")
+    log_decision(structlog.get_logger(), decision)
+    _, err = capsys.readouterr()
+    assert "warning" in err
+    assert "decision_id='d-1'" in err
+    assert "\x1b" not in err
+
+
+def test_configuring_again_replaces(capsys: Captured) -> None:
+    """A second call replaces the first: nothing is written twice."""
+    configure_logging(json=False, level="info")
+    configure_logging(json=True, level="info")
+    structlog.get_logger().info("once")
+    assert [line["event"] for line in lines(capsys)] == ["once"]
+
+
+def test_an_unknown_level_is_a_config_error() -> None:
+    """A level that does not exist is refused with a list of those that do."""
+    with pytest.raises(ConfigError, match="'loud'; choose one of debug, info, warning, error, critical"):
+        configure_logging(json=True, level="loud")

@@ -1,0 +1,236 @@
+"""What Guard exports, as Prometheus reads it from the admin port."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
+
+import pytest
+
+from guard import __version__
+from guard.errors import Overloaded
+from guard.observe.labels import OTHER
+from guard.observe.metrics import LABEL_EVALUATION, Metrics
+from guard.screen.live import LABEL
+from guard.values import Action, Decision, Mode, UnscreenedReason, Verdict
+
+Scrape = Callable[[], dict[str, float]]
+
+
+def changed(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Series that moved between two scrapes, by how much; of histograms, count and sum alone."""
+    moved = {key: value - before.get(key, 0) for key, value in after.items()}
+    return {key: value for key, value in moved.items() if value and "_bucket{" not in key}
+
+
+def use_everything(metrics: Metrics, decision: Decision) -> None:
+    """Call every method once, with each kind of finding."""
+    metrics.decided(decision)
+    metrics.decided(replace(decision, verdict=Verdict.UNSCREENED, reason=UnscreenedReason.FAULT))
+    metrics.request_finished(decision=decision, model="digits", protocol="grpc", duration_s=0.2, overhead_s=0.1)
+    metrics.request_refused(Overloaded.code)
+    metrics.upstream_finished(model="digits", code="OK", duration_s=0.1)
+
+
+def test_series_of_a_watched_model_begin_at_zero(scrape: Scrape) -> None:
+    """Each series of a model is there, at 0, before its first request, so that a rate has a beginning."""
+    samples = scrape()
+    counters = {key: value for key, value in samples.items() if "_total{" in key}
+    assert set(counters.values()) == {0}
+    assert {key for key in counters if "guard_requests_total" in key and "model=digits" in key} == {
+        f"guard_requests_total{{decision={decision},model=digits,protocol=grpc}}"
+        for decision in ("forward", "flag", "reject", "none")
+    }
+    for detector in ("squeezing", "network", "smoothing", "sensitivity_gaussian"):
+        assert f"guard_verdicts_total{{detector={detector},model=digits}}" in samples
+        assert samples[f"guard_detector_pvalue_ratio_count{{detector={detector},model=digits}}"] == 0
+
+
+def test_state_of_a_watched_model(scrape: Scrape) -> None:
+    """Policy, profile and queue of a model are exported; exactly one mode is 1."""
+    samples = scrape()
+    assert [samples[f"guard_policy_mode{{mode={mode},model=digits}}"] for mode in Mode] == [0, 1, 0]
+    assert samples["guard_profile_info{created=2025-01-02T03:04:05Z,fingerprint=abc,model=digits}"] == 1
+    assert samples["guard_false_positive_rate_target{model=digits}"] == 0.05
+    assert samples["guard_profile_calibration_samples{model=digits}"] == 400
+    assert samples["guard_detector_info{detector=network,model=digits}"] == 1
+    assert samples["guard_queued_items{model=digits}"] == 7
+
+
+def test_build_info_names_what_runs(scrape: Scrape) -> None:
+    """guard_build_info holds the versions of Guard, Python, ONNX Runtime and torch that are installed."""
+    (series,) = [key for key in scrape() if key.startswith("guard_build_info")]
+    assert f"version={__version__}" in series
+    assert f"python={platform.python_version()}" in series
+    assert f"torch={metadata.version('torch')}" in series
+    assert "onnxruntime=," not in series
+
+
+def test_a_decision_is_counted_by_item_and_finding(metrics: Metrics, scrape: Scrape, decision: Decision) -> None:
+    """Items count by verdict, findings by kind, evaluations by who asked; nothing else moves.
+
+    An adversarial item is charged to the detector with the smallest p-value, which is not the combined one.
+    """
+    before = scrape()
+    metrics.decided(decision)
+    moved = changed(before, scrape())
+    durations = {key: moved.pop(key) for key in list(moved) if key.startswith("guard_detector_duration_seconds")}
+    assert moved == pytest.approx(
+        {
+            "guard_items_total{model=digits,verdict=adversarial}": 1,
+            "guard_items_total{model=digits,verdict=clean}": 1,
+            "guard_verdicts_total{detector=network,model=digits}": 1,
+            "guard_detector_pvalue_ratio_count{detector=combined,model=digits}": 2,
+            "guard_detector_pvalue_ratio_sum{detector=combined,model=digits}": 0.602,
+            "guard_detector_pvalue_ratio_count{detector=squeezing,model=digits}": 2,
+            "guard_detector_pvalue_ratio_sum{detector=squeezing,model=digits}": 0.73,
+            "guard_detector_pvalue_ratio_count{detector=network,model=digits}": 1,
+            "guard_detector_pvalue_ratio_sum{detector=network,model=digits}": 0.004,
+            "guard_detector_pvalue_ratio_count{detector=sensitivity_gaussian,model=digits}": 1,
+            "guard_detector_pvalue_ratio_sum{detector=sensitivity_gaussian,model=digits}": 0.4,
+            "guard_model_evaluations_total{detector=label,model=digits}": 2,
+            "guard_model_evaluations_total{detector=squeezing,model=digits}": 8,
+            "guard_model_evaluations_total{detector=smoothing,model=digits}": 80,
+            "guard_detector_abstentions_total{detector=smoothing,model=digits}": 1,
+            "guard_detector_errors_total{detector=sensitivity_gaussian,reason=backend}": 1,
+            "guard_certificates_total{model=digits}": 1,
+        }
+    )
+    assert durations["guard_detector_duration_seconds_count{detector=smoothing}"] == 2
+    assert durations["guard_detector_duration_seconds_sum{detector=smoothing}"] == pytest.approx(0.4)
+
+
+def test_p_values_fall_into_the_buckets_that_drift_is_read_from(
+    metrics: Metrics, scrape: Scrape, decision: Decision
+) -> None:
+    """A p-value of .002 counts under .005 and not under .001."""
+    metrics.decided(decision)
+    samples = scrape()
+    below = {
+        le: samples[f"guard_detector_pvalue_ratio_bucket{{detector=combined,le={le},model=digits}}"]
+        for le in ("0.001", "0.005", "0.05", "0.5", "0.75", "1.0")
+    }
+    assert below == {"0.001": 0, "0.005": 1, "0.05": 1, "0.5": 1, "0.75": 2, "1.0": 2}
+
+
+@pytest.mark.parametrize("reason", UnscreenedReason)
+def test_unscreened_requests_count_by_reason(
+    metrics: Metrics, scrape: Scrape, decision: Decision, reason: UnscreenedReason
+) -> None:
+    """A request that nobody looked at counts once, under its reason."""
+    before = scrape()
+    metrics.decided(replace(decision, verdict=Verdict.UNSCREENED, items=(), reason=reason, spent={}))
+    assert changed(before, scrape()) == {f"guard_unscreened_requests_total{{model=digits,reason={reason}}}": 1}
+
+
+@pytest.mark.parametrize("action", Action)
+def test_requests_count_by_action(metrics: Metrics, scrape: Scrape, decision: Decision, action: Action) -> None:
+    """A finished request counts under what was done with it, with its duration and overhead."""
+    before = scrape()
+    metrics.request_finished(
+        decision=replace(decision, action=action), model="digits", protocol="grpc", duration_s=0.25, overhead_s=0.125
+    )
+    assert changed(before, scrape()) == {
+        f"guard_requests_total{{decision={action},model=digits,protocol=grpc}}": 1,
+        "guard_request_duration_seconds_count{}": 1,
+        "guard_request_duration_seconds_sum{}": 0.25,
+        "guard_overhead_seconds_count{}": 1,
+        "guard_overhead_seconds_sum{}": 0.125,
+    }
+
+
+def test_a_request_without_a_decision_is_counted(metrics: Metrics, scrape: Scrape) -> None:
+    """A request that was refused before a decision, and so before its model was known, still counts."""
+    metrics.request_finished(decision=None, model="", protocol="grpc", duration_s=0.1, overhead_s=0.1)
+    assert scrape()["guard_requests_total{decision=none,model=other,protocol=grpc}"] == 1
+
+
+def test_no_client_can_make_series(metrics: Metrics, scrape: Scrape, decision: Decision) -> None:
+    """Models, codes and detectors that nobody listed are counted as `other`: a client's words label nothing."""
+    use_everything(metrics, replace(decision, model="digits"))
+    before = scrape()
+    for number in range(20):
+        stranger = replace(decision, model=f"stranger-{number}", spent={f"detector-{number}": 1})
+        use_everything(metrics, stranger)
+        metrics.request_finished(
+            decision=stranger, model=stranger.model, protocol=f"p{number}", duration_s=0.1, overhead_s=0.1
+        )
+        metrics.upstream_finished(model=stranger.model, code=f"CODE_{number}", duration_s=0.1)
+        metrics.request_refused(f"code-{number}")
+    after = scrape()
+    assert {key for key in after if "stranger" in key or "-1" in key or "CODE_" in key or "=p1" in key} == set()
+    assert after["guard_items_total{model=other,verdict=adversarial}"] == 40
+    assert after["guard_requests_total{decision=flag,model=other,protocol=other}"] == 20
+    assert after["guard_refused_requests_total{reason=internal}"] == 20
+    grown = [key for key in after.keys() - before.keys() if "_bucket" not in key]
+    assert all(OTHER in key for key in grown)
+
+
+@pytest.mark.parametrize("code", [Overloaded.code, "malformed_request", "unimplemented", "internal"])
+def test_refusals_count_by_error_code(metrics: Metrics, scrape: Scrape, code: str) -> None:
+    """A call that Guard ends with an error of its own counts under that error's code."""
+    before = scrape()
+    metrics.request_refused(code)
+    assert changed(before, scrape()) == {f"guard_refused_requests_total{{reason={code}}}": 1}
+
+
+def test_upstream_calls_count_by_code(metrics: Metrics, scrape: Scrape) -> None:
+    """Calls to the guarded server count by model and gRPC status; calls without a model count as `other`."""
+    before = scrape()
+    metrics.upstream_finished(model="digits", code="UNAVAILABLE", duration_s=0.5)
+    metrics.upstream_finished(model="", code="OK", duration_s=0.25)
+    assert changed(before, scrape()) == {
+        "guard_upstream_requests_total{code=UNAVAILABLE,model=digits}": 1,
+        "guard_upstream_requests_total{code=OK,model=other}": 1,
+        "guard_upstream_request_duration_seconds_count{}": 2,
+        "guard_upstream_request_duration_seconds_sum{}": 0.75,
+    }
+
+
+def test_inflight_counts_only_while_a_request_lasts(metrics: Metrics, scrape: Scrape) -> None:
+    """The gauge follows requests in and out, also when one fails."""
+    with metrics.inflight(), metrics.inflight():
+        assert scrape()["guard_inflight_requests{}"] == 2
+    with pytest.raises(Overloaded), metrics.inflight():
+        raise Overloaded("full")
+    assert scrape()["guard_inflight_requests{}"] == 0
+
+
+def test_every_metric_is_set_by_something(metrics: Metrics, scrape: Scrape, decision: Decision) -> None:
+    """No family is exported that nothing sets."""
+    with metrics.inflight():
+        use_everything(metrics, decision)
+        families = {family.name for family in metrics.registry.collect()}
+        moved = {key.partition("{")[0] for key, value in scrape().items() if value}
+    unset = {name for name in families if not any(key.startswith(name) for key in moved)}
+    assert len(families) >= 22
+    assert unset == set()
+
+
+def test_label_evaluations_have_the_engines_name() -> None:
+    """The engine charges the evaluation of the unchanged input to the name that is exported for it."""
+    assert LABEL_EVALUATION == LABEL
+
+
+def test_metrics_live_side_by_side(metrics: Metrics) -> None:
+    """Nothing is registered globally: a second set in one process counts on its own."""
+    other = Metrics()
+    other.request_refused("internal")
+    assert other.registry.get_sample_value("guard_refused_requests_total", {"reason": "internal"}) == 1
+    assert metrics.registry.get_sample_value("guard_refused_requests_total", {"reason": "internal"}) == 0
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian package: prometheus)")
+def test_promtool_finds_nothing_to_complain_about(
+    metrics: Metrics, exposition: Callable[[], str], decision: Decision
+) -> None:
+    """Prometheus' own linter accepts the exposition."""
+    use_everything(metrics, decision)
+    result = subprocess.run(
+        ["promtool", "check", "metrics"], input=exposition(), check=False, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")

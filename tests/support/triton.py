@@ -1,0 +1,147 @@
+"""A real Triton server as a child process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import grpc
+import onnxruntime
+
+from guard.pb import grpc_service_pb2 as v2
+
+ENVIRONMENT = Path(__file__).parents[2] / ".venv-triton"
+MAX_BATCH_SIZE = 64
+_MODEL = Path(__file__).with_name("triton_model.py")
+_START_S = 60.0
+_STOP_S = 10.0
+_LOG_TAIL_CHARACTERS = 6000
+_TYPES = {"tensor(float)": "TYPE_FP32"}
+
+
+class Triton:
+    """Serves one ONNX model on free loopback ports, from a model repository under `folder`.
+
+    The ports stay the same over restarts, so that what stands in front of the server needs no new address.
+    """
+
+    def __init__(self, folder: Path, *, name: str, onnx: Path) -> None:
+        self.address = ""
+        self.log = folder / "triton.log"
+        self._repository = folder / "models"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ports: list[int] = []
+        _write_model(self._repository / name, name, onnx)
+
+    def start(self) -> None:
+        """Start the server and wait until it is ready.
+
+        Raises:
+            RuntimeError: its environment is missing, or it died or was not ready in time; the message ends in its log.
+        """
+        launcher = ENVIRONMENT / "bin" / "triton"
+        if not (ENVIRONMENT / ".installed").is_file():
+            raise RuntimeError(
+                "The real Triton server that these tests need is not installed: run `make test`, which makes "
+                ".venv-triton (or `make triton`, which does nothing else)."
+            )
+        self._ports = self._ports or _free_ports(3)
+        self.address = f"127.0.0.1:{self._ports[0]}"
+        options = {
+            "model-repository": self._repository,
+            "grpc-address": "127.0.0.1",
+            "grpc-port": self._ports[0],
+            "http-address": "127.0.0.1",
+            "http-port": self._ports[1],
+            "metrics-address": "127.0.0.1",
+            "metrics-port": self._ports[2],
+            "exit-timeout-secs": 5,
+        }
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                # Without auto-completion it is ready in 1 s rather than 6.
+                [launcher, "--disable-auto-complete-config", *(f"--{k}={v}" for k, v in options.items())],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # one group with its Python backend, to be killed with it
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def ensure_running(self) -> None:
+        """Start the server again if it died: a storm of expired deadlines crashes Triton 2.51."""
+        if self._process is None or self._process.poll() is not None:
+            self.stop()
+            self.start()
+
+    def stop(self) -> None:
+        """Stop the server within seconds. It is not an error if it doesn't run."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # a Python backend outlives a server that crashed
+            self._process.wait()
+            self._process = None
+
+    def log_tail(self) -> str:
+        """The last of what the server said."""
+        return self.log.read_text(errors="replace")[-_LOG_TAIL_CHARACTERS:] if self.log.exists() else ""
+
+    def _wait_until_ready(self) -> None:
+        deadline_s = time.monotonic() + _START_S
+        with grpc.insecure_channel(self.address, options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel:
+            server_ready = channel.unary_unary(
+                "/inference.GRPCInferenceService/ServerReady",
+                request_serializer=v2.ServerReadyRequest.SerializeToString,
+                response_deserializer=v2.ServerReadyResponse.FromString,
+            )
+            while time.monotonic() < deadline_s:
+                if self._process is None or self._process.poll() is not None:
+                    raise RuntimeError(
+                        f"Triton died while it started. Its log, {self.log}, ends in:\n{self.log_tail()}"
+                    )
+                with contextlib.suppress(grpc.RpcError):
+                    if server_ready(v2.ServerReadyRequest(), timeout=1.0, wait_for_ready=True).ready:
+                        return
+        raise RuntimeError(f"Triton wasn't ready in {_START_S:g} s. Its log, {self.log}, ends in:\n{self.log_tail()}")
+
+
+def _write_model(folder: Path, name: str, onnx: Path) -> None:
+    """Lay out one model of Triton's repository, its configuration complete."""
+    version = folder / "1"
+    version.mkdir(parents=True)
+    shutil.copy(_MODEL, version / "model.py")
+    shutil.copy(onnx, version / "model.onnx")
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    tensors = [("input", value) for value in session.get_inputs()] + [("output", o) for o in session.get_outputs()]
+    lines = [f'name: "{name}"', 'backend: "python"', f"max_batch_size: {MAX_BATCH_SIZE}"]
+    lines += [
+        f'{kind} [{{ name: "{value.name}" data_type: {_TYPES[value.type]} dims: {value.shape[1:]} }}]'
+        for kind, value in tensors
+    ]
+    lines.append("instance_group [{ count: 1 kind: KIND_CPU }]")
+    (folder / "config.pbtxt").write_text("\n".join(lines) + "\n")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports on which nothing listens: all bound at once, so that they differ, and let go."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for bound in sockets:
+            bound.bind(("127.0.0.1", 0))
+        return [bound.getsockname()[1] for bound in sockets]

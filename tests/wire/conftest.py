@@ -1,0 +1,103 @@
+"""A guard on a real socket, between a real gRPC client and a real gRPC upstream that does as it is told."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from guard.config import Cancellation, Listen, ModelPolicy, Settings
+from guard.config import Upstream as UpstreamSettings
+from guard.pb.grpc_service_pb2 import ModelInferRequest
+from guard.values import Action, Decision, ItemDecision, Mode, UnscreenedReason, Verdict
+from guard.wire.server import GuardServer
+from tests.wire.parts import Decide, FixedScreener, RecordedMetrics, RecordingUpstream, Running, Serve
+
+
+@pytest.fixture
+def decide() -> Decide:
+    """Build a decision: `decide(Verdict.CLEAN, Action.FORWARD, mode=..., items=(verdicts))`."""
+
+    def build(
+        verdict: Verdict = Verdict.CLEAN,
+        action: Action = Action.FORWARD,
+        *,
+        mode: Mode = Mode.ENFORCE,
+        items: tuple[Verdict, ...] | None = None,
+        reason: UnscreenedReason | None = None,
+    ) -> Decision:
+        verdicts = (verdict,) if items is None else items
+        judged = tuple(ItemDecision(item, 0.123456, ()) for item in verdicts)
+        return Decision("d-1", "digits", mode, verdict, 0.123456, action, action, judged, reason)
+
+    return build
+
+
+@pytest.fixture
+def message() -> bytes:
+    """A batch of 8 for the model `digits`, raw."""
+    request = ModelInferRequest(model_name="digits", id="7", raw_input_contents=[bytes(range(8))])
+    request.inputs.add(name="image", datatype="UINT8", shape=[8, 1])
+    return request.SerializeToString()
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[RecordingUpstream]:
+    """The guarded server, started."""
+    server = RecordingUpstream()
+    await server.start()
+    yield server
+    server.release.set()
+    await server.stop()
+
+
+@pytest.fixture
+def free_address() -> str:
+    """An address on which nothing listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.fixture
+async def serve(upstream: RecordingUpstream, decide: Decide) -> AsyncIterator[Serve]:
+    """A function that starts a guard in front of the upstream and returns it, serving."""
+    running: list[Running] = []
+
+    async def start(
+        outcome: Decision | Exception | None = None,
+        *,
+        cancellation: Cancellation = Cancellation.NEVER,
+        max_message_bytes: int = 1024 * 1024,
+        address: str | None = None,
+        budget_s: float = 2.0,
+    ) -> Running:
+        settings = Settings(
+            upstream=UpstreamSettings(
+                address=address or upstream.address, cancellation=cancellation, max_message_bytes=max_message_bytes
+            ),
+            listen=Listen(address="127.0.0.1:0"),
+            models={"digits": ModelPolicy(profile="unused", screening_budget_s=budget_s)},
+        )
+        screener, metrics = FixedScreener(outcome or decide()), RecordedMetrics()
+
+        readiness = {"ready": True}
+
+        async def ready() -> bool:
+            return readiness["ready"]
+
+        server = GuardServer(
+            screener=screener, settings=settings, metrics=metrics, ready=ready, readiness_interval_s=0.01
+        )
+        bound = f"127.0.0.1:{await server.start()}"
+        guard = Running(server, bound, screener, metrics, grpc.aio.insecure_channel(bound), readiness)
+        running.append(guard)
+        return guard
+
+    yield start
+    upstream.release.set()
+    for guard in running:
+        await guard.channel.close()
+        await guard.server.stop(1.0)

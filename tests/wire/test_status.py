@@ -1,0 +1,112 @@
+"""The table from decisions and errors to gRPC statuses."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from grpc import StatusCode
+
+from guard import errors
+from guard.values import Action, Mode, UnscreenedReason, Verdict
+from guard.wire.status import MAX_LISTED_ITEMS, MAX_MESSAGE_CHARACTERS, Metadata, of_error, of_rejection, trailers
+from tests.wire.parts import Decide
+
+BAD, CLEAN = Verdict.ADVERSARIAL, Verdict.CLEAN
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.MalformedRequest, StatusCode.INVALID_ARGUMENT),
+        (errors.NonFiniteInput, StatusCode.INVALID_ARGUMENT),
+        (errors.MethodDenied, StatusCode.PERMISSION_DENIED),
+        (errors.ModelNotListed, StatusCode.PERMISSION_DENIED),
+        (errors.Overloaded, StatusCode.RESOURCE_EXHAUSTED),
+        (errors.DeadlineExceeded, StatusCode.DEADLINE_EXCEEDED),
+        (errors.UpstreamUnavailable, StatusCode.UNAVAILABLE),
+    ],
+)
+def test_errors_meant_for_callers(error: type[errors.GuardError], code: StatusCode) -> None:
+    """Errors about the request keep their message, also when a subclass is raised."""
+    subclass = type("Special", (error,), {})
+    for kind in (error, subclass):
+        status = of_error(kind("what is wrong"))
+        assert (status.code, status.message) == (code, "what is wrong")
+
+
+@pytest.mark.parametrize("error", [errors.BackendTimeout("/secret"), errors.GuardError("/secret"), OSError("/secret")])
+def test_other_errors_say_nothing(error: Exception) -> None:
+    """All other errors are INTERNAL, and leak none of their text."""
+    status = of_error(error)
+    assert status.code is StatusCode.INTERNAL
+    assert "/secret" not in status.message
+
+
+def test_long_messages_are_cut() -> None:
+    """A message that quotes a client's megabyte stays small enough for a gRPC status."""
+    assert len(of_error(errors.MalformedRequest("x" * 10**6)).message) == MAX_MESSAGE_CHARACTERS
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason", "expired", "code"),
+    [
+        (Verdict.ADVERSARIAL, None, False, StatusCode.PERMISSION_DENIED),
+        (Verdict.ABSTAIN, None, False, StatusCode.PERMISSION_DENIED),
+        (Verdict.UNSCREENED, UnscreenedReason.OVERLOAD, False, StatusCode.RESOURCE_EXHAUSTED),
+        (Verdict.UNSCREENED, UnscreenedReason.DEADLINE, True, StatusCode.DEADLINE_EXCEEDED),
+        (Verdict.UNSCREENED, UnscreenedReason.DEADLINE, False, StatusCode.UNAVAILABLE),
+        (Verdict.UNSCREENED, UnscreenedReason.FAULT, True, StatusCode.UNAVAILABLE),
+        (Verdict.UNSCREENED, UnscreenedReason.UNVERIFIED, False, StatusCode.UNAVAILABLE),
+        (Verdict.UNSCREENED, UnscreenedReason.UNLISTED_MODEL, False, StatusCode.PERMISSION_DENIED),
+        (Verdict.UNSCREENED, None, False, StatusCode.UNAVAILABLE),
+    ],
+)
+def test_rejections(
+    decide: Decide, verdict: Verdict, reason: UnscreenedReason | None, code: StatusCode, *, expired: bool
+) -> None:
+    """Each verdict and reason has its code; the message names verdict and id, and no score."""
+    status = of_rejection(decide(verdict, Action.REJECT, reason=reason), client_deadline_expired=expired)
+    assert status.code is code
+    assert status.message.startswith("rejected by guard: ")
+    assert re.search(rf"\[guard_verdict={verdict} guard_id=d-1( guard_items=0)?\]$", status.message)
+    assert ("guard_items" in status.message) is (verdict is not Verdict.UNSCREENED)
+    assert "0.123456" not in status.message
+
+
+def test_every_reason_has_a_status(decide: Decide) -> None:
+    """A reason added to the closed set can't be forgotten here."""
+    for reason in UnscreenedReason:
+        of_rejection(decide(Verdict.UNSCREENED, Action.REJECT, reason=reason), client_deadline_expired=False)
+
+
+@pytest.mark.parametrize(
+    ("items", "prose", "marks"),
+    [
+        ((BAD,), "adversarial input at item 0 of 1 [", "guard_items=0]"),
+        ((CLEAN, BAD, BAD), "adversarial input at items 1, 2 of 3 [", "guard_items=1,2]"),
+        (
+            (BAD,) * 40,
+            f"15 and {40 - MAX_LISTED_ITEMS} more of 40 [",
+            f"guard_items={','.join(map(str, range(MAX_LISTED_ITEMS)))} guard_items_omitted=24]",
+        ),
+    ],
+)
+def test_items_are_named(decide: Decide, items: tuple[Verdict, ...], prose: str, marks: str) -> None:
+    """The items at fault are listed, up to a bound, over which they are counted."""
+    message = of_rejection(decide(BAD, Action.REJECT, items=items), client_deadline_expired=False).message
+    assert prose in message
+    assert message.endswith(marks)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (Mode.SHADOW, ()),
+        (Mode.FLAG, (("guard-verdict", "abstain"), ("guard-id", "d-1"))),
+        (Mode.ENFORCE, (("guard-verdict", "abstain"), ("guard-id", "d-1"))),
+    ],
+)
+def test_trailers(decide: Decide, mode: Mode, expected: Metadata) -> None:
+    """Verdict and id are in the trailers, but not in shadow mode."""
+    assert trailers(decide(Verdict.ABSTAIN, Action.FORWARD, mode=mode)) == expected

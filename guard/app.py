@@ -45,6 +45,7 @@ class Sidecar:
         check_onnxruntime()
         self.metrics = Metrics()
         self._settings = settings
+        self._closing = AsyncExitStack()
         secret = _noise_secret(settings.noise_secret_file)
         self._verifiers: dict[str, Verifier] = {}
         self._engines: dict[str, Engine] = {}
@@ -61,7 +62,6 @@ class Sidecar:
             settings.listen.admin_address, registry=self.metrics.registry, live=self._live, ready=self.unready
         )
         self._server = GuardServer(screener=gate, settings=settings, metrics=self.metrics, ready=self._ready)
-        self._closing = AsyncExitStack()
         self.grpc_port = 0
         self.admin_port = 0
 

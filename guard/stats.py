@@ -7,6 +7,7 @@ claims by simulation.
 from __future__ import annotations
 
 import math
+import sys
 from enum import Enum
 
 import numpy as np
@@ -32,7 +33,8 @@ def wald_log_likelihood_ratio(changes: int, n: int, p0: float, p1: float) -> flo
 def wald_decision(changes: int, n: int, *, p0: float, p1: float, alpha: float, beta: float) -> Sprt:
     """Wald's sequential probability ratio test of kappa <= p0 against kappa >= p1, both boundaries looked at.
 
-    `alpha` bounds the chance to call a stable input sensitive, `beta` the chance to call a sensitive one stable.
+    `alpha` is the chance to call a stable input sensitive, `beta` to call a sensitive one stable: Wald's approximations,
+    guaranteed to alpha / (1 - beta) and beta / (1 - alpha), and lower the more copies come between two looks.
     """
     ratio = wald_log_likelihood_ratio(changes, n, p0, p1)
     if ratio >= math.log((1 - beta) / alpha):
@@ -67,13 +69,12 @@ def log_e_value_below(changes: int, n: int, k0: float) -> float:
     Krichevsky-Trofimov mixture. It is a supermartingale whatever kappa >= k0, so by Ville's inequality it exceeds
     1/alpha at *any* time with probability at most alpha (Ramdas et al., 2023, sections 3 and 4).
     """
-    mixture = _log_incomplete_beta(changes + 0.5, n - changes + 0.5, k0) - _log_incomplete_beta(0.5, 0.5, k0)
-    return mixture - changes * math.log(k0) - (n - changes) * math.log1p(-k0)
+    return _log_mixture_ratio(changes, n - changes, k0, 1 - k0)
 
 
 def log_e_value_above(changes: int, n: int, k0: float) -> float:
     """Log of the evidence that kappa > k0: the mirror image of `log_e_value_below`."""
-    return log_e_value_below(n - changes, n, 1 - k0)
+    return _log_mixture_ratio(n - changes, changes, 1 - k0, k0)
 
 
 def anytime_upper_bound(changes: int, n: int, alpha: float) -> float:
@@ -104,8 +105,8 @@ def certified_radius(kappa_upper: float, sigma: float) -> float:
 
 
 def label_change_rate_at(radius: float, sigma: float) -> float:
-    """The label-change rate k0 below which the L2 radius is certified: 1 - Phi(radius / sigma)."""
-    return float(special.ndtr(-radius / sigma))
+    """The label-change rate k0 below which the L2 radius is certified: 1 - Phi(radius / sigma), never quite zero."""
+    return max(float(special.ndtr(-radius / sigma)), sys.float_info.min)
 
 
 def conformal_p_value(benign: Float64Array, score: float) -> float:
@@ -139,11 +140,23 @@ def p_value_threshold(n: int, rate: float, confidence: float = 0.95) -> float:
     return (allowed_exceedances(n, rate, confidence) + 1) / (n + 1)
 
 
-def _log_incomplete_beta(a: float, b: float, x: float) -> float:
-    """Log of the unregularised incomplete beta function B(x; a, b), also where it underflows."""
+def _log_mixture_ratio(changes: int, others: int, k0: float, rest: float) -> float:
+    """Log-likelihood ratio of the Jeffreys mixture over (0, k0) against k0. `rest` is 1 - k0, exact if k0 rounds to 1."""
+    mixture = _log_incomplete_beta(changes + 0.5, others + 0.5, k0, rest) - _log_incomplete_beta(0.5, 0.5, k0, rest)
+    return mixture - changes * math.log(k0) - others * math.log(rest)
+
+
+def _log_incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
+    """Log of the unregularised incomplete beta function B(x; a, b), also where it underflows; `rest` is 1 - x."""
     regularised = float(special.betainc(a, b, x))
     if regularised > 1e-250:  # noqa: PLR2004 - above it scipy has full relative precision
         return math.log(regularised) + float(special.betaln(a, b))
-    # B(x; a, b) = x^a (1 - x)^b / a * 2F1(a + b, 1; a + 1; x), which converges for every x < 1.
-    series = float(special.hyp2f1(a + b, 1.0, a + 1.0, x))
-    return a * math.log(x) + b * math.log1p(-x) - math.log(a) + math.log(series)
+    # B(x; a, b) = x^a (1 - x)^b / a * 2F1(a + b, 1; a + 1; x), a series of positive terms that shrink from the first
+    # on, x being far below the mean. scipy's own hyp2f1 overflows here.
+    series = term = 1.0
+    k = 0
+    while term > sys.float_info.epsilon * series:
+        term *= (a + b + k) / (a + 1 + k) * x
+        series += term
+        k += 1
+    return a * math.log(x) + b * math.log(rest) - math.log(a) + math.log(series)

@@ -75,6 +75,7 @@ class Verifier:
             due = time.monotonic() - self._compared_at >= self._compare_interval_s
             return self._compare() if due or not self._verified else None
         except GuardError as exc:
+            self._compared_at = -float("inf")  # a server that comes back may have another model
             return str(exc)
 
     def _compare(self) -> str | None:

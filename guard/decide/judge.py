@@ -47,7 +47,7 @@ class Judge:
             raise RateUnsupported(
                 f"the profile holds {n} calibration samples, and a false-positive rate of {false_positive_rate:g} "
                 f"needs {stats.samples_needed(false_positive_rate)}: calibrate with more clean samples, or ask for "
-                f"{_least_rate(n):.2g} or more"
+                f"{_least_rate(n):g} or more"
             )
         self.threshold = stats.p_value_threshold(n, false_positive_rate)
 
@@ -86,5 +86,10 @@ class Judge:
 
 
 def _least_rate(n: int) -> float:
-    """The smallest rate that n samples support: (1 - rate)^n = .05, rounded up."""
-    return math.ceil((1 - math.pow(0.05, 1 / n)) * 1000) / 1000
+    """The smallest rate of two digits that n samples support: (1 - rate)^n = .05, rounded up. 1 if there are none."""
+    if n == 0:
+        return 1.0
+    exact = -math.expm1(math.log(0.05) / n)
+    digits = 1 - math.floor(math.log10(exact))
+    scale = 10.0**digits
+    return math.ceil(exact * scale) / scale

@@ -22,11 +22,15 @@ _FLAT = 1e-9
 class BenignTail:
     """Upper-tail probability of a benign distribution: empirical in the body, exponential over the top tenth.
 
-    The exponential excess over a high threshold is the light-tailed case of Pickands (1975).
+    The exponential excess over a high threshold is the light-tailed case of Pickands (1975). Where there are no scores
+    to compare with, nothing is a surprise.
     """
 
     def __init__(self, scores: Float64Array) -> None:
         self._sorted = np.sort(scores)
+        if not len(scores):
+            self._start, self._mean_excess = math.inf, 1.0
+            return
         self._start = float(np.quantile(self._sorted, 1 - _TAIL))
         excess = self._sorted[self._sorted > self._start] - self._start
         spread = float(np.ptp(self._sorted))

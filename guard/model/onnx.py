@@ -70,7 +70,9 @@ def open_session(model: bytes, providers: tuple[str, ...]) -> Any:
     try:
         session = ort.InferenceSession(model, options, providers=list(providers))
     except Exception as exc:  # as in logits
-        raise BackendError(f"not a loadable ONNX model: {exc}") from exc
+        raise BackendError(
+            f"not a loadable ONNX model: {exc}. Export it again as one file, its weights inside"
+        ) from exc
     check_providers(providers, session.get_providers())
     return session
 
@@ -107,7 +109,7 @@ def inspect_onnx(path: Path, *, name: str, bounds: tuple[float, float], dims: tu
     except Exception as exc:  # as in logits
         raise BackendError(f"{path} does not accept samples of shape {list(dims)}: {exc}") from exc
     for output, values in zip(session.get_outputs(), outputs, strict=True):
-        if values.ndim == 2 and values.shape[0] == 2 and values.shape[1] > 1:  # noqa: PLR2004 - two zeros went in
+        if _is_scores(values):
             return ModelInfo(
                 name=name,
                 input_name=declared.name,
@@ -120,6 +122,12 @@ def inspect_onnx(path: Path, *, name: str, bounds: tuple[float, float], dims: tu
                 fingerprint=hashlib.sha256(content).hexdigest(),
             )
     raise BackendError(f"{path} has no output of shape (batch, classes): Guard screens classifiers")
+
+
+def _is_scores(values: Any) -> bool:
+    """Whether an output for two inputs is two rows of real numbers; it may be a list, or hold text or indices."""
+    real = isinstance(values, np.ndarray) and values.dtype.kind == "f"
+    return real and values.ndim == 2 and values.shape[0] == 2 and values.shape[1] > 1  # noqa: PLR2004 - two rows
 
 
 def network_backend(network: bytes, guarded: ModelInfo) -> OnnxBackend:

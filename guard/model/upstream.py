@@ -73,7 +73,14 @@ class UpstreamBackend:
         request.outputs.add(name=info.output_name)
         request.raw_input_contents.append(datatypes.to_wire(info.datatype, x.detach().cpu().numpy()))
         response = self._client.call("ModelInfer", request, v2.ModelInferResponse, self._timeout_s)
-        return as_logits(info, _output(response, info.output_name).reshape(len(x), -1), len(x))
+        try:
+            rows = _output(response, info.output_name).reshape(len(x), -1)
+        except (KeyError, ValueError) as exc:  # a data type without numbers, or values that make no whole rows
+            raise BackendError(
+                f"the upstream's output {info.output_name!r} does not hold {info.classes} numbers for each of "
+                f"{len(x)} inputs: is the profile of this model?"
+            ) from exc
+        return as_logits(info, rows, len(x))
 
 
 def inspect_upstream(
@@ -170,7 +177,12 @@ class _Client:
 
     def __init__(self, address: str) -> None:
         unlimited = -1  # answers come from the guarded server, and are as large as its outputs
-        options = [("grpc.max_receive_message_length", unlimited), ("grpc.max_send_message_length", unlimited)]
+        options = [
+            ("grpc.max_receive_message_length", unlimited),
+            ("grpc.max_send_message_length", unlimited),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's two minutes would outlast a restarted upstream by far
+        ]
         self._address = address
         self._channel = grpc.insecure_channel(address, options=options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,8 @@ _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 _KEYS = ("inputs", "images", "x", "data")
 _LEVELS = 255.0
 _MATRIX = 2
+# What numpy raises of a file that is cut short, altered, or holds Python objects.
+_DAMAGE = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def load_samples(path: Path, bounds: tuple[float, float]) -> Float32Array:
@@ -29,10 +32,10 @@ def load_samples(path: Path, bounds: tuple[float, float]) -> Float32Array:
         DataError: nothing there, unreadable, of different shapes, or not finite.
     """
     raw = _read(path)
-    if not len(raw) or raw.dtype.kind not in "buif":
+    if not raw.ndim or not raw.size or raw.dtype.kind not in "buif":
         raise DataError(f"{path} holds no numeric samples (found {raw.dtype} of shape {raw.shape})")
     if raw.dtype == np.uint8:
-        samples = raw.astype(np.float32) / _LEVELS * (bounds[1] - bounds[0]) + bounds[0]
+        samples = (raw.astype(np.float32) / _LEVELS * (bounds[1] - bounds[0]) + bounds[0]).clip(*bounds)
     else:
         samples = raw.astype(np.float32)
     if not np.isfinite(samples).all():
@@ -43,7 +46,7 @@ def load_samples(path: Path, bounds: tuple[float, float]) -> Float32Array:
             f"{path}: values run from {samples.min():g} to {samples.max():g}, outside the model's bounds "
             f"{bounds[0]:g} to {bounds[1]:g}; give the model's own with --bounds"
         )
-    return samples.astype(np.float32)
+    return samples
 
 
 def layouts(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -73,11 +76,11 @@ def _read(path: Path) -> npt.NDArray[np.generic]:
         if path.suffix == ".npz":
             return _read_npz(path)
         if path.suffix == ".npy":
-            return np.asarray(np.load(path, allow_pickle=False))
+            return _read_npy(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: --data takes a folder, an npz or an npy") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as exc:
-        raise DataError(f"{path} can't be read as numpy data: {exc}") from exc
+    except _DAMAGE as exc:
+        raise DataError(f"{path} can't be read as numpy data ({exc}): save it again, without Python objects") from exc
     what = "is none of these" if path.exists() else "does not exist"
     raise DataError(f"{path} {what}: --data takes a folder of images or npy files, an npz or an npy")
 
@@ -91,6 +94,11 @@ def _read_npz(path: Path) -> npt.NDArray[np.generic]:
         return np.asarray(arrays[name])
 
 
+def _read_npy(path: Path) -> npt.NDArray[np.generic]:
+    with path.open("rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
 def _read_folder(path: Path) -> npt.NDArray[np.generic]:
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _IMAGES or f.suffix == ".npy")
     if not files:
@@ -102,12 +110,18 @@ def _read_folder(path: Path) -> npt.NDArray[np.generic]:
                 f"{file} has shape {list(sample.shape)} and {files[0]} has {list(samples[0].shape)}: "
                 "resize all samples to what the model takes"
             )
+    types = sorted({str(sample.dtype) for sample in samples})
+    if len(types) > 1:  # 8-bit values are scaled and others are not
+        raise DataError(f"{path} mixes {' and '.join(types)} samples: save all of them in one type")
     return np.stack(samples)
 
 
 def _read_file(file: Path) -> npt.NDArray[np.generic]:
     if file.suffix == ".npy":
-        return np.asarray(np.load(file, allow_pickle=False))
+        try:
+            return _read_npy(file)
+        except _DAMAGE as exc:
+            raise DataError(f"{file} can't be read as numpy data ({exc}): remove it or save it again") from exc
     image = cv2.imread(str(file), cv2.IMREAD_ANYCOLOR)
     if image is None:
         raise DataError(f"{file} can't be read as an image: remove it or save it again")

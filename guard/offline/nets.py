@@ -33,8 +33,9 @@ class SmallNet(nn.Module):
             channels, height, width = to_channels_first(torch.zeros(1, *shape)).shape[1:]
             for out in _WIDTHS:
                 layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU()]
-                layers += [nn.Conv2d(out, out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-                channels, height, width = out, height // 2, width // 2
+                pool = min(2, height), min(2, width)  # an image may be a single line of pixels
+                layers += [nn.Conv2d(out, out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(pool)]
+                channels, height, width = out, height // pool[0], width // pool[1]
                 if min(height, width) <= _SMALL:
                     break
             features = channels * height * width

@@ -24,19 +24,20 @@ _STEPS_TO_BOUNDARY = 20
 
 
 def single_step(model: Classifier, x: Images, strength: float, bounds: Bounds, rng: torch.Generator) -> Images:  # noqa: ARG001 - one signature for all
-    """A step of `strength` in the L-inf norm along the gradient's sign (Goodfellow et al., 2015)."""
+    """A step of `strength`, as a share of the range, in L-inf along the gradient's sign (Goodfellow et al., 2015)."""
     gradient = _gradient(model, x, _labels(model, x))
-    return (x + strength * gradient.sign()).clamp(*bounds)
+    return (x + _epsilon(strength, bounds) * gradient.sign()).clamp(*bounds)
 
 
 def iterated(model: Classifier, x: Images, strength: float, bounds: Bounds, rng: torch.Generator) -> Images:
-    """Projected gradient ascent in an L-inf ball from a random start (Madry et al., 2018)."""
+    """Projected gradient ascent in an L-inf ball from a random start (Madry et al., 2018); `strength` is a share."""
     labels = _labels(model, x)
-    start = torch.empty_like(x).uniform_(-strength, strength, generator=rng)
+    epsilon = _epsilon(strength, bounds)
+    start = torch.empty_like(x).uniform_(-epsilon, epsilon, generator=rng)
     moved = (x + start).clamp(*bounds)
     for _ in range(_ITERATIONS):
-        moved = moved + strength / 4 * _gradient(model, moved, labels).sign()
-        moved = x + (moved - x).clamp(-strength, strength)
+        moved = moved + epsilon / 4 * _gradient(model, moved, labels).sign()
+        moved = x + (moved - x).clamp(-epsilon, epsilon)
         moved = moved.clamp(*bounds)
     return moved
 
@@ -83,6 +84,10 @@ FAMILIES: dict[str, tuple[Perturbation, tuple[float, ...]]] = {
     "to_boundary": (to_boundary, (0.02, 0.2, 0.5, 1.0)),
     "sparse": (sparse, (0.02, 0.05, 0.1, 0.15)),
 }
+
+
+def _epsilon(strength: float, bounds: Bounds) -> float:
+    return strength * (bounds[1] - bounds[0])
 
 
 def _labels(model: Classifier, x: Images) -> Tensor:

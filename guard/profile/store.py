@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from guard.errors import ProfileError
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
@@ -72,7 +74,7 @@ def load(directory: Path) -> Profile:
     if manifest.get("arrays_sha256") != _sha256(packed):
         raise ProfileError(f"{directory / ARRAYS} is not the file that {MANIFEST} was written with; {_REMAKE}")
     try:
-        with np.load(directory / ARRAYS, allow_pickle=False) as packed_arrays:
+        with np.load(io.BytesIO(packed), allow_pickle=False) as packed_arrays:
             arrays = dict(packed_arrays)
         detectors = _DETECTORS.validate_python(manifest["detectors"])
         profile = Profile(
@@ -84,11 +86,13 @@ def load(directory: Path) -> Profile:
             calibration=_benign(arrays, "calibration"),
             canaries=Canaries(arrays["canary_inputs"], arrays["canary_logits"]),
         )
-    except (KeyError, ValidationError, ValueError, zipfile.BadZipFile) as exc:
+    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
         raise ProfileError(f"{directory} is damaged ({exc}); {_REMAKE}") from exc
     for part in (profile.reference, profile.calibration):
         if set(part.scores) != set(profile.scoring):
             raise ProfileError(f"{directory} lacks benign scores of some detectors; {_REMAKE}")
+        if any(scores.shape != part.labels.shape for scores in part.scores.values()):
+            raise ProfileError(f"{directory} holds more or fewer benign scores than labels; {_REMAKE}")
     return profile
 
 

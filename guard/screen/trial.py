@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -40,6 +40,7 @@ ITSELF = Probes(Identity())
 """The input, unchanged: its label is the one that mutants are compared with, fixed before any is drawn."""
 
 
+@runtime_checkable
 class Trial(Protocol):
     """One input under one detector."""
 
@@ -56,6 +57,7 @@ class Trial(Protocol):
         ...
 
 
+@runtime_checkable
 class Detector(Protocol):
     """A configured detector."""
 

@@ -213,3 +213,18 @@ async def test_event_loop_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyP
             release.set()
             await asyncio.wait_for(stopping, 20)
         assert (await running).as_numpy("y").tolist() == [1]
+
+
+async def test_cancelled_requests_do_no_harm(tmp_path: Path) -> None:
+    """A storm of requests whose deadlines expire leaves a server that answers: Guard passes cancellations on to it."""
+    server = EmbeddedServer({"echo": write_model(tmp_path / "echo", "Identity", {"x": ["n"]})})
+    inputs = [tensor("x", "FP32", np.ones(2**18, np.float32))]
+    async with triton_aio.InferenceServerClient(f"127.0.0.1:{await server.start()}") as client:
+        try:
+            storm = [client.infer("echo", inputs, client_timeout=0.001 * step) for step in range(1, 33)]
+            ends = await asyncio.gather(*storm, return_exceptions=True)
+            expired = [end for end in ends if isinstance(end, triton.InferenceServerException)]
+            assert {error.status() for error in expired} == {"StatusCode.DEADLINE_EXCEEDED"}
+            assert (await client.infer("echo", inputs)).as_numpy("y").sum() == 2**18
+        finally:
+            await server.stop(1.0)

@@ -31,9 +31,10 @@ class Triton:
     The ports stay the same over restarts, so that what stands in front of the server needs no new address.
     """
 
-    def __init__(self, folder: Path, *, name: str, onnx: Path) -> None:
+    def __init__(self, folder: Path, *, name: str, onnx: Path, environment: Path = ENVIRONMENT) -> None:
         self.address = ""
         self.log = folder / "triton.log"
+        self._environment = environment
         self._repository = folder / "models"
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: list[int] = []
@@ -45,11 +46,11 @@ class Triton:
         Raises:
             RuntimeError: its environment is missing, or it died or was not ready in time; the message ends in its log.
         """
-        launcher = ENVIRONMENT / "bin" / "triton"
-        if not (ENVIRONMENT / ".installed").is_file():
+        launcher = self._environment / "bin" / "triton"
+        if not (self._environment / ".installed").is_file():
             raise RuntimeError(
-                "The real Triton server that these tests need is not installed: run `make test`, which makes "
-                ".venv-triton (or `make triton`, which does nothing else)."
+                f"The real Triton server that these tests need is not installed in {self._environment}: "
+                "run `make test`, which installs it first (or `make triton`, which does nothing else)."
             )
         self._ports = self._ports or _free_ports(3)
         self.address = f"127.0.0.1:{self._ports[0]}"

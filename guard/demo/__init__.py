@@ -1,0 +1,1 @@
+"""`guard demo`: the main job, end to end, on real images."""

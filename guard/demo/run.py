@@ -1,0 +1,196 @@
+"""The demo from end to end: train, serve, calibrate, attack, send, report."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+
+from guard.app import Sidecar
+from guard.config import Listen, ModelPolicy, Settings, Upstream
+from guard.demo.attacks import craft
+from guard.demo.background import Background
+from guard.demo.digits import BOUNDS, SHAPE, Digits, load_digits, train_classifier
+from guard.demo.report import as_json, show
+from guard.demo.traffic import MODEL, Client, Kind, send_all
+from guard.embedded import EmbeddedServer
+from guard.errors import ConfigError, UpstreamUnavailable
+from guard.model.onnx import OnnxBackend, inspect_onnx
+from guard.offline.calibrate import Options, calibrate
+from guard.offline.nets import to_onnx
+from guard.offline.picture import draw
+from guard.offline.progress import Reporter
+from guard.profile import store
+from guard.values import Mode
+
+ASKED_RATE = 0.05
+_ATTEMPTS = 150
+_READY_TIMEOUT_S = 20.0
+_SHOWN_METRICS = (
+    "guard_requests_total",
+    "guard_items_total",
+    "guard_verdicts_total",
+    "guard_model_evaluations_total",
+    "guard_certificates_total",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for. `folder` takes the model and its profile."""
+
+    folder: Path
+    seed: int = 0
+    json_file: Path | None = None
+    keep_running: bool = False
+
+
+def run(request: Request, console: Console) -> None:
+    """Run the demo.
+
+    Raises:
+        GuardError: something it needs is missing; the message says what to do.
+    """
+    if request.json_file is not None and not request.json_file.parent.is_dir():
+        raise ConfigError(f"--json: the folder {request.json_file.parent} does not exist; create it first")
+    started = time.monotonic()
+    reporter = Reporter(console)
+    digits = load_digits(request.seed)
+    net = train_classifier(digits.training, seed=request.seed, reporter=reporter)
+    model_file, profile_folder = _prepare(net, digits, request, reporter)
+    with _servers(model_file, profile_folder) as (sidecar, direct_port):
+        ports = f"Guard on 127.0.0.1:{sidecar.grpc_port}, the model server behind it on 127.0.0.1:{direct_port}"
+        console.print(f"{ports}, metrics on http://127.0.0.1:{sidecar.admin_port}/metrics", highlight=False)
+        kinds = _send(net, digits, request.seed, sidecar=sidecar, direct_port=direct_port, reporter=reporter)
+        accuracy = _accuracy(net, digits)
+        show(console, kinds, asked=ASKED_RATE, accuracy=accuracy)
+        _show_metrics(console, sidecar)
+        if request.json_file is not None:
+            result = as_json(kinds, asked=ASKED_RATE, accuracy=accuracy, seed=request.seed)
+            request.json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            console.print(f"The same for machines: {request.json_file}", highlight=False)
+        _show_next(console, request.folder, profile_folder, time.monotonic() - started)
+        if request.keep_running:
+            _wait(console)
+
+
+def _prepare(net: nn.Module, digits: Digits, request: Request, reporter: Reporter) -> tuple[Path, Path]:
+    """Write the model and its profile, made by the code behind `guard calibrate`."""
+    request.folder.mkdir(parents=True, exist_ok=True)
+    model_file, profile_folder = request.folder / "digits.onnx", request.folder / "profile"
+    model_file.write_bytes(to_onnx(net, SHAPE))
+    np.savez_compressed(request.folder / "clean.npz", inputs=digits.calibration.images)
+    info = inspect_onnx(model_file, name=MODEL, bounds=BOUNDS, dims=SHAPE)
+    backend = OnnxBackend(model_file.read_bytes(), info)
+    profile = calibrate(backend, digits.calibration.images, Options(seed=request.seed), reporter)
+    store.save(profile, profile_folder)
+    draw(profile, profile_folder)
+    return model_file, profile_folder
+
+
+@contextmanager
+def _servers(model_file: Path, profile_folder: Path) -> Iterator[tuple[Sidecar, int]]:
+    """The embedded server with the model, and Guard in front of it, on free ports; stopped at the end."""
+    embedded = EmbeddedServer({MODEL: model_file})
+    with Background() as background:
+        direct_port = background.run(embedded.start())
+        try:
+            policy = ModelPolicy(
+                profile=profile_folder, model=model_file, mode=Mode.ENFORCE, false_positive_rate=ASKED_RATE
+            )
+            sidecar = Sidecar(
+                Settings(
+                    upstream=Upstream(address=f"127.0.0.1:{direct_port}"),
+                    listen=Listen(address="127.0.0.1:0", admin_address="127.0.0.1:0"),
+                    models={MODEL: policy},
+                )
+            )
+            background.run(sidecar.start())
+            try:
+                _wait_until_ready(sidecar)
+                yield sidecar, direct_port
+            finally:
+                background.run(sidecar.stop(grace_s=1.0))
+        finally:
+            background.run(embedded.stop(grace_s=1.0))
+
+
+def _wait_until_ready(sidecar: Sidecar) -> None:
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    while sidecar.unready():
+        if time.monotonic() > deadline:
+            raise UpstreamUnavailable(f"Guard did not become ready: {'; '.join(sidecar.unready())}")
+        threading.Event().wait(0.05)
+
+
+def _send(
+    net: nn.Module, digits: Digits, seed: int, *, sidecar: Sidecar, direct_port: int, reporter: Reporter
+) -> list[Kind]:
+    crafted = craft(net, digits.held_out, attempts=_ATTEMPTS, seed=seed, reporter=reporter)
+    direct, guarded = Client(direct_port), Client(sidecar.grpc_port)
+    try:
+        for client in (direct, guarded):
+            client.send(digits.calibration.images[0])  # the first call connects
+        benign = Kind("benign digits", attack=False)
+        kinds = [benign]
+        sets = [(benign, digits.held_out.images)]
+        for each in crafted:
+            kind = Kind(f"{each.attack.name}, {each.attack.setting}", attack=True, attempts=each.attempts)
+            kinds.append(kind)
+            sets.append((kind, each.images))
+        for kind, images in sets:
+            send_all(kind, images, direct=direct, guarded=guarded, sidecar=sidecar, reporter=reporter)
+    finally:
+        direct.close()
+        guarded.close()
+    return kinds
+
+
+@torch.no_grad()
+def _accuracy(net: nn.Module, digits: Digits) -> float:
+    labels = net(torch.from_numpy(digits.held_out.images)).argmax(dim=1).numpy()
+    return float((labels == digits.held_out.labels).mean())
+
+
+def _show_metrics(console: Console, sidecar: Sidecar) -> None:
+    console.print(f"\nA few of the metrics at http://127.0.0.1:{sidecar.admin_port}/metrics:", highlight=False)
+    for family in sidecar.metrics.registry.restricted_registry(_SHOWN_METRICS).collect():
+        for sample in family.samples:
+            if sample.value:
+                labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
+                console.print(f"  {sample.name}{{{labels}}} {sample.value:g}", highlight=False, markup=False)
+
+
+def _show_next(console: Console, folder: Path, profile: Path, elapsed_s: float) -> None:
+    console.print(
+        f"""
+Done in {elapsed_s:.0f} s. The model, its clean samples and its profile are in {folder}; benign scores as a picture: \
+{profile / "scores.png"}.
+Your own model:
+  guard calibrate --model model.onnx --data clean-samples/ --out profile/
+  guard calibrate --upstream localhost:8001 --model-name NAME --data clean-samples/ --out profile/
+  guard profile show {profile}
+  guard check-config policy.yaml
+  guard serve --config policy.yaml
+  guard serve --embedded {folder / "digits.onnx"} --profile {profile}""",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _wait(console: Console) -> None:
+    console.print("\nStill running; Ctrl-C stops it.", highlight=False)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        console.print("Stopping.", highlight=False)

@@ -1,0 +1,84 @@
+"""What `guard calibrate` does around the calibration: find the model, read the samples, write the profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from guard.errors import BackendError, ConfigError, UpstreamUnavailable
+from guard.model.backend import Backend
+from guard.model.onnx import OnnxBackend, inspect_onnx
+from guard.model.upstream import UpstreamBackend, inspect_upstream
+from guard.offline.calibrate import Options, calibrate
+from guard.offline.data import layouts, load_samples, to_layout
+from guard.offline.picture import draw
+from guard.offline.progress import Reporter
+from guard.offline.show import print_profile
+from guard.profile import store
+from guard.values import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the model is: a file, or a server that has it under a name.
+
+    Raises:
+        ConfigError: neither or both.
+    """
+
+    model: Path | None
+    upstream: str | None
+    model_name: str | None
+    bounds: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.upstream is None):
+            raise ConfigError("say either --model model.onnx, or --upstream host:port --model-name NAME")
+        if self.upstream is not None and not self.model_name:
+            raise ConfigError("--upstream needs --model-name, the model's name on that server")
+        if not self.bounds[0] < self.bounds[1]:
+            raise ConfigError(f"--bounds {self.bounds[0]:g} {self.bounds[1]:g}: the first must be the smaller")
+
+
+def calibrate_to(source: Source, data: Path, out: Path, options: Options, console: Console) -> None:
+    """Calibrate and write the profile to `out`, with a picture.
+
+    Raises:
+        GuardError: the model, the samples or the options can't be used.
+    """
+    samples = load_samples(data, source.bounds)
+    backend = _open(source, samples.shape[1:])
+    try:
+        profile = calibrate(backend, to_layout(samples, backend.info.shape), options, Reporter(console))
+    finally:
+        backend.close()
+    store.save(profile, out)
+    picture = draw(profile, out)
+    print_profile(console, profile)
+    console.print(f"The profile is in {out}; benign scores as a picture: {picture}", highlight=False, soft_wrap=True)
+
+
+def _open(source: Source, shape: tuple[int, ...]) -> Backend:
+    if source.model is not None:
+        path, name = source.model, source.model_name or source.model.stem
+        info = _first_fit(shape, lambda dims: inspect_onnx(path, name=name, bounds=source.bounds, dims=dims))
+        return OnnxBackend(path.read_bytes(), info)
+    address, name = source.upstream or "", source.model_name or ""
+    info = _first_fit(shape, lambda dims: inspect_upstream(address, name=name, bounds=source.bounds, dims=dims))
+    return UpstreamBackend(address, info)
+
+
+def _first_fit(shape: tuple[int, ...], inspect: Callable[[tuple[int, ...]], ModelInfo]) -> ModelInfo:
+    """Inspect the model under each layout of the samples; the first that it accepts wins, else the first complaint."""
+    complaint: BackendError | None = None
+    for dims in layouts(shape):
+        try:
+            return inspect(dims)
+        except UpstreamUnavailable:
+            raise
+        except BackendError as exc:
+            complaint = complaint or exc
+    raise complaint or BackendError("the samples have no layout")

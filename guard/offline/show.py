@@ -1,0 +1,76 @@
+"""A profile in words."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console, Group
+from rich.table import Table
+
+from guard import stats
+from guard.profile.profile import Profile
+from guard.profile.spec import DetectorSpec
+from guard.values import Float64Array
+
+
+def describe(profile: Profile) -> Group:
+    """What a person wants to know of a profile: the model, the samples, the detectors, the rates it supports."""
+    model, made = profile.model, profile.provenance
+    low, high = model.bounds
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("model", f"{model.name} (fingerprint {model.fingerprint[:16]}...)"),
+        (
+            "input",
+            f"{model.input_name}: {model.datatype} {list(model.shape)}, values in [{low:g}, {high:g}]",
+        ),
+        ("output", f"{model.output_name}: {model.classes} classes, {model.output_kind}"),
+        ("made", f"{made.created} by guard {made.guard_version}, seed {made.seed}"),
+        ("samples", ", ".join(f"{count} {part}" for part, count in made.samples.items())),
+        ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
+        ("rates", _rates(len(profile.calibration))),
+    ):
+        facts.add_row(f"[bold]{name}", value)
+    detectors = Table("detector", "settings", "benign scores: median", "5 % to 95 %")
+    for spec in profile.detectors:
+        detectors.add_row(spec.name, _settings(spec), *_spread(profile, spec.name))
+    return Group(facts, detectors)
+
+
+def print_profile(console: Console, profile: Profile) -> None:
+    """Print `describe`."""
+    console.print(describe(profile), highlight=False)
+
+
+def _rates(n: int) -> str:
+    supported = [
+        f"{rate:g} (flags beyond {stats.allowed_exceedances(n, rate)} of {n})"
+        for rate in (0.1, 0.05, 0.02, 0.01, 0.005, 0.001)
+        if stats.allowed_exceedances(n, rate) >= 0
+    ]
+    return "supports false-positive rates of " + ", ".join(supported) if supported else f"{n} samples support none"
+
+
+def _settings(spec: DetectorSpec) -> str:
+    fields = spec.model_dump(mode="json", exclude={"kind", "sha256"})
+    return ", ".join(f"{name} {_short(value)}" for name, value in fields.items()) or "-"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        inner = [f"{name} {_short(v)}" for name, v in value.items() if name != "kind"]
+        return f"{value['kind']} ({', '.join(inner)})" if inner else str(value["kind"])
+    if isinstance(value, list):
+        return "; ".join(_short(v) for v in value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _spread(profile: Profile, name: str) -> tuple[str, str]:
+    scores = profile.reference.scores.get(name)
+    if scores is None:
+        return "-", "-"
+    low, middle, high = _quantiles(scores)
+    return f"{middle:.3g}", f"{low:.3g} to {high:.3g}"
+
+
+def _quantiles(scores: Float64Array) -> Float64Array:
+    return np.nanquantile(scores, [0.05, 0.5, 0.95])

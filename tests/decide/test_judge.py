@@ -1,0 +1,193 @@
+"""Judge: findings to a verdict, at the rate its owner asked for."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from guard import stats
+from guard.decide.judge import Judge
+from guard.decide.surprise import Combination
+from guard.errors import RateUnsupported
+from guard.profile.profile import BenignScores
+from guard.profile.spec import ConfidenceSpec
+from guard.values import (
+    Abstention,
+    Certificate,
+    Certified,
+    Evidence,
+    Fault,
+    FaultReason,
+    Finding,
+    Screening,
+    UnscreenedReason,
+    Verdict,
+)
+from tests.profile.parts import NETWORK_SPEC, SMOOTHING_SPEC, a_profile, benign
+
+DETECTORS = (ConfidenceSpec(), NETWORK_SPEC, SMOOTHING_SPEC)
+
+
+def drawn(n: int, rng: np.random.Generator) -> BenignScores:
+    """Benign samples of three classes, whose scores depend on the class and on each other."""
+    labels = rng.integers(0, 3, n)
+    confidence = rng.standard_normal(n) + labels
+    return benign(labels, confidence=confidence, network=0.5 * confidence + rng.standard_normal(n))
+
+
+RNG = np.random.default_rng(0)
+PROFILE = a_profile(DETECTORS, drawn(300, RNG), drawn(300, RNG))
+
+ORDINARY = Evidence("network", 0.5, 0)
+EXTREME = Evidence("network", 40.0, 0)
+SURE = Evidence("confidence", 0.9, 1)
+FAR_TOO_SURE = Evidence("confidence", -40.0, 1)
+CERTIFIED = Certified("smoothing", Certificate(1, 0.3, 0.5, 47, 0.001), 47)
+UNCERTIFIED = Abstention("smoothing", 64, "radius not proved")
+TORN = Abstention("confidence", 64, "undecided")
+BROKEN = Fault("confidence", FaultReason.BACKEND)
+LATE = Fault("confidence", FaultReason.DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("findings", "verdict", "reason"),
+    [
+        ((SURE, ORDINARY, CERTIFIED), Verdict.CLEAN, None),
+        ((SURE, ORDINARY, UNCERTIFIED), Verdict.CLEAN, None),
+        ((SURE, EXTREME, CERTIFIED), Verdict.ADVERSARIAL, None),
+        ((FAR_TOO_SURE, ORDINARY, CERTIFIED), Verdict.ADVERSARIAL, None),
+        ((BROKEN, ORDINARY, CERTIFIED), Verdict.UNSCREENED, UnscreenedReason.FAULT),
+        ((LATE, ORDINARY, CERTIFIED), Verdict.UNSCREENED, UnscreenedReason.DEADLINE),
+        ((BROKEN, EXTREME, CERTIFIED), Verdict.ADVERSARIAL, None),
+        ((LATE, EXTREME, UNCERTIFIED), Verdict.ADVERSARIAL, None),
+        ((SURE, ORDINARY, Fault("smoothing", FaultReason.BACKEND)), Verdict.UNSCREENED, UnscreenedReason.FAULT),
+        ((TORN, ORDINARY, CERTIFIED), Verdict.ABSTAIN, None),
+        ((TORN, EXTREME, CERTIFIED), Verdict.ADVERSARIAL, None),
+        ((TORN, Fault("network", FaultReason.BACKEND), CERTIFIED), Verdict.UNSCREENED, UnscreenedReason.FAULT),
+        ((TORN, Abstention("network", 0, "not asked"), CERTIFIED), Verdict.UNSCREENED, UnscreenedReason.FAULT),
+        ((), Verdict.UNSCREENED, UnscreenedReason.FAULT),
+    ],
+)
+def test_verdicts(findings: tuple[Finding, ...], verdict: Verdict, reason: UnscreenedReason | None) -> None:
+    """Proof of an attack outweighs a detector that failed, a failure outweighs doubt, and doubt outweighs clean."""
+    decided = Judge(PROFILE, false_positive_rate=0.05).judge(Screening(1, findings, {}))
+    assert (decided.verdict, decided.reason) == (verdict, reason)
+    assert [f.detector for f in decided.findings] == [f.detector for f in findings], "none is lost"
+
+
+@pytest.mark.parametrize(
+    ("findings", "verdict"),
+    [
+        ((SURE, ORDINARY, CERTIFIED), Verdict.CLEAN),
+        ((SURE, ORDINARY, UNCERTIFIED), Verdict.ABSTAIN),
+        ((SURE, ORDINARY), Verdict.ABSTAIN),
+        ((SURE, EXTREME, UNCERTIFIED), Verdict.ADVERSARIAL),
+        ((SURE, EXTREME, CERTIFIED), Verdict.ADVERSARIAL),
+        ((BROKEN, ORDINARY, UNCERTIFIED), Verdict.UNSCREENED),
+    ],
+)
+def test_required_certificate(findings: tuple[Finding, ...], verdict: Verdict) -> None:
+    """Where a certificate is required, an input without one is in doubt; with one it is not therefore clean."""
+    judge = Judge(PROFILE, false_positive_rate=0.05, require_certificate=True)
+    assert judge.judge(Screening(1, findings, {})).verdict is verdict
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_non_finite_score_is_a_fault(score: float) -> None:
+    """A score that is no number becomes a fault of its detector, and can't pass for clean."""
+    findings = (SURE, Evidence("network", score, 0, duration_s=0.5))
+    decided = Judge(PROFILE, false_positive_rate=0.05).judge(Screening(1, findings, {}))
+    assert (decided.verdict, decided.reason) == (Verdict.UNSCREENED, UnscreenedReason.FAULT)
+    assert decided.findings[1] == Fault("network", FaultReason.NON_FINITE_OUTPUT, 0, 0.5)
+
+
+def test_unknown_label_is_unscreened() -> None:
+    """An input that the model could not name is unscreened, however its scores look, and has no p-value."""
+    decided = Judge(PROFILE, false_positive_rate=0.05).judge(Screening(None, (SURE, EXTREME), {}))
+    assert (decided.verdict, decided.p_value, decided.reason) == (
+        Verdict.UNSCREENED,
+        None,
+        UnscreenedReason.FAULT,
+    )
+    assert decided.findings == (SURE, EXTREME)
+
+
+def test_p_values() -> None:
+    """The combined p-value is conformal, (1 + #{benign >= score}) / (n + 1); a finding carries its detector's."""
+    decided = Judge(PROFILE, false_positive_rate=0.05).judge(Screening(2, (SURE, EXTREME), {}))
+    combination = Combination(PROFILE.reference, PROFILE.two_sided)
+    own = [f.p_value for f in decided.findings if isinstance(f, Evidence)]
+    assert decided.p_value == 1 / 301
+    assert own == [combination.p_value("confidence", 0.9, 2), combination.p_value("network", 40.0, 2)]
+
+
+@pytest.mark.parametrize(("n", "rate"), [(100, 0.05), (300, 0.1), (400, 0.01)])
+def test_false_positive_rate_holds(n: int, rate: float) -> None:
+    """Over draws of the calibration set, the realised false-positive rate exceeds the one asked for in 5 % at most.
+
+    Calibration sets are drawn from a finite population, of which the judge's share of flagged is counted exactly.
+    """
+    rng = np.random.default_rng(1)
+    population = drawn(10_000, rng)
+    combined = Combination(PROFILE.reference, PROFILE.two_sided).of_all(population)
+    order = np.argsort(combined)
+    draws, exceeded, realised = 400, 0, []
+    for _ in range(draws):
+        rows = rng.integers(0, len(population), n)
+        calibration = benign(population.labels[rows], **{d: s[rows] for d, s in population.scores.items()})
+        judge = Judge(a_profile(DETECTORS, PROFILE.reference, calibration), false_positive_rate=rate)
+        share = 1 - _first_flagged(judge, population, order) / len(population)
+        exceeded += share > rate
+        realised.append(share)
+    assert binomtest(exceeded, draws, 0.05, alternative="greater").pvalue > 1e-3
+    assert np.mean(realised) > rate / 10, "and the guard does flag"
+
+
+def _first_flagged(judge: Judge, population: BenignScores, order: np.ndarray) -> int:
+    """By bisection, the place in `order` (least surprising first) from which on the judge flags."""
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        row = order[middle]
+        findings = tuple(Evidence(d, float(s[row]), 0) for d, s in population.scores.items())
+        if judge.judge(Screening(int(population.labels[row]), findings, {})).verdict is Verdict.ADVERSARIAL:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 23, 58, 60, 298, 1000, 4000])
+def test_unsupported_rate_says_what_would_do(n: int) -> None:
+    """A rate that the samples can't keep is refused; what the message says would do does, and no smaller number."""
+    calibration = drawn(n, RNG)
+    profile = a_profile(DETECTORS, PROFILE.reference, calibration)
+    rate = 0.5 * -math.expm1(math.log(0.05) / n)
+    with pytest.raises(RateUnsupported, match=f"the profile holds {n} calibration samples") as caught:
+        Judge(profile, false_positive_rate=rate)
+    said = re.search(r"needs (\d+): calibrate with more clean samples, or ask for (\S+) or more$", str(caught.value))
+    assert said is not None
+    needed, least = int(said[1]), float(said[2])
+    assert stats.allowed_exceedances(needed, rate) >= 0 > stats.allowed_exceedances(needed - 1, rate)
+    assert 0 < Judge(profile, false_positive_rate=least).threshold < 1
+    with pytest.raises(RateUnsupported):
+        Judge(profile, false_positive_rate=0.9 * least)
+
+
+def test_no_calibration_samples() -> None:
+    """A profile without calibration samples supports no rate."""
+    with pytest.raises(RateUnsupported, match="holds 0 calibration samples"):
+        Judge(a_profile(DETECTORS, PROFILE.reference, drawn(0, RNG)), false_positive_rate=0.5)
+
+
+def test_detector_that_abstained_throughout_calibration() -> None:
+    """A detector without a single benign score leaves the others to decide."""
+    holes = {"confidence": np.full(300, np.nan), "network": PROFILE.reference.scores["network"]}
+    scores = benign(PROFILE.reference.labels, **holes)
+    judge = Judge(a_profile(DETECTORS, scores, scores), false_positive_rate=0.05)
+    assert judge.judge(Screening(1, (FAR_TOO_SURE, ORDINARY), {})).verdict is Verdict.CLEAN
+    assert judge.judge(Screening(1, (FAR_TOO_SURE, EXTREME), {})).verdict is Verdict.ADVERSARIAL

@@ -1,0 +1,135 @@
+"""Surprise and its combination: how unusual scores are among benign ones."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guard.decide.surprise import BenignTail, Combination, Surprise
+from guard.values import Float64Array
+from tests.profile.parts import benign
+
+NORMAL = np.random.default_rng(0).standard_normal(400)
+ONE_CLASS = np.zeros(400, np.int64)
+FINITE = st.floats(-1e6, 1e6, allow_nan=False)
+DETECTORS = ("one", "two", "three")
+REFERENCE = benign(ONE_CLASS, one=NORMAL, two=2 * NORMAL + 1, three=-NORMAL)
+
+
+@given(scores=st.lists(FINITE, min_size=1, max_size=60), asked=st.lists(FINITE, min_size=2, max_size=20))
+def test_tail_is_monotone(scores: list[float], asked: list[float]) -> None:
+    """Whatever the benign scores are, a larger score is never less of a surprise, and none is below 0."""
+    tail = BenignTail(np.array(scores))
+    surprises = [tail.surprise(score) for score in sorted(asked)]
+    assert all(a <= b for a, b in itertools.pairwise(surprises))
+    assert surprises[0] >= 0
+
+
+def test_tail_ranks_beyond_all_benign_scores() -> None:
+    """Scores above every benign one still rank, where an empirical p-value would tie them."""
+    tail = BenignTail(NORMAL)
+    top = float(NORMAL.max())
+    assert tail.surprise(top) < tail.surprise(top + 1) < tail.surprise(top + 100) < math.inf
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.75, 0.9, 0.99])
+def test_tail_is_about_minus_log_p(quantile: float) -> None:
+    """A surprise is about minus the log of the chance of a benign score as large, capped at one in ten in the body."""
+    exponential = np.random.default_rng(1).exponential(size=20_000)
+    score = -math.log(1 - quantile)
+    assert BenignTail(exponential).surprise(score) == pytest.approx(score, abs=0.15)
+
+
+def test_constant_scores() -> None:
+    """Where all benign scores are one number, that number is no surprise and any larger one is a great one."""
+    tail = BenignTail(np.full(100, 0.25))
+    assert tail.surprise(0.25) == 0
+    assert tail.surprise(0.0) == 0
+    assert 1e3 < tail.surprise(0.26) < math.inf
+
+
+@pytest.mark.parametrize(("two_sided", "low_surprises"), [(True, True), (False, False)])
+def test_sides(two_sided: bool, low_surprises: bool) -> None:  # noqa: FBT001 - a table
+    """Two-sided detectors are surprised by scores far too low as by scores far too high; others by high ones only."""
+    surprise = Surprise(np.concatenate([NORMAL, -NORMAL]), np.zeros(800, np.int64), two_sided=two_sided)
+    assert surprise(6.0, 0) > 5
+    assert surprise(0.0, 0) == pytest.approx(0 if two_sided else math.log(2), abs=0.01)
+    assert (surprise(-6.0, 0) > 5) is low_surprises
+    if two_sided:
+        assert surprise(-6.0, 0) == pytest.approx(surprise(6.0, 0))
+
+
+@given(asked=st.lists(FINITE, min_size=2, max_size=20))
+def test_two_sided_grows_away_from_the_middle(asked: list[float]) -> None:
+    """A two-sided surprise never shrinks on the way out, on either side."""
+    surprise = Surprise(NORMAL, ONE_CLASS, two_sided=True)
+    middle = float(np.median(NORMAL))
+    for sign in (-1, 1):
+        outward = [surprise(middle + sign * abs(offset), 0) for offset in sorted(asked, key=abs)]
+        assert all(a <= b for a, b in itertools.pairwise(outward))
+
+
+@pytest.mark.parametrize(("samples", "own"), [(49, False), (50, True)])
+def test_classes_with_enough_samples_stand_alone(samples: int, own: bool) -> None:  # noqa: FBT001 - a table
+    """A score is compared within its class from fifty benign samples on, with all classes together below that."""
+    of_class, others = NORMAL[:samples], NORMAL[samples:] + 20
+    labels = np.array([1] * len(of_class) + [0] * len(others))
+    scores = np.concatenate([of_class, others])
+    expected = BenignTail(of_class if own else scores).surprise(8.0)
+    assert Surprise(scores, labels, two_sided=False)(8.0, 1) == expected
+    assert Surprise(scores, labels, two_sided=False)(8.0, 99) == BenignTail(scores).surprise(8.0), "an unseen class"
+
+
+def test_missing_reference_scores_are_ignored() -> None:
+    """A detector that abstained or failed on a benign sample (NaN) leaves no trace in what is ordinary."""
+    holes = np.concatenate([NORMAL[:60], [np.nan, np.inf, -np.inf], NORMAL[60:100]])
+    labels = np.repeat([0, 1, 0], [60, 3, 40])
+    with_holes, without = (
+        Surprise(holes, labels, two_sided=True),
+        Surprise(NORMAL[:100], np.zeros(100, np.int64), two_sided=True),
+    )
+    assert [with_holes(s, 0) for s in (-5.0, 0.1, 2.0, 9.0)] == [without(s, 0) for s in (-5.0, 0.1, 2.0, 9.0)]
+
+
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_detector_that_never_scored(two_sided: bool) -> None:  # noqa: FBT001 - a table
+    """A detector that gave no benign sample a score can't be surprised, and breaks nothing."""
+    assert Surprise(np.full(60, np.nan), np.zeros(60, np.int64), two_sided=two_sided)(5.0, 0) == 0
+
+
+def test_combination_is_the_harmonic_mean() -> None:
+    """The combined score is minus the log of the harmonic mean of the detectors' p-values, but for the log of m."""
+    combination = Combination(REFERENCE, two_sided=("two",))
+    scores = {"one": 2.0, "two": -4.0, "three": 0.3}
+    p_values = np.array([combination.p_value(name, score, 0) for name, score in scores.items()])
+    harmonic_mean = len(p_values) / (1 / p_values).sum()
+    assert combination(scores, 0) == pytest.approx(-math.log(harmonic_mean) + math.log(len(p_values)))
+
+
+@given(
+    scores=st.dictionaries(st.sampled_from(DETECTORS), FINITE),
+    lost=st.dictionaries(st.sampled_from(DETECTORS), st.sampled_from([None, math.nan, math.inf, -math.inf])),
+)
+def test_missing_detectors_only_lower(scores: dict[str, float], lost: dict[str, float | None]) -> None:
+    """Whichever detectors fail, or score what is no number, the combined score can only become smaller."""
+    combination = Combination(REFERENCE, two_sided=("one",))
+    left = {name: lost.get(name, score) for name, score in scores.items()}
+    left = {name: score for name, score in left.items() if score is not None}
+    assert 0 <= combination(left, 0) <= combination(scores, 0)
+
+
+def test_of_all_combines_each_sample() -> None:
+    """A set of benign samples is combined row by row, each with its own label; holes are left out."""
+    labels = np.repeat([0, 1], 60)
+    first, second = NORMAL[:120].copy(), NORMAL[120:240] + 5 * labels
+    first[3] = np.nan
+    combination = Combination(benign(labels, one=NORMAL[240:360], two=second), two_sided=())
+    combined: Float64Array = combination.of_all(benign(labels, one=first, two=second))
+    assert combined.shape == (120,)
+    assert combined[3] == combination({"two": second[3]}, 0)
+    assert combined[70] == combination({"one": first[70], "two": second[70]}, 1)

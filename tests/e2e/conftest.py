@@ -1,0 +1,111 @@
+"""A real Triton, and a Guard in front of it. Both serve the digits classifier under the name `digits`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from guard.app import Sidecar
+from guard.config import Listen, Mode, ModelPolicy, Settings, Upstream
+from guard.model.onnx import OnnxBackend, inspect_onnx
+from guard.offline.calibrate import Budget, Options, calibrate
+from guard.profile import store
+from tests.e2e.peer import Peer, wait_until_serving
+from tests.support import digits
+from tests.support.loop import LoopThread
+from tests.support.triton import Triton
+
+FALSE_POSITIVE_RATE = 0.05
+
+
+@pytest.fixture(scope="session")
+def triton(digits_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    """The real server."""
+    server = Triton(tmp_path_factory.mktemp("triton"), name="digits", onnx=digits_onnx)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _triton_runs(triton: Triton) -> Iterator[None]:
+    """Each test finds the server running, and shows what the server said where it fails."""
+    triton.ensure_running()
+    said = len(triton.log.read_bytes())
+    yield
+    sys.stdout.write(triton.log.read_bytes()[said:].decode(errors="replace"))
+
+
+@pytest.fixture(scope="session")
+def profile(digits_onnx: Path, digits_data: digits.DigitsData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile of the digits classifier, its detector network trained for seconds only."""
+    directory = tmp_path_factory.mktemp("profile") / "digits"
+    info = inspect_onnx(digits_onnx, name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8))
+    options = Options(budget=Budget(surrogate_steps=300, network_steps=500))
+    store.save(calibrate(OnnxBackend(digits_onnx.read_bytes(), info), digits_data.calibration[0], options), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def guard_address(
+    triton: Triton, profile: Path, digits_onnx: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Guard in front of the real server, enforcing, and ready."""
+    secret = tmp_path_factory.mktemp("secret") / "noise"
+    secret.write_bytes(bytes(32))  # so that a run can be repeated
+    policy = ModelPolicy(
+        profile=profile,
+        model=digits_onnx,
+        mode=Mode.ENFORCE,
+        false_positive_rate=FALSE_POSITIVE_RATE,
+        screening_budget_s=30.0,
+    )
+    settings = Settings(
+        upstream=Upstream(address=triton.address),
+        listen=Listen(address="127.0.0.1:0", admin_address="127.0.0.1:0"),
+        noise_secret_file=secret,
+        models={"digits": policy},
+    )
+    with LoopThread() as loop:
+        sidecar = Sidecar(settings)
+        loop.run(sidecar.start())
+        address = f"127.0.0.1:{sidecar.grpc_port}"
+        try:
+            wait_until_serving(address)
+            yield address
+        finally:
+            loop.run(sidecar.stop(1.0))
+
+
+@pytest.fixture(scope="session")
+def direct(triton: Triton) -> Iterator[Peer]:
+    """A stock client of the real server."""
+    with Peer(triton.address) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def guarded(guard_address: str) -> Iterator[Peer]:
+    """A stock client of Guard."""
+    with Peer(guard_address) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def benign(guarded: Peer, digits_data: digits.DigitsData) -> np.ndarray:
+    """Eight digits of the test part, (8, 1, 8, 8), that Guard finds clean: it may find one in twenty adversarial."""
+    images = digits_data.test[0][:24]
+    clean = [image for image in images if guarded.verdict(image[None]) == "clean"]
+    assert len(clean) >= 20
+    return np.stack(clean[:8])
+
+
+@pytest.fixture(scope="session")
+def adversarial(digits_data: digits.DigitsData) -> np.ndarray:
+    """Digits of the test part under attack, (24, 1, 8, 8)."""
+    images, labels = digits_data.test
+    return digits.attack(digits.trained_network(), images[:24], labels[:24])

@@ -106,6 +106,7 @@ class Sidecar:
             judge = Judge(
                 profile,
                 false_positive_rate=policy.false_positive_rate,
+                confidence=policy.false_positive_confidence,
                 require_certificate=policy.require_certificate,
             )
         except RateUnsupported as exc:

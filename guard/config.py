@@ -137,6 +137,11 @@ class ModelPolicy(_Section):
     false_positive_rate: float = Field(
         0.01, gt=0, lt=1, strict=True, description="share of benign inputs that may be judged adversarial"
     )
+    false_positive_confidence: Annotated[float, Field(gt=0, lt=1, strict=True)] | None = Field(
+        None,
+        description="keep the rate with this confidence over the draw of the calibration samples, for example 0.95, "
+        "instead of on average",
+    )
     on_unscreened: Action = Field(Action.REJECT, description="what to do with what could not be screened")
     on_abstain: Action = Field(Action.FLAG, description="what to do where the detectors can't tell")
     require_certificate: bool = Field(

@@ -16,6 +16,9 @@ from scipy import stats as distributions
 
 from guard.values import Float64Array
 
+_ROUNDING = 1e-9
+"""So that 0.05 * 100 counts as 5."""
+
 
 class Sprt(Enum):
     """Where Wald's test stands."""
@@ -33,8 +36,8 @@ def wald_log_likelihood_ratio(changes: int, n: int, p0: float, p1: float) -> flo
 def wald_decision(changes: int, n: int, *, p0: float, p1: float, alpha: float, beta: float) -> Sprt:
     """Wald's sequential probability ratio test of kappa <= p0 against kappa >= p1, both boundaries looked at.
 
-    `alpha` is the chance to call a stable input sensitive, `beta` to call a sensitive one stable: Wald's approximations,
-    guaranteed to alpha / (1 - beta) and beta / (1 - alpha), and lower the more copies come between two looks.
+    `alpha` is the chance to call a stable input sensitive, `beta` to call a sensitive one stable: approximately, and
+    at most alpha / (1 - beta) and beta / (1 - alpha). Both get smaller the more copies come between two looks.
     """
     ratio = wald_log_likelihood_ratio(changes, n, p0, p1)
     if ratio >= math.log((1 - beta) / alpha):
@@ -127,21 +130,47 @@ def allowed_exceedances(n: int, rate: float, confidence: float = 0.95) -> int:
     return k
 
 
-def samples_needed(rate: float, confidence: float = 0.95) -> int:
-    """Fewest benign samples with which `rate` can be kept: the least n with (1 - rate)^n <= 1 - confidence."""
+def samples_needed(rate: float, confidence: float | None = None) -> int:
+    """Fewest benign samples with which `rate` can be kept, on average or with `confidence` (see p_value_threshold)."""
+    if confidence is None:
+        return math.ceil(1 / rate - 1 - _ROUNDING)
     return math.ceil(math.log(1 - confidence) / math.log1p(-rate))
 
 
-def p_value_threshold(n: int, rate: float, confidence: float = 0.95) -> float:
+def least_rate(n: int, confidence: float | None = None) -> float:
+    """The smallest rate that `n` benign samples support: the inverse of `samples_needed`."""
+    if n == 0:
+        return 1.0
+    return 1 / (n + 1) if confidence is None else 1 - (1 - confidence) ** (1 / n)
+
+
+def p_value_threshold(n: int, rate: float, confidence: float | None = None) -> float:
     """The conformal p-value at or below which an input is flagged, for `n` benign scores.
 
-    Zero (nothing is ever flagged) where `n` can't support the rate: callers refuse that earlier.
+    Without `confidence` the rate holds on average over the draw of the n samples (split conformal prediction, Vovk et
+    al., 2005); with it, it holds in that share of all draws. Zero (nothing is ever flagged) where `n` can't support the
+    rate: callers refuse that earlier.
     """
+    if confidence is None:
+        return math.floor(rate * (n + 1) + _ROUNDING) / (n + 1)
     return (allowed_exceedances(n, rate, confidence) + 1) / (n + 1)
 
 
+def true_rate_interval(n: int, threshold: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Where the true false-positive rate lies with `confidence`, given n benign scores and a p-value threshold.
+
+    It is the rate at which fresh benign scores exceed the k-th largest of n, which is Beta(k, n + 1 - k) distributed.
+    """
+    k = round(threshold * (n + 1))
+    if k == 0:
+        return 0.0, 0.0
+    tail = (1 - confidence) / 2
+    low, high = distributions.beta.ppf([tail, 1 - tail], k, n + 1 - k)
+    return float(low), float(high)
+
+
 def _log_mixture_ratio(changes: int, others: int, k0: float, rest: float) -> float:
-    """Log-likelihood ratio of the Jeffreys mixture over (0, k0) against k0. `rest` is 1 - k0, exact if k0 rounds to 1."""
+    """Log-likelihood ratio of the Jeffreys mixture over (0, k0) against k0; `rest` is 1 - k0, exact where k0 is not."""
     mixture = _log_incomplete_beta(changes + 0.5, others + 0.5, k0, rest) - _log_incomplete_beta(0.5, 0.5, k0, rest)
     return mixture - changes * math.log(k0) - others * math.log(rest)
 

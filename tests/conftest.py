@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,10 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.support.digits import DigitsData
+
+# Before torch is imported. Threads that share a small network's work wait for each other at every step, and on cores
+# that other processes use too that makes a training of ten seconds one of minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

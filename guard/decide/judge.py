@@ -30,26 +30,34 @@ class Judge:
     """Judges items against a profile. Immutable once built, so any number of requests may share it.
 
     An item is flagged when its conformal p-value, of the combination of its detectors' surprises among those of
-    held-out benign inputs, is at or below a threshold. The threshold keeps the false-positive rate with 95 % confidence
-    over the draw of those inputs.
+    held-out benign inputs, is at or below a threshold. The threshold keeps the false-positive rate on average over the
+    draw of those inputs or, where `confidence` is given, in that share of all draws.
 
     Raises:
         RateUnsupported: the profile holds too few benign samples for the rate.
     """
 
-    def __init__(self, profile: Profile, *, false_positive_rate: float, require_certificate: bool = False) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        false_positive_rate: float,
+        confidence: float | None = None,
+        require_certificate: bool = False,
+    ) -> None:
         self._combination = Combination(profile.reference, profile.two_sided)
         self._scoring = frozenset(profile.scoring)
         self._benign = np.sort(self._combination.of_all(profile.calibration))
         self._require_certificate = require_certificate
         n = len(self._benign)
-        if stats.allowed_exceedances(n, false_positive_rate) < 0:
+        needed = stats.samples_needed(false_positive_rate, confidence)
+        if n < needed:
+            least = math.ceil(stats.least_rate(n, confidence) * 10_000) / 10_000
             raise RateUnsupported(
                 f"the profile holds {n} calibration samples, and a false-positive rate of {false_positive_rate:g} "
-                f"needs {stats.samples_needed(false_positive_rate)}: calibrate with more clean samples, or ask for "
-                f"{_least_rate(n):g} or more"
+                f"needs {needed}: calibrate with more clean samples, or ask for {least:g} or more"
             )
-        self.threshold = stats.p_value_threshold(n, false_positive_rate)
+        self.threshold = stats.p_value_threshold(n, false_positive_rate, confidence)
 
     def judge(self, screening: Screening) -> ItemDecision:
         """The verdict on one item."""
@@ -83,13 +91,3 @@ class Judge:
             return Fault(finding.detector, FaultReason.NON_FINITE_OUTPUT, finding.evaluations, finding.duration_s)
         p_value = self._combination.p_value(finding.detector, finding.score, label)
         return replace(finding, p_value=p_value)
-
-
-def _least_rate(n: int) -> float:
-    """The smallest rate of two digits that n samples support: (1 - rate)^n = .05, rounded up. 1 if there are none."""
-    if n == 0:
-        return 1.0
-    exact = -math.expm1(math.log(0.05) / n)
-    digits = 1 - math.floor(math.log10(exact))
-    scale = 10.0**digits
-    return math.ceil(exact * scale) / scale

@@ -16,33 +16,47 @@ from guard.values import Float64Array, IntArray
 
 _TAIL = 0.1
 _LEAST_PER_CLASS = 50
+_LEAST_EXCESSES = 3
+_SHAPES = (-0.5, 0.3)
+_END = 1e-3
 _FLAT = 1e-9
 
 
 class BenignTail:
-    """Upper-tail probability of a benign distribution: empirical in the body, exponential over the top tenth.
+    """Upper-tail probability of a benign distribution: empirical in the body, generalised Pareto over the top tenth.
 
-    The exponential excess over a high threshold is the light-tailed case of Pickands (1975). Where there are no scores
-    to compare with, nothing is a surprise.
+    Excesses over a high threshold are about Pareto (Pickands, 1975); fitted by moments (Hosking and Wallis, 1987). A
+    bounded tail matters: no benign margin is below zero, and minimal attacks end there.
     """
 
     def __init__(self, scores: Float64Array) -> None:
         self._sorted = np.sort(scores)
-        if not len(scores):
-            self._start, self._mean_excess = math.inf, 1.0
-            return
         self._start = float(np.quantile(self._sorted, 1 - _TAIL))
         excess = self._sorted[self._sorted > self._start] - self._start
-        spread = float(np.ptp(self._sorted))
-        self._mean_excess = float(excess.mean()) if len(excess) else max(spread * _TAIL, _FLAT)
+        if len(excess) < _LEAST_EXCESSES or float(np.ptp(excess)) == 0.0:
+            self._shape, self._scale = 0.0, max(float(np.ptp(self._sorted)) * _TAIL, _FLAT)
+        else:
+            mean = float(excess.mean())
+            shape = (1 - mean**2 / float(excess.var(ddof=1))) / 2
+            self._shape = min(max(shape, _SHAPES[0]), _SHAPES[1])
+            self._scale = mean * (1 - self._shape)
 
     def surprise(self, score: float) -> float:
         """Minus the log of the chance, about, that a benign score is `score` or more; in nats, 0 or more."""
         if score > self._start:
-            return (score - self._start) / self._mean_excess - math.log(_TAIL)
+            return self._excess_surprise((score - self._start) / self._scale) - math.log(_TAIL)
         n = len(self._sorted)
         at_least = n - int(np.searchsorted(self._sorted, score, side="left"))
         return -math.log(max((at_least + 1) / (n + 1), _TAIL))
+
+    def _excess_surprise(self, excess: float) -> float:
+        if abs(self._shape) < _FLAT:
+            return excess
+        remaining = 1 + self._shape * excess
+        if remaining > _END:
+            return math.log(remaining) / self._shape
+        # Past the end of a bounded tail all is equally impossible by the fit; keep ranking by distance.
+        return math.log(_END) / self._shape + (_END - remaining)
 
 
 class Surprise:

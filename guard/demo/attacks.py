@@ -50,7 +50,7 @@ ATTACKS = (
     ),
     Attack(
         "C&W",
-        "L2, confidence 0",
+        "L2",
         lambda art, model: art.CarliniL2Method(
             model,
             max_iter=50,

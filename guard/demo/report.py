@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -19,40 +20,45 @@ _SHARED = ("sensitivity_gaussian", "smoothing")
 
 def show(console: Console, kinds: Sequence[Kind], *, asked: float, accuracy: float) -> None:
     """Print the table, the false-positive rate and what a stable input costs."""
-    table = Table(title="What became of it (one image a request, stock tritonclient, mode: enforce)")
-    for heading in ("traffic", "requests", "forwarded", "flagged", "rejected", "caught, 95 % interval"):
-        table.add_column(heading, justify="left" if heading == "traffic" else "right")
-    for heading in ("evaluations\na request", "added latency\np50", "\np99"):
-        table.add_column(heading, justify="right")
+    console.print(_table(kinds))
+    benign = _benign(kinds)
+    low, high = benign.caught_interval
+    cost = benign.evaluations_for(*_SHARED)
+    held = "holds" if low <= asked else "EXCEEDED"
+    measured = f"{benign.caught / benign.requests:.1%} [{low:.1%}, {high:.1%}]"
+    within = f"{np.mean(cost <= STABLE_BUDGET):.0%} of held-out digits cost at most {STABLE_BUDGET}"
+    for line in (
+        f"The model is right on {accuracy:.1%} of held-out digits; only attacks that made it wrong were sent.",
+        f"False-positive rate: asked {asked:.1%}, measured {measured} on {benign.requests} held-out digits: {held}.",
+        f"Sensitivity and certificate together cost {np.median(cost):.0f} evaluations for a stable digit ({within}).",
+    ):
+        console.print(line, highlight=False)
+    missed = [kind.name for kind in kinds if kind.attack and not _reached(kind)]
+    if missed:
+        console.print(f"Caught less than {TARGET_CAUGHT:.0%}: {', '.join(missed)}.", style="yellow", highlight=False)
+
+
+def _table(kinds: Sequence[Kind]) -> Table:
+    table = Table(
+        title="One image a request; evaluations are means; intervals at 95 %", box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("traffic", no_wrap=True)
+    headings = ("sent", "forwarded/\nflagged/\nrejected", "caught", "evals", "added\nms, p50", "\np99")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for kind in kinds:
         low, high = kind.caught_interval
         table.add_row(
             kind.name,
             str(kind.requests),
-            *(str(kind.outcomes[outcome]) for outcome in ("forwarded", "flagged", "rejected")),
-            f"{kind.caught / max(kind.requests, 1):.1%} [{low:.1%}, {high:.1%}]" if kind.attack else "",
+            " / ".join(str(kind.outcomes[outcome]) for outcome in ("forwarded", "flagged", "rejected")),
+            f"{kind.caught / max(kind.requests, 1):.1%} [{100 * low:.0f}, {100 * high:.0f}]",
             f"{kind.mean_evaluations:.1f}",
-            f"{1000 * kind.added_quantile_s(0.5):.1f} ms",
-            f"{1000 * kind.added_quantile_s(0.99):.1f} ms",
+            f"{1000 * kind.added_quantile_s(0.5):.1f}",
+            f"{1000 * kind.added_quantile_s(0.99):.1f}",
             style="" if not kind.attack or _reached(kind) else "yellow",
         )
-    console.print(table)
-    benign = _benign(kinds)
-    low, high = benign.caught_interval
-    cost = benign.evaluations_for(*_SHARED)
-    held = "holds" if low <= asked else "EXCEEDED"
-    share = np.mean(cost <= STABLE_BUDGET)
-    lines = [
-        f"The model is right on {accuracy:.1%} of held-out digits; only attacks that made it wrong were sent.",
-        f"False-positive rate: asked {asked:.1%}, measured {benign.caught / benign.requests:.1%}"
-        f" [{low:.1%}, {high:.1%}] on {benign.requests} held-out digits: {held}.",
-        f"A stable digit costs {np.median(cost):.0f} evaluations for sensitivity and certificate together"
-        f" (median; {share:.0%} of held-out digits cost at most {STABLE_BUDGET}).",
-    ]
-    missed = [kind.name for kind in kinds if kind.attack and not _reached(kind)]
-    if missed:
-        lines.append(f"Below {TARGET_CAUGHT:.0%} caught, in yellow: {', '.join(missed)}.")
-    console.print("\n".join(lines), highlight=False)
+    return table
 
 
 def as_json(kinds: Sequence[Kind], *, asked: float, accuracy: float, seed: int) -> dict[str, Any]:

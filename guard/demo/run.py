@@ -26,7 +26,7 @@ from guard.embedded import EmbeddedServer
 from guard.errors import ConfigError, UpstreamUnavailable
 from guard.model.onnx import OnnxBackend, inspect_onnx
 from guard.offline.calibrate import Options, calibrate
-from guard.offline.nets import to_onnx
+from guard.offline.nets import one_thread, to_onnx
 from guard.offline.picture import draw
 from guard.offline.progress import Reporter
 from guard.profile import store
@@ -65,7 +65,8 @@ def run(request: Request, console: Console) -> None:
     started = time.monotonic()
     reporter = Reporter(console)
     digits = load_digits(request.seed)
-    net = train_classifier(digits.training, seed=request.seed, reporter=reporter)
+    with one_thread():
+        net = train_classifier(digits.training, seed=request.seed, reporter=reporter)
     model_file, profile_folder = _prepare(net, digits, request, reporter)
     with _servers(model_file, profile_folder) as (sidecar, direct_port):
         ports = f"Guard on 127.0.0.1:{sidecar.grpc_port}, the model server behind it on 127.0.0.1:{direct_port}"
@@ -135,7 +136,8 @@ def _wait_until_ready(sidecar: Sidecar) -> None:
 def _send(
     net: nn.Module, digits: Digits, seed: int, *, sidecar: Sidecar, direct_port: int, reporter: Reporter
 ) -> list[Kind]:
-    crafted = craft(net, digits.held_out, attempts=_ATTEMPTS, seed=seed, reporter=reporter)
+    with one_thread():
+        crafted = craft(net, digits.held_out, attempts=_ATTEMPTS, seed=seed, reporter=reporter)
     direct, guarded = Client(direct_port), Client(sidecar.grpc_port)
     try:
         for client in (direct, guarded):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +53,18 @@ class SmallNet(nn.Module):
         return output
 
 
+class Average(nn.Module):
+    """The mean of several networks' logits."""
+
+    def __init__(self, nets: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self._nets = nn.ModuleList(nets)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, *shape) to (batch, classes)."""
+        return torch.stack([net(x) for net in self._nets]).mean(dim=0)
+
+
 def fit(
     net: nn.Module,
     batches: Iterator[tuple[Tensor, Tensor]],
@@ -92,6 +104,17 @@ def to_onnx(net: nn.Module, shape: tuple[int, ...], *, input_name: str = "input"
             verbose=False,
         )
         return path.read_bytes()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread: on small networks several mostly wait for each other, for minutes on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

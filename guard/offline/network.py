@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from guard.model.backend import Backend
-from guard.offline.nets import SmallNet, fit, to_onnx
+from guard.offline.nets import Average, SmallNet, fit, one_thread, to_onnx
 from guard.offline.perturb import FAMILIES, Classifier
 from guard.offline.progress import Reporter
 from guard.profile.spec import ContrastBrightness, Gaussian, Mutation
@@ -25,6 +25,7 @@ _BATCH = 128
 _LEVELS = 255.0
 _DRIFTS_PER_SAMPLE = 8
 _SURROGATE_COPIES = 6
+_NETS = 3
 
 
 def train_network(
@@ -32,19 +33,26 @@ def train_network(
 ) -> bytes:
     """Train a detector network on clean samples (n, *shape) and perturbations of them, and return it as ONNX bytes.
 
-    Its output is (batch, 2): logits of benign and adversarial.
+    Its output is (batch, 2): logits of benign and adversarial, the mean of a few networks that differ in their draws,
+    since one alone varies a good deal from seed to seed.
     """
     rng = np.random.default_rng(seed)
     torch_rng = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
+    x = torch.from_numpy(samples)
+    positives = torch.cat(_craft(surrogate, x, info.bounds, torch_rng, reporter))
+    negatives = _quantise(torch.cat([x, _drifted(x, info.bounds, rng)]), info.bounds)
+    nets = []
+    with (
+        one_thread(),
+        torch.random.fork_rng(),
+        reporter.stage("training the detector network", _NETS * steps) as advance,
+    ):
         torch.manual_seed(seed)
-        x = torch.from_numpy(samples)
-        positives = torch.cat(_craft(surrogate, x, info.bounds, torch_rng, reporter))
-        negatives = _quantise(torch.cat([x, _drifted(x, info.bounds, rng)]), info.bounds)
-        net = SmallNet(info.shape, 2, info.bounds)
-        with reporter.stage("training the detector network", steps) as advance:
+        for _ in range(_NETS):
+            net = SmallNet(info.shape, 2, info.bounds)
             fit(net, _balanced(x, negatives, positives, torch_rng), steps=steps, advance=advance)
-    return to_onnx(net, info.shape)
+            nets.append(net)
+    return to_onnx(Average(nets).eval(), info.shape)
 
 
 def train_surrogate(
@@ -59,7 +67,7 @@ def train_surrogate(
         for part in torch.split(inputs, backend.preferred_batch):
             answers.append(backend.logits(part).softmax(dim=1))
             advance(len(part))
-    with torch.random.fork_rng():
+    with one_thread(), torch.random.fork_rng():
         torch.manual_seed(seed)
         surrogate = SmallNet(backend.info.shape, backend.info.classes, bounds)
         with reporter.stage("training the surrogate", steps) as advance:
@@ -76,7 +84,7 @@ def _craft(
     """A set of perturbed samples for each family and strength, rounded to 8 bits as real ones would be."""
     cases = [(make, strength) for make, strengths in FAMILIES.values() for strength in strengths]
     sets = []
-    with reporter.stage("crafting perturbations to learn from", len(cases)) as advance:
+    with one_thread(), reporter.stage("crafting perturbations to learn from", len(cases)) as advance:
         for make, strength in cases:
             parts = [make(surrogate, part, strength, bounds, torch_rng).detach() for part in torch.split(x, _BATCH)]
             sets.append(_quantise(torch.cat(parts), bounds))

@@ -45,12 +45,11 @@ def draw(profile: Profile, directory: Path) -> Path:
 
 def _draw_combined(axis: Any, combined: Float64Array) -> None:
     axis.hist(combined, bins=_BINS, color="tab:green")
+    n = len(combined)
     for rate, style in zip(_RATES, ("--", ":"), strict=True):
-        allowed = stats.allowed_exceedances(len(combined), rate)
-        if allowed >= 0:
-            axis.axvline(
-                combined[-1 - allowed], color="tab:red", linestyle=style, label=f"flagged beyond, at {rate:.0%}"
-            )
+        flagged = round(stats.p_value_threshold(n, rate) * (n + 1))
+        if flagged > 0:
+            axis.axvline(combined[-flagged], color="tab:red", linestyle=style, label=f"flagged beyond, at {rate:.0%}")
     axis.set_title(f"combined: {len(combined)} other benign inputs", fontsize="small")
     axis.set_xlabel("score in nats", fontsize="small")
     if axis.get_legend_handles_labels()[0]:

@@ -27,7 +27,7 @@ def describe(profile: Profile) -> Group:
         ("made", f"{made.created} by guard {made.guard_version}, seed {made.seed}"),
         ("samples", ", ".join(f"{count} {part}" for part, count in made.samples.items())),
         ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
-        ("rates", _rates(len(profile.calibration))),
+        ("false-positive\nrates", _rates(len(profile.calibration))),
     ):
         facts.add_row(f"[bold]{name}", value)
     detectors = Table("detector", "settings", "benign scores: median", "5 % to 95 %")
@@ -42,12 +42,13 @@ def print_profile(console: Console, profile: Profile) -> None:
 
 
 def _rates(n: int) -> str:
-    supported = [
-        f"{rate:g} (flags beyond {stats.allowed_exceedances(n, rate)} of {n})"
-        for rate in (0.1, 0.05, 0.02, 0.01, 0.005, 0.001)
-        if stats.allowed_exceedances(n, rate) >= 0
-    ]
-    return "supports false-positive rates of " + ", ".join(supported) if supported else f"{n} samples support none"
+    """The rates that n calibration samples support, and where the true rate lies for each."""
+    lines = []
+    for rate in (0.1, 0.05, 0.02, 0.01, 0.005, 0.001):
+        if stats.samples_needed(rate) <= n:
+            low, high = stats.true_rate_interval(n, stats.p_value_threshold(n, rate))
+            lines.append(f"{rate:g} asked: the true rate lies in [{low:.2g}, {high:.2g}] with 95 % confidence")
+    return "\n".join(lines) or f"{n} calibration samples support none of 0.1 and below"
 
 
 def _settings(spec: DetectorSpec) -> str:

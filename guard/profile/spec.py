@@ -5,9 +5,9 @@ A mutation describes a kind of copy; `guard.screen.mutations` makes the copies.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Spec(BaseModel):
@@ -115,6 +115,12 @@ class SensitivitySpec(_Spec):
     undecided: Literal["sign", "abstain"] = Field(
         "sign", description="at the cap: decide by the sign of the log-likelihood ratio, or abstain"
     )
+
+    @model_validator(mode="after")
+    def _hypotheses_differ(self) -> Self:
+        if self.p0 >= self.p1:
+            raise ValueError(f"p0 = {self.p0:g} must be below p1 = {self.p1:g}")
+        return self
 
     @property
     def name(self) -> str:

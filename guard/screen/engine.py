@@ -18,7 +18,7 @@ from typing import TypeAlias
 import structlog
 import torch
 
-from guard.errors import DeadlineExceeded, EngineStopped, GuardError, Overloaded
+from guard.errors import BackendError, DeadlineExceeded, EngineStopped, GuardError, Overloaded
 from guard.model.backend import Backend
 from guard.screen.live import LiveItem, Stream
 from guard.screen.trial import MODEL, Detector
@@ -77,15 +77,19 @@ class Engine:
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Stop the thread; whatever was not answered fails with EngineStopped. The backends stay the caller's."""
+        """Stop the thread; whatever was not answered fails with EngineStopped. The backends stay the caller's.
+
+        A replica that hangs for longer than `timeout_s` is left behind on its daemon thread.
+        """
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        self._fail_all()
 
     @property
     def alive(self) -> bool:
-        """Whether the engine thread runs."""
-        return self._thread.is_alive() and not self._dead.is_set()
+        """Whether the engine thread runs and takes items."""
+        return self._thread.is_alive() and not self._stopping.is_set() and not self._dead.is_set()
 
     @property
     def depth(self) -> int:
@@ -109,11 +113,12 @@ class Engine:
             self._waiting.put_nowait(_Job(x, deadline, future))
         except queue.Full:
             raise Overloaded(f"{self._waiting.maxsize} items are waiting to be screened already") from None
-        if self._dead.is_set():
+        if self._stopping.is_set() or self._dead.is_set():  # it stopped meanwhile, and may have missed this one
             self._fail_all()
         return future
 
     def _run(self) -> None:
+        torch.set_num_threads(1)  # of this thread: the copies are small, and the cores are shared with a server
         try:
             while not self._stopping.is_set():
                 self._turn()
@@ -187,6 +192,9 @@ class Engine:
             return
         try:
             logits = backend.logits(torch.cat(parts))
+            expected = (backend.preferred_batch - room, backend.info.classes)
+            if tuple(logits.shape) != expected:
+                raise BackendError(f"the replica answered shape {tuple(logits.shape)}, expected {expected}")
         except Exception as exc:  # noqa: BLE001 - whatever a replica does must cost findings, not the engine
             _log.warning("a replica failed", backend=name, model=backend.info.name, error=str(exc))
             for stream, _ in taken:
@@ -196,10 +204,10 @@ class Engine:
             stream.add(rows)
 
     def _fail_all(self) -> None:
+        """Fail every item. Any thread may: it leaves the live ones in place, and what is set later comes to nothing."""
         stopped = EngineStopped("the screening engine stopped before this input was screened")
-        for job in self._live.values():
+        for job in list(self._live.values()):
             _fail(job, stopped)
-        self._live.clear()
         while True:
             try:
                 _fail(self._waiting.get_nowait(), stopped)

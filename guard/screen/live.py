@@ -64,12 +64,20 @@ class Stream:
 
 @dataclass(slots=True)
 class _Running:
-    """A trial and what it waits for."""
+    """A trial, opened on first use, and what it waits for."""
 
-    name: str
-    trial: Trial
+    detector: Detector
+    trial: Trial | None = None
     waiting: list[Probes] = field(default_factory=list)
     finding: Finding | None = None
+
+    @property
+    def name(self) -> str:
+        return self.detector.name
+
+    def opened(self) -> Trial:
+        self.trial = self.trial or self.detector.open()
+        return self.trial
 
 
 class LiveItem:
@@ -83,7 +91,7 @@ class LiveItem:
         self._bounds = bounds
         self._opened_at = time.monotonic()
         self._streams: dict[tuple[str, Mutation], Stream] = {}
-        self._running = [_Running(detector.name, detector.open()) for detector in detectors]
+        self._running = [_Running(detector) for detector in detectors]
         self._spent: dict[str, int] = {}
 
     def wanted(self) -> list[tuple[str, Stream, int, str]]:
@@ -91,8 +99,7 @@ class LiveItem:
 
         Asks every idle trial first, and tells those whose copies are all known until none moves any more.
         """
-        while any(self._advance(running) for running in self._running if running.finding is None):
-            pass
+        self._settle_known()
         wanted = []
         for key, stream in self._streams.items():
             asked = [
@@ -118,7 +125,11 @@ class LiveItem:
             self._spent[payer] = self._spent.get(payer, 0) + count
 
     def close(self, reason: FaultReason | None = None) -> Screening:
-        """The findings; trials cut short by `reason` fault with it, so that they can't pass for looked and clean."""
+        """The findings; trials cut short by `reason` fault with it, so that they can't pass for looked and clean.
+
+        What is decided by answers that are in already counts as decided.
+        """
+        self._settle_known()
         for running in self._running:
             if running.finding is None:
                 self._settle(running, Fault(running.name, reason or FaultReason.DETECTOR))
@@ -128,14 +139,20 @@ class LiveItem:
         findings = tuple(running.finding for running in self._running if running.finding is not None)
         return Screening(label=label, findings=findings, spent=dict(self._spent))
 
+    def _settle_known(self) -> None:
+        while any(self._advance(running) for running in self._running if running.finding is None):
+            pass
+
     def _advance(self, running: _Running) -> bool:
         """Move one trial as far as known answers allow; whether it moved."""
         try:
             if not running.waiting:
-                running.waiting = list(running.trial.ask())
+                running.waiting = list(running.opened().ask())
                 if not running.waiting:
-                    self._settle(running, running.trial.finding())
+                    self._settle(running, running.opened().finding())
                     return True
+                for probes in running.waiting:  # open them all, so that one turn serves all that was asked for
+                    self._stream(probes)
             return self._tell(running)
         except Exception:  # noqa: BLE001 - a detector's bug must cost that detector's finding, not the engine
             _log.exception("detector failed", detector=running.name)
@@ -152,7 +169,7 @@ class LiveItem:
                 return True
             if stream.known < probes.start + probes.count:
                 return moved
-            running.trial.tell(probes, stream.answer(probes))
+            running.opened().tell(probes, stream.answer(probes))
             running.waiting.pop(0)
             moved = True
         return moved

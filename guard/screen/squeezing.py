@@ -49,7 +49,7 @@ class SqueezingTrial:
 
     def finding(self) -> Finding:
         """The largest distance, in [0, 2]; each squeezer's as details."""
-        if len(self._distances) < len(self._spec.squeezers):
+        if len(self._distances) < len(set(self._spec.squeezers)):
             return Abstention(self._spec.name, len(self._distances), "not every squeezed copy was classified")
         return Evidence(
             detector=self._spec.name,

@@ -108,25 +108,29 @@ def _trained() -> Path:
 def _train_into(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = network()
-        images, labels = (torch.from_numpy(part) for part in load_data().training)
-        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-        for _ in range(_EPOCHS):
-            for rows in torch.randperm(len(images)).split(_BATCH):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(net(images[rows]), labels[rows]).backward()
-                optimizer.step()
+        net = _fit(*(torch.from_numpy(part) for part in load_data().training))
     torch.save(net.state_dict(), folder / "digits.pt")
-    export(net.eval(), images[:2], folder / "digits.onnx")
+    _export(net, folder / "digits.onnx")
 
 
-def export(net: nn.Module, example: Tensor, path: Path) -> None:
-    """Write a network as ONNX with a dynamic batch dimension, weights inside."""
+def _fit(images: Tensor, labels: Tensor) -> nn.Module:
+    net = network()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    for _ in range(_EPOCHS):
+        for rows in torch.randperm(len(images)).split(_BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(images[rows]), labels[rows]).backward()
+            optimizer.step()
+    return net.eval()
+
+
+def _export(net: nn.Module, path: Path) -> None:
+    """Write the network as ONNX with a dynamic batch dimension, weights inside."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
         torch.onnx.export(
             net,
-            (example,),
+            (torch.zeros(2, 1, 8, 8),),
             path,
             dynamo=True,
             input_names=["input"],

@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 TRITON_VENV := .venv-triton
 BIN := $(VENV)/bin
-SCHEMA := guard/policy.schema.json
+SCHEMA := deploy/policy.schema.json
 # Its date is that of the last complete installation.
 INSTALLED := $(VENV)/.installed
 
@@ -45,8 +45,8 @@ proto: $(INSTALLED) ## Generate guard/pb from the vendored protocol
 	@PYTHON=$(BIN)/python proto/generate.sh
 
 schema: $(INSTALLED) ## Generate the JSON Schema of the policy file, for editors
-	@$(BIN)/python -c 'import json; from guard.config import Settings; \
-		print(json.dumps(Settings.model_json_schema(), indent=2))' > $(SCHEMA)
+	@$(BIN)/python -c 'import json, pathlib, sys; from guard.config_file import json_schema; \
+		pathlib.Path(sys.argv[1]).write_text(json.dumps(json_schema(), indent=2) + "\n")' $(SCHEMA)
 
 constraints: $(INSTALLED) ## Write constraints.txt from .venv, after packages in it were upgraded and tested
 	@{ sed '/^[^#]/,$$d' constraints.txt; \
@@ -58,8 +58,8 @@ clean: ## Remove caches and build outputs
 	@rm -rf build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find guard tests -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean ## Remove both environments too
-	@rm -rf $(VENV) $(TRITON_VENV)
+distclean: clean ## Remove both environments and what the demo made too
+	@rm -rf $(VENV) $(TRITON_VENV) guard-demo
 
 # pip is the last thing that venv makes, so a creation that broke half-way is begun again.
 $(BIN)/pip:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from guard.config import ModelPolicy, Replica, Settings
+from guard.config import Device, ModelPolicy, Replica, Settings
 from guard.decide.judge import Judge
 from guard.environment import check_onnxruntime
 from guard.errors import BackendError, ConfigError, ProfileMismatch, RateUnsupported
@@ -24,25 +24,33 @@ from guard.observe.admin import AdminServer
 from guard.observe.metrics import Metrics
 from guard.profile import store
 from guard.profile.profile import Profile
-from guard.profile.spec import NetworkSpec
+from guard.profile.spec import NetworkSpec, SmoothingSpec
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
 from guard.screen.trial import MODEL, NETWORK
 from guard.verify import Verifier
 from guard.wire.server import GuardServer
 
+_PROVIDERS = {
+    Device.CPU: ("CPUExecutionProvider",),
+    Device.CUDA: ("CUDAExecutionProvider", "CPUExecutionProvider"),
+}
 _log = structlog.get_logger(__name__)
 
 
 class Sidecar:
     """Guard, ready to start. Everything that can be wrong on this side is found here, before a port is opened.
 
+    `replicas` gives, by model name, replicas that no policy file can name, such as a `TorchBackend`; they then answer
+    in place of the policy's.
+
     Raises:
         GuardError: a profile, a model file, a rate or the installation is wrong; the message says what to do.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, replicas: Mapping[str, Backend] | None = None) -> None:
         check_onnxruntime()
+        self._replicas = dict(replicas or {})
         self.metrics = Metrics()
         self._settings = settings
         self._closing = AsyncExitStack()
@@ -102,6 +110,11 @@ class Sidecar:
 
     def _guard(self, name: str, policy: ModelPolicy, secret: bytes) -> GuardedModel:
         profile = store.load(policy.profile)
+        if policy.require_certificate and not any(isinstance(spec, SmoothingSpec) for spec in profile.detectors):
+            raise ConfigError(
+                f"model {name!r}: `require_certificate` needs a profile with a smoothing detector, and this one has "
+                "none; calibrate again, or leave it out"
+            )
         try:
             judge = Judge(
                 profile,
@@ -134,9 +147,11 @@ class Sidecar:
         return GuardedModel(served, policy, judge, engine, verifier.passed)
 
     def _replica(self, name: str, policy: ModelPolicy, profile: Profile) -> Backend:
+        if name in self._replicas:
+            return _same_model(name, self._replicas[name], profile)
         if policy.replica is Replica.UPSTREAM:
             return UpstreamBackend(self._settings.upstream.address, replace(profile.model, name=name))
-        return _onnx_replica(name, policy.model, profile)
+        return _onnx_replica(name, policy, profile)
 
     def _watch(self, name: str, policy: ModelPolicy, profile: Profile, engine: Engine) -> None:
         self.metrics.watch_model(
@@ -154,7 +169,8 @@ class Sidecar:
         self._closing.callback(close)
 
 
-def _onnx_replica(name: str, path: Path | None, profile: Profile) -> Backend:
+def _onnx_replica(name: str, policy: ModelPolicy, profile: Profile) -> Backend:
+    path = policy.model
     if path is None:
         raise ConfigError(f"model {name!r}: `replica: onnx` needs `model`, the ONNX file; or say `replica: upstream`")
     try:
@@ -168,7 +184,15 @@ def _onnx_replica(name: str, path: Path | None, profile: Profile) -> Backend:
             f"model {name!r}: the profile was calibrated with another model than {path}; "
             "calibrate this one with `guard calibrate`, or name the file that the profile belongs to"
         )
-    return OnnxBackend(content, profile.model)
+    return OnnxBackend(content, profile.model, providers=_PROVIDERS[policy.device])
+
+
+def _same_model(name: str, backend: Backend, profile: Profile) -> Backend:
+    if backend.info.fingerprint != profile.model.fingerprint:
+        raise ProfileMismatch(
+            f"model {name!r}: the profile was calibrated with another model than the replica given; calibrate this one"
+        )
+    return backend
 
 
 def _noise_secret(path: Path | None) -> bytes:

@@ -6,11 +6,13 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from guard import __version__
@@ -30,7 +32,10 @@ app = typer.Typer(
 profile_app = typer.Typer(help="Look at profiles.", no_args_is_help=True)
 app.add_typer(profile_app, name="profile")
 
-_out = Console()
+_out = Console(markup=False, emoji=False, highlight=False)  # paths and names are shown as they are
+_LARGEST_SEED = 2**31 - 1
+_WITH_PROFILE = ("mode", "false_positive_rate")
+_WITH_EMBEDDED = ("profile", *_WITH_PROFILE, "address", "admin_address")
 
 
 class Mutation(StrEnum):
@@ -53,14 +58,16 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except GuardError as exc:
-        Console(stderr=True).print(f"guard: {exc}", style="red", highlight=False, markup=False, soft_wrap=True)
+        Console(stderr=True, markup=False, emoji=False, highlight=False).print(
+            f"guard: {exc}", style="red", soft_wrap=True
+        )
         sys.exit(exc.exit_code)
     sys.exit(0)
 
 
 def _version(show: bool) -> None:
     if show:
-        _out.print(f"guard {__version__}", highlight=False)
+        _out.print(f"guard {__version__}")
         raise typer.Exit
 
 
@@ -78,7 +85,7 @@ def demo(
     ] = None,
     keep_running: Annotated[bool, typer.Option(help="Keep the servers up at the end.")] = False,
     folder: Annotated[Path, typer.Option("--dir", help="Where the model and its profile go.")] = Path("guard-demo"),
-    seed: Annotated[int, typer.Option(help="Of splits, training and attacks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Of splits, training and attacks.")] = 0,
 ) -> None:
     """Guard a small model, attack it, and show what was caught: a few minutes on two cores."""
     from guard.demo.run import Request, run
@@ -102,7 +109,7 @@ def calibrate(
     mutation: Annotated[list[Mutation] | None, typer.Option(help="Further sensitivity detectors.")] = None,
     network: Annotated[bool, typer.Option(help="Train a detector network.")] = True,
     radius_sigmas: Annotated[float, typer.Option(min=0.01, help="Radius to certify, in noise deviations.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of splits and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Of splits and training.")] = 0,
 ) -> None:
     """Measure a model on clean samples and write its profile."""
     from guard.environment import check_onnxruntime
@@ -145,16 +152,19 @@ def check_config(
     if policy is None:
         raise ConfigError("name the policy file: guard check-config policy.yaml")
     settings = load_settings(policy)
-    _out.print(f"{policy} is fine: {_summary(settings)}.", highlight=False, soft_wrap=True)
+    _out.print(f"{policy} is fine: {_summary(settings)}.", soft_wrap=True)
 
 
 @app.command()
 def serve(
+    ctx: typer.Context,
     config: Annotated[Path | None, typer.Option(help="The policy file.")] = None,
     embedded: Annotated[Path | None, typer.Option(metavar="MODEL.onnx", help="Serve this model as well.")] = None,
     profile: Annotated[Path | None, typer.Option(help="With --embedded: the model's profile.")] = None,
     mode: Annotated[Mode, typer.Option(help="With --embedded: what to do about verdicts.")] = Mode.FLAG,
-    false_positive_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="With --embedded.")] = 0.05,
+    false_positive_rate: Annotated[
+        float, typer.Option(help="With --embedded: benign inputs judged adversarial.")
+    ] = 0.05,
     address: Annotated[str, typer.Option(help="With --embedded: where Guard listens.")] = "127.0.0.1:8011",
     admin_address: Annotated[str, typer.Option(help="With --embedded: metrics and health.")] = "127.0.0.1:9011",
     log_format: Annotated[LogFormat, typer.Option(help="json for machines.")] = LogFormat.TEXT,
@@ -169,21 +179,39 @@ def serve(
     if config is not None:
         from guard.config_file import load_settings
 
+        _refuse(ctx, _WITH_EMBEDDED, "belong to --embedded: write them in the policy file")
         asyncio.run(_serve(load_settings(config), None))
-        return
-    if embedded is not None:
-        name = embedded.stem
-        models = {}
-        if profile is not None:
-            models[name] = ModelPolicy(
-                profile=profile, model=embedded, mode=mode, false_positive_rate=false_positive_rate
-            )
-        settings = Settings(
+    elif embedded is not None:
+        policy: dict[str, Any] = {}
+        if profile is None:
+            _refuse(ctx, _WITH_PROFILE, "need --profile: nothing is screened without one")
+        else:
+            policy = {"profile": profile, "model": embedded, "mode": mode, "false_positive_rate": false_positive_rate}
+        asyncio.run(_serve(_embedded_settings(embedded.stem, policy, address, admin_address), embedded))
+
+
+def _refuse(ctx: typer.Context, options: tuple[str, ...], why: str) -> None:
+    """Refuse options that would be given without effect: who asks to enforce must not be left with a watcher."""
+    sources = {name: ctx.get_parameter_source(name) for name in options}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        raise ConfigError(f"{', '.join(_flag(name) for name in given)} {why}")
+
+
+def _embedded_settings(name: str, policy: Mapping[str, Any], address: str, admin_address: str) -> Settings:
+    try:
+        return Settings(
             listen=Listen(address=address, admin_address=admin_address),
-            unlisted_models=Unlisted.DENY if profile else Unlisted.PASS,
-            models=models,
+            unlisted_models=Unlisted.DENY if policy else Unlisted.PASS,
+            models={name: ModelPolicy(**policy)} if policy else {},
         )
-        asyncio.run(_serve(settings, embedded))
+    except ValidationError as exc:
+        mistakes = [f"{_flag(str(each['loc'][-1]))} {each['input']}: {each['msg']}" for each in exc.errors()]
+        raise ConfigError("; ".join(mistakes)) from exc
+
+
+def _flag(parameter: str) -> str:
+    return f"--{parameter.replace('_', '-')}"
 
 
 async def _serve(settings: Settings, embedded: Path | None) -> None:
@@ -203,7 +231,6 @@ async def _serve(settings: Settings, embedded: Path | None) -> None:
         _out.print(
             f"Guard serves gRPC on port {sidecar.grpc_port}, metrics and health on port {sidecar.admin_port}; "
             f"{_summary(settings)}. Ctrl-C stops it.",
-            highlight=False,
             soft_wrap=True,
         )
         if embedded is not None and not settings.models:
@@ -211,7 +238,7 @@ async def _serve(settings: Settings, embedded: Path | None) -> None:
                 f"Nothing is screened without a profile, only counted. Make one:\n  guard calibrate --model {embedded} "
                 "--data clean-samples/ --out profile/\nand serve with --profile profile/.",
                 style="yellow",
-                highlight=False,
+                soft_wrap=True,
             )
 
     try:

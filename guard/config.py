@@ -64,6 +64,13 @@ class Replica(StrEnum):
     UPSTREAM = "upstream"
 
 
+class Device(StrEnum):
+    """Where an ONNX replica runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 class Cancellation(StrEnum):
     """Whether a client's cancellation or expired deadline is passed on to the upstream."""
 
@@ -133,6 +140,7 @@ class ModelPolicy(_Section):
         Replica.ONNX, description="onnx: the model file named by `model`; upstream: the guarded server itself"
     )
     model: Path | None = Field(None, description="the ONNX file, needed for replica: onnx")
+    device: Device = Field(Device.CPU, description="where an ONNX replica runs: cpu, or cuda (the `gpu` extra)")
     mode: Mode = Field(Mode.SHADOW, description="shadow: only watch; flag: forward and mark; enforce: reject")
     false_positive_rate: float = Field(
         0.01, gt=0, lt=1, strict=True, description="share of benign inputs that may be judged adversarial"

@@ -99,6 +99,19 @@ def anytime_upper_bound(changes: int, n: int, alpha: float) -> float:
     return high
 
 
+def copies_to_certify(k0: float, alpha: float) -> int:
+    """Fewest copies, none of them changed, after which `log_e_value_below` proves kappa < k0."""
+    threshold = -math.log(alpha)
+    high = 1
+    while log_e_value_below(0, high, k0) < threshold:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if log_e_value_below(0, middle, k0) < threshold else (low, middle)
+    return high
+
+
 def certified_radius(kappa_upper: float, sigma: float) -> float:
     """L2 radius sigma * Phi^-1(1 - kappa) within which the smoothed label can't change (Cohen et al., 2019, Th. 1).
 

@@ -124,6 +124,17 @@ async def test_another_model_does_not_pass(start: Start, retrained: Path, info: 
         assert verifier.problem.endswith("calibrate again for the model that is served")
 
 
+async def test_another_model_stays_a_problem(
+    start: Start, retrained: Path, info: ModelInfo, canaries: Canaries
+) -> None:
+    """Until the right model is served each check compares again; none between comparisons makes the problem go."""
+    _, address = await start(retrained)
+    verifier = Verifier(address, info, canaries, compare_interval_s=1e6)
+    answers = [await asyncio.to_thread(verifier._check) for _ in range(3)]
+    assert [answer is not None and answer.startswith(DIFFERS) for answer in answers] == [True] * 3
+    await verifier.stop()
+
+
 async def test_non_finite_answers_do_not_pass(
     start: Start, digits_onnx: Path, info: ModelInfo, canaries: Canaries
 ) -> None:

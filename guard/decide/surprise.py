@@ -26,18 +26,23 @@ class BenignTail:
     """Upper-tail probability of a benign distribution: empirical in the body, generalised Pareto over the top tenth.
 
     Excesses over a high threshold are about Pareto (Pickands, 1975); fitted by moments (Hosking and Wallis, 1987). A
-    bounded tail matters: no benign margin is below zero, and minimal attacks end there.
+    bounded tail matters: no benign margin is below zero, and minimal attacks end there. Where there are no scores to
+    compare with, nothing is a surprise.
     """
 
     def __init__(self, scores: Float64Array) -> None:
         self._sorted = np.sort(scores)
+        if not len(scores):
+            self._start, self._shape, self._scale = math.inf, 0.0, 1.0
+            return
         self._start = float(np.quantile(self._sorted, 1 - _TAIL))
         excess = self._sorted[self._sorted > self._start] - self._start
-        if len(excess) < _LEAST_EXCESSES or float(np.ptp(excess)) == 0.0:
+        variance = float(excess.var(ddof=1)) if len(excess) >= _LEAST_EXCESSES else 0.0
+        if variance == 0.0:
             self._shape, self._scale = 0.0, max(float(np.ptp(self._sorted)) * _TAIL, _FLAT)
         else:
             mean = float(excess.mean())
-            shape = (1 - mean**2 / float(excess.var(ddof=1))) / 2
+            shape = (1 - mean**2 / variance) / 2
             self._shape = min(max(shape, _SHAPES[0]), _SHAPES[1])
             self._scale = mean * (1 - self._shape)
 

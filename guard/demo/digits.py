@@ -71,7 +71,10 @@ def train_classifier(digits: Split, *, seed: int, reporter: Reporter) -> nn.Modu
     moved = torch.cat([copies(move, image, _MOVED_COPIES, rng, BOUNDS) for image in images])
     everything = torch.cat([images, moved])
     targets = torch.cat([labels, labels.repeat_interleave(_MOVED_COPIES)])
-    with torch.random.fork_rng(), reporter.stage("training a classifier of handwritten digits", _STEPS) as advance:
+    with (
+        torch.random.fork_rng(devices=[]),
+        reporter.stage("training a classifier of handwritten digits", _STEPS) as advance,
+    ):
         torch.manual_seed(seed)
         net = SmallNet(SHAPE, CLASSES, BOUNDS)
         fit(net, _batches(everything, targets, seed), steps=_STEPS, advance=advance)

@@ -40,11 +40,10 @@ def show(console: Console, kinds: Sequence[Kind], *, asked: float, accuracy: flo
 
 def _table(kinds: Sequence[Kind]) -> Table:
     table = Table(
-        title="One image a request; evaluations are means; intervals at 95 %", box=SIMPLE_HEAD, pad_edge=False
+        title="One image a request; evaluations are means; intervals at 95 %", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     table.add_column("traffic", no_wrap=True)
-    headings = ("sent", "forwarded/\nflagged/\nrejected", "caught", "evals", "added\nms, p50", "\np99")
-    for heading in headings:
+    for heading in ("sent", "forwarded/\nflagged/\nrejected", "caught", "evals", "added\nms\np50", "\n\np99"):
         table.add_column(heading, justify="right", no_wrap=True)
     for kind in kinds:
         low, high = kind.caught_interval

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from guard.values import Float32Array, ModelInfo, OutputKind
 SMALLEST_PROBABILITY = 1e-12
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A replica of the guarded model, or a detector network. Synchronous, and owned by one thread."""
 

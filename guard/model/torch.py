@@ -25,10 +25,10 @@ class TorchBackend:
     def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
         """Classify a batch."""
         try:
-            output = self._module(x.to(self._device))
-        except RuntimeError as exc:
+            output = self._module(x.to(self._device)).cpu()
+        except Exception as exc:  # a module may raise anything
             raise BackendError(f"torch failed on model {self.info.name!r}: {exc}") from exc
-        return as_logits(self.info, output.cpu(), len(x))
+        return as_logits(self.info, output, len(x))
 
     def close(self) -> None:
         """Nothing to free: the module belongs to the caller."""

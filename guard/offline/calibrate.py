@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-import secrets
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ LEAST_SAMPLES = 150
 _FIT_SHARE, _REFERENCE_SHARE = 0.4, 0.2
 _CANARIES = 8
 _RATE_COPIES = 32
+_LARGEST_RADIUS_SIGMAS = 3.0
 _QUEUE = 64
 _SUM_TOLERANCE = 1e-3
 _NETWORK_FILE = "network.onnx"
@@ -88,7 +88,7 @@ def calibrate(
     backend.info = with_output_kind(backend.info, backend, fit[:_CANARIES])
     files = {_NETWORK_FILE: _train(backend, fit, options, reporter)} if options.network else {}
     detectors, measured = _choose_detectors(backend, fit, options, files, reporter)
-    with _engine(backend, detectors, files) as engine:
+    with _engine(backend, detectors, files, options.seed) as engine:
         ordinary = _score(engine, reference, detectors, reporter, "reference")
         calibration = _score(engine, held_out, detectors, reporter, "calibration")
     canaries = held_out[:_CANARIES]
@@ -145,8 +145,20 @@ def _choose_detectors(
             chosen.append(spec.SensitivitySpec(mutation=mutation, p0=p0, p1=p1))
             measured[f"mean_label_change_rate_{mutation.kind}"] = float(rates.mean())
             advance(1)
-    chosen.append(spec.SmoothingSpec(sigma=sigma, radius=options.radius_sigmas * sigma))
+    chosen.append(_smoothing(sigma, options.radius_sigmas))
     return tuple(chosen), measured
+
+
+def _smoothing(sigma: float, radius_sigmas: float) -> spec.SmoothingSpec:
+    """A cap of twice the copies that an input without a label change needs, so that most that can pass do."""
+    if radius_sigmas > _LARGEST_RADIUS_SIGMAS:
+        raise DataError(
+            f"a radius of {radius_sigmas:g} noise deviations takes more copies than screening can afford: ask for "
+            f"{_LARGEST_RADIUS_SIGMAS:g} or less"
+        )
+    made = spec.SmoothingSpec(sigma=sigma, radius=radius_sigmas * sigma)
+    needed = stats.copies_to_certify(stats.label_change_rate_at(made.radius, sigma), made.alpha)
+    return made.model_copy(update={"cap": max(made.cap, 2 * needed)})
 
 
 def _mutation(kind: str, sigma: float) -> spec.Uniform | spec.ShiftRotate | spec.ContrastBrightness:
@@ -162,14 +174,16 @@ def _mutation(kind: str, sigma: float) -> spec.Uniform | spec.ShiftRotate | spec
 
 
 @contextmanager
-def _engine(backend: Backend, detectors: tuple[spec.DetectorSpec, ...], files: Mapping[str, bytes]) -> Iterator[Engine]:
+def _engine(
+    backend: Backend, detectors: tuple[spec.DetectorSpec, ...], files: Mapping[str, bytes], seed: int
+) -> Iterator[Engine]:
     backends = {MODEL: backend}
     if files:
         backends[NETWORK] = network_backend(files[_NETWORK_FILE], backend.info)
     engine = Engine(
         detectors=build_detectors(detectors),
         backends=backends,
-        secret=secrets.token_bytes(32),
+        secret=f"calibration {seed}".encode(),  # no secret: its noise is only ever seen here, and repeats with the seed
         max_queued_items=_QUEUE,
     )
     engine.start()

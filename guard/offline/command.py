@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Source:
     """Where the model is: a file, or a server that has it under a name.
 
     Raises:
-        ConfigError: neither or both.
+        ConfigError: neither or both, or bounds that are none.
     """
 
     model: Path | None
@@ -39,8 +40,9 @@ class Source:
             raise ConfigError("say either --model model.onnx, or --upstream host:port --model-name NAME")
         if self.upstream is not None and not self.model_name:
             raise ConfigError("--upstream needs --model-name, the model's name on that server")
-        if not self.bounds[0] < self.bounds[1]:
-            raise ConfigError(f"--bounds {self.bounds[0]:g} {self.bounds[1]:g}: the first must be the smaller")
+        low, high = self.bounds
+        if not -math.inf < low < high < math.inf:
+            raise ConfigError(f"--bounds {low:g} {high:g}: give two finite numbers, the smaller one first")
 
 
 def calibrate_to(source: Source, data: Path, out: Path, options: Options, console: Console) -> None:
@@ -52,13 +54,26 @@ def calibrate_to(source: Source, data: Path, out: Path, options: Options, consol
     samples = load_samples(data, source.bounds)
     backend = _open(source, samples.shape[1:])
     try:
+        make_folder(out, "--out")  # now, not after minutes of work
         profile = calibrate(backend, to_layout(samples, backend.info.shape), options, Reporter(console))
     finally:
         backend.close()
     store.save(profile, out)
     picture = draw(profile, out)
     print_profile(console, profile)
-    console.print(f"The profile is in {out}; benign scores as a picture: {picture}", highlight=False, soft_wrap=True)
+    console.print(f"The profile is in {out}; benign scores as a picture: {picture}", soft_wrap=True)
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder, and those around it, unless it is there.
+
+    Raises:
+        ConfigError: it can't be made; the message names the command line's `option`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"{option} {folder} can't be made a folder ({exc.strerror}); name another") from exc
 
 
 def _open(source: Source, shape: tuple[int, ...]) -> Backend:

@@ -44,7 +44,7 @@ def train_network(
     nets = []
     with (
         one_thread(),
-        torch.random.fork_rng(),
+        torch.random.fork_rng(devices=[]),
         reporter.stage("training the detector network", _NETS * steps) as advance,
     ):
         torch.manual_seed(seed)
@@ -67,7 +67,7 @@ def train_surrogate(
         for part in torch.split(inputs, backend.preferred_batch):
             answers.append(backend.logits(part).softmax(dim=1))
             advance(len(part))
-    with one_thread(), torch.random.fork_rng():
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         surrogate = SmallNet(backend.info.shape, backend.info.classes, bounds)
         with reporter.stage("training the surrogate", steps) as advance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.table import Table
 
@@ -17,6 +18,8 @@ def describe(profile: Profile) -> Group:
     model, made = profile.model, profile.provenance
     low, high = model.bounds
     facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold")
+    facts.add_column()
     for name, value in (
         ("model", f"{model.name} (fingerprint {model.fingerprint[:16]}...)"),
         (
@@ -27,13 +30,15 @@ def describe(profile: Profile) -> Group:
         ("made", f"{made.created} by guard {made.guard_version}, seed {made.seed}"),
         ("samples", ", ".join(f"{count} {part}" for part, count in made.samples.items())),
         ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
-        ("false-positive\nrates", _rates(len(profile.calibration))),
     ):
-        facts.add_row(f"[bold]{name}", value)
-    detectors = Table("detector", "settings", "benign scores: median", "5 % to 95 %")
+        facts.add_row(name, value)
+    detectors = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    detectors.add_column("detector", no_wrap=True)
+    for heading in ("settings", "median", "5 % to 95 % of benign scores"):
+        detectors.add_column(heading)
     for spec in profile.detectors:
         detectors.add_row(spec.name, _settings(spec), *_spread(profile, spec.name))
-    return Group(facts, detectors)
+    return Group(facts, detectors, _rates(len(profile.calibration)))
 
 
 def print_profile(console: Console, profile: Profile) -> None:
@@ -41,14 +46,18 @@ def print_profile(console: Console, profile: Profile) -> None:
     console.print(describe(profile), highlight=False)
 
 
-def _rates(n: int) -> str:
-    """The rates that n calibration samples support, and where the true rate lies for each."""
-    lines = []
+def _rates(n: int) -> Table:
+    """The false-positive rates that n calibration samples support, and where the true rate lies for each."""
+    rates = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("false-positive rate asked", "true rate, with 95 % confidence"):
+        rates.add_column(heading)
     for rate in (0.1, 0.05, 0.02, 0.01, 0.005, 0.001):
         if stats.samples_needed(rate) <= n:
             low, high = stats.true_rate_interval(n, stats.p_value_threshold(n, rate))
-            lines.append(f"{rate:g} asked: the true rate lies in [{low:.2g}, {high:.2g}] with 95 % confidence")
-    return "\n".join(lines) or f"{n} calibration samples support none of 0.1 and below"
+            rates.add_row(f"{rate:g}", f"{low:.2g} to {high:.2g}")
+        else:
+            rates.add_row(f"{rate:g}", f"needs {stats.samples_needed(rate)} calibration samples, {n} are there")
+    return rates
 
 
 def _settings(spec: DetectorSpec) -> str:

@@ -39,7 +39,7 @@ def label_change_rates(
 
 
 def choose_sigma(backend: Backend, samples: Float32Array, rng: np.random.Generator) -> float:
-    """The largest noise at which nine benign inputs in ten keep their label in nine copies of ten.
+    """The noise below the first at which fewer than nine benign inputs in ten keep their label in nine copies of ten.
 
     Strong enough that inputs near a boundary are shaken off it, weak enough that benign ones are not.
     """

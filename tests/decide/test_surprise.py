@@ -30,6 +30,12 @@ def test_tail_is_monotone(scores: list[float], asked: list[float]) -> None:
     assert surprises[0] >= 0
 
 
+def test_tail_of_nearly_equal_scores() -> None:
+    """Scores so close together that their variance is no number above 0 still make a tail."""
+    tail = BenignTail(np.arange(40) * 1e-200)
+    assert 0 <= tail.surprise(3.8e-199) <= tail.surprise(1.0) < math.inf
+
+
 def test_tail_ranks_beyond_all_benign_scores() -> None:
     """Scores above every benign one still rank, where an empirical p-value would tie them."""
     tail = BenignTail(NORMAL)

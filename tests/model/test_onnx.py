@@ -61,7 +61,7 @@ def test_strided_batches(tmp_path: Path, copies: Callable[[torch.Tensor], torch.
 def test_other_input_types(tmp_path: Path, datatype: str, onnx_type: int, dtype: np.dtype) -> None:
     """Copies are float32; a model of another type gets them converted, integers rounded and clipped, not wrapped."""
     path = linear_onnx(tmp_path / "model.onnx", onnx_type=onnx_type)
-    info = inspect_onnx(path, name="linear", bounds=(0, 255), dims=(4,))
+    info = inspect_onnx(path, name="linear", bounds=(0.0, 255.0), dims=(4,))
     x = np.array([[-3.2, 0.6, 254.7, 300.0], [1.5, 2.5, 3.4999, 127.2]], np.float32)
     sent = integers(dtype, x) if dtype.kind in "ui" else x.astype(dtype).astype(np.float32)
     assert info.datatype == datatype
@@ -151,14 +151,14 @@ def test_detector_network() -> None:
 
 def test_inspect_reads_the_model(digits_onnx: Path) -> None:
     """What the file says of itself: names, type, classes, and the hash of its bytes as the fingerprint."""
-    info = inspect_onnx(digits_onnx, name="d", bounds=(-1, 1), dims=(1, 8, 8))
+    info = inspect_onnx(digits_onnx, name="d", bounds=(-1.0, 1.0), dims=(1, 8, 8))
     fingerprint = hashlib.sha256(digits_onnx.read_bytes()).hexdigest()
     assert info == ModelInfo("d", "input", "logits", "FP32", (1, 8, 8), 10, (-1, 1), OutputKind.LOGITS, fingerprint)
 
 
 def test_inspect_skips_what_is_no_score(tmp_path: Path) -> None:
     """Indices and lists of maps, which scikit-learn's converter puts first, are passed over for the scores."""
-    info = inspect_onnx(linear_onnx(tmp_path / "m.onnx", "sklearn"), name="m", bounds=(0, 1), dims=(4,))
+    info = inspect_onnx(linear_onnx(tmp_path / "m.onnx", "sklearn"), name="m", bounds=(0.0, 1.0), dims=(4,))
     assert (info.output_name, info.classes) == ("logits", 3)
 
 
@@ -182,4 +182,4 @@ def test_inspect_refuses(tmp_path: Path, make: Callable[[Path], object], dims: t
     """A file that Guard can't screen is refused before calibration, naming the file and the remedy."""
     make(tmp_path / "model.onnx")
     with pytest.raises(BackendError, match=says):
-        inspect_onnx(tmp_path / "model.onnx", name="m", bounds=(0, 1), dims=dims)
+        inspect_onnx(tmp_path / "model.onnx", name="m", bounds=(0.0, 1.0), dims=dims)

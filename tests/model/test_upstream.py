@@ -33,14 +33,14 @@ X = torch.from_numpy(INPUTS)
 @pytest.fixture
 def info(address: str) -> ModelInfo:
     """What the server says of the linear model."""
-    return inspect_upstream(address, name="plain", bounds=(0, 1), dims=(4,))
+    return inspect_upstream(address, name="plain", bounds=(0.0, 1.0), dims=(4,))
 
 
 def test_digits_agree(address: str, served: dict[str, Path], digits_data: DigitsData) -> None:
     """The served classifier answers as the same file does in this process, and both are described alike."""
     images = torch.from_numpy(digits_data.test[0][:40])
-    inspected = inspect_upstream(address, name="digits", bounds=(0, 1), dims=(1, 8, 8))
-    own = inspect_onnx(served["digits"], name="digits", bounds=(0, 1), dims=(1, 8, 8))
+    inspected = inspect_upstream(address, name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8))
+    own = inspect_onnx(served["digits"], name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8))
     assert replace(inspected, fingerprint=own.fingerprint) == own
     with closing(UpstreamBackend(address, inspected)) as upstream:
         here = OnnxBackend(served["digits"].read_bytes(), own)
@@ -62,7 +62,7 @@ def test_batches_are_split(address: str, info: ModelInfo, batch: int, max_batch:
 
 def test_model_without_batches(address: str) -> None:
     """A model that takes single inputs is recognised, and asked one at a time."""
-    single = inspect_upstream(address, name="unbatched", bounds=(0, 1), dims=(4,))
+    single = inspect_upstream(address, name="unbatched", bounds=(0.0, 1.0), dims=(4,))
     assert (single.batched, single.max_batch, single.classes) == (False, None, 3)
     with closing(UpstreamBackend(address, single)) as upstream:
         assert upstream.preferred_batch == 1
@@ -72,7 +72,7 @@ def test_model_without_batches(address: str) -> None:
 @pytest.mark.parametrize("datatype", ["FP16", "FP64", "UINT8", "INT32"])
 def test_other_input_types(address: str, datatype: str) -> None:
     """Copies are sent in the type that the model takes, integers rounded and clipped, not wrapped."""
-    info = inspect_upstream(address, name=datatype, bounds=(0, 255), dims=(4,))
+    info = inspect_upstream(address, name=datatype, bounds=(0.0, 255.0), dims=(4,))
     x = np.array([[-3.2, 0.6, 254.7, 300.0], [1.5, 2.5, 3.4999, 127.2]], np.float32)
     dtype = {"FP16": "f2", "FP64": "f8", "UINT8": "u1", "INT32": "i4"}[datatype]
     sent = x.astype(dtype) if datatype.startswith("FP") else integers(np.dtype(dtype), x)
@@ -126,7 +126,7 @@ def test_nobody_listens(dead_address: str) -> None:
             with pytest.raises(UpstreamUnavailable, match=f"(?s){says}"):
                 ask()
     with pytest.raises(UpstreamUnavailable, match=f"(?s){says}"):
-        inspect_upstream(dead_address, name="plain", bounds=(0, 1), dims=(4,))
+        inspect_upstream(dead_address, name="plain", bounds=(0.0, 1.0), dims=(4,))
 
 
 def test_silence_times_out(silent_address: str) -> None:
@@ -182,7 +182,7 @@ def is_found(upstream: UpstreamBackend, *, within_s: float) -> bool:
 def test_inspect_refuses(address: str, name: str, dims: tuple[int, ...], says: str) -> None:
     """A served model that Guard can't screen is refused before calibration, saying what it takes."""
     with pytest.raises(BackendError, match=says):
-        inspect_upstream(address, name=name, bounds=(0, 1), dims=dims)
+        inspect_upstream(address, name=name, bounds=(0.0, 1.0), dims=dims)
 
 
 class Told(grpc.GenericRpcHandler):

@@ -12,12 +12,14 @@ from guard.errors import DeadlineExceeded, EngineStopped, Overloaded
 from guard.profile import spec
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
-from guard.screen.trial import MODEL, NETWORK
+from guard.screen.sensitivity import SensitivityDetector
+from guard.screen.trial import ITSELF, MODEL, NETWORK
 from guard.values import Certified, Evidence, Fault, FaultReason
 from tests.screen.parts import (
     TIMEOUT_S,
     FakeBackend,
     HeldBackend,
+    drive,
     item,
     model_info,
     numbers,
@@ -96,6 +98,16 @@ class TestFindings:
         names = [finding.detector for finding in screening.findings]
         assert names == ["confidence", "sensitivity_gaussian", "smoothing", "squeezing"]
         assert all(finding.duration_s > 0 for finding in screening.findings)
+
+    @pytest.mark.parametrize("number", range(1, 6))
+    def test_told_what_was_asked(self, number: int) -> None:
+        """A trial is told the logits of exactly the copies it asked for, in their order."""
+        backend = FakeBackend(pixels, batch=3)
+        screening = screen(backend, (SENSITIVITY,), item(number))
+        itself, mutants = torch.cat(backend.batches).split([1, sum(backend.sizes) - 1])
+        trial = SensitivityDetector(SENSITIVITY).open()
+        drive(trial, lambda asked: pixels(itself if asked == ITSELF else mutants[asked.start :][: asked.count]))
+        assert untimed(screening)[1] == (trial.finding(),)
 
     def test_no_detectors(self) -> None:
         """Without detectors there are no findings, and nothing hangs."""

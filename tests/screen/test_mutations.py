@@ -139,10 +139,11 @@ def test_rotation_is_rigid() -> None:
     across, down = torch.meshgrid(torch.arange(width) - 20.0, torch.arange(height) - 40.0, indexing="xy")
     x = torch.stack([across, down, torch.zeros_like(down)])  # each pixel holds its coordinates
     made = copies(spec.ShiftRotate(max_shift_px=0, max_degrees=strength), x, 8, np.random.default_rng(1), (-40.0, 40.0))
-    for source in made[:, :, 40, 20:31].unbind():  # a row of ten pixels from the centre outwards
-        reach = source[:, 10]
-        assert float(reach[:2].norm()) == pytest.approx(10, abs=1e-3)
-        assert abs(float(torch.rad2deg(torch.atan2(reach[1], reach[0])))) <= strength
+    for source in made[:, :2].unbind():
+        right, below = source[:, 40, 30], source[:, 50, 20]  # from where come the pixels ten off the centre
+        assert float(right.norm()) == pytest.approx(10, abs=1e-3)
+        torch.testing.assert_close(below, torch.stack([-right[1], right[0]]), rtol=0, atol=1e-3)
+        assert abs(float(torch.rad2deg(torch.atan2(right[1], right[0])))) <= strength
 
 
 @pytest.mark.parametrize("bits", [1, 2, 5, 8])

@@ -1,0 +1,64 @@
+"""Builds gates, and stops their engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from guard.config import ModelPolicy, Unlisted
+from guard.decide.judge import Judge
+from guard.gate import Gate, GuardedModel
+from guard.observe.metrics import Metrics
+from guard.screen.build import build_detectors
+from guard.screen.engine import Engine
+from guard.screen.trial import MODEL
+from guard.values import Mode
+from tests.gate.parts import PROFILE, Model, Setup, Start
+from tests.profile.parts import INFO
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Builds a gate: `start(queue=.., live=.., verified=.., unlisted=.., running=.., **policy)`."""
+    setups: list[Setup] = []
+
+    def build(
+        *,
+        queue: int = 256,
+        live: int = 16,
+        verified: bool = True,
+        unlisted: Unlisted = Unlisted.DENY,
+        running: bool = True,
+        **policy: object,
+    ) -> Setup:
+        model, metrics = Model(), Metrics()
+        engine = Engine(
+            detectors=build_detectors(PROFILE.detectors),
+            backends={MODEL: model},
+            secret=b"secret",
+            max_queued_items=queue,
+            max_live_items=live,
+        )
+        settings = ModelPolicy.model_validate({"profile": "unused", "mode": Mode.ENFORCE, **policy})
+        judge = Judge(PROFILE, false_positive_rate=0.05)
+        guarded = GuardedModel(INFO, settings, judge, engine, lambda: verified)
+        metrics.watch_model(
+            model="digits",
+            detectors=("confidence",),
+            mode=settings.mode,
+            fingerprint=INFO.fingerprint,
+            false_positive_rate=0.05,
+            calibration_samples=200,
+            created="",
+        )
+        if running:
+            engine.start()
+        gate = Gate({"digits": guarded}, unlisted=unlisted, max_batch_items=16, metrics=metrics)
+        setups.append(Setup(gate, model, engine, metrics))
+        return setups[-1]
+
+    yield build
+    for setup in setups:
+        setup.model.open.set()
+        setup.engine.stop()

@@ -1,0 +1,101 @@
+"""Overload, deadlines, cancellation and failures: whatever happens, each item gets an honest verdict."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from guard.errors import BackendError
+from guard.values import Action, UnscreenedReason, Verdict
+from tests.gate.parts import ADVERSARIAL, CLEAN, Start
+
+
+async def test_overload(start: Start) -> None:
+    """Items that find the queue full are unscreened, those before them in the batch are judged, and nothing hangs."""
+    guard = start(queue=1, live=1)
+    busy = await guard.occupy()
+    screening = asyncio.create_task(guard.screen(CLEAN, CLEAN, CLEAN))
+    await asyncio.sleep(0)  # the task runs up to its wait for the engine
+    guard.model.open.set()
+    decision = await asyncio.wait_for(screening, 5)
+    await busy
+    assert [item.verdict for item in decision.items] == [Verdict.CLEAN, Verdict.UNSCREENED, Verdict.UNSCREENED]
+    assert (decision.reason, decision.action) == (UnscreenedReason.OVERLOAD, Action.REJECT)
+    assert guard.counted("guard_unscreened_requests_total") == {"overload": 1}
+
+
+async def test_overload_from_the_first_item(start: Start) -> None:
+    """A request that finds no room at all is answered at once."""
+    guard = start(queue=1, live=1)
+    busy = await guard.occupy()
+    queued = asyncio.wrap_future(guard.engine.submit(np.array(CLEAN, np.float32)))
+    decision = await guard.screen(ADVERSARIAL, CLEAN)
+    assert [item.reason for item in decision.items] == [UnscreenedReason.OVERLOAD] * 2
+    guard.model.open.set()
+    await asyncio.gather(busy, queued)
+    assert guard.model.evaluated == [CLEAN, CLEAN]
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "deadline_s"), [(0.05, None), (60.0, 0.05), (0.05, 60.0), (60.0, 0.0), (60.0, -1.0)]
+)
+async def test_deadline(start: Start, budget_s: float, deadline_s: float | None) -> None:
+    """Screening takes no longer than the client's deadline and the policy's budget, and costs nothing once they end."""
+    guard = start(live=1, screening_budget_s=budget_s)
+    busy = await guard.occupy()
+    decision = await asyncio.wait_for(guard.screen(ADVERSARIAL, CLEAN, deadline_s=deadline_s), 5)
+    assert [item.reason for item in decision.items] == [UnscreenedReason.DEADLINE] * 2
+    assert (decision.verdict, decision.reason) == (Verdict.UNSCREENED, UnscreenedReason.DEADLINE)
+    guard.model.open.set()
+    await busy
+    await guard.screen(ADVERSARIAL)
+    assert guard.model.evaluated == [CLEAN, ADVERSARIAL], "the items that expired were never evaluated"
+
+
+async def test_cancellation(start: Start) -> None:
+    """A caller that goes away takes its items along: those that wait are never evaluated."""
+    guard = start(live=1)
+    busy = await guard.occupy()
+    screening = asyncio.create_task(guard.screen(ADVERSARIAL, ADVERSARIAL, ADVERSARIAL))
+    await asyncio.sleep(0)  # as in test_overload
+    assert guard.engine.depth == 3
+    screening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await screening
+    guard.model.open.set()
+    await busy
+    await guard.screen(CLEAN)
+    assert guard.model.evaluated == [CLEAN, CLEAN]
+
+
+async def test_engine_that_does_not_run(start: Start) -> None:
+    """Without an engine every item is a fault, at once, and none is called clean."""
+    decision = await start(running=False).screen(CLEAN, CLEAN)
+    assert [item.reason for item in decision.items] == [UnscreenedReason.FAULT] * 2
+
+
+async def test_engine_that_stops(start: Start) -> None:
+    """An engine that stops while a request waits answers it with faults."""
+    guard = start(live=1)
+    busy = await guard.occupy()
+    screening = asyncio.create_task(guard.screen(CLEAN, CLEAN))
+    await asyncio.sleep(0)  # as in test_overload
+    guard.engine.stop(timeout_s=0.0)
+    guard.model.open.set()
+    decision = await asyncio.wait_for(screening, 5)
+    assert [item.reason for item in decision.items] == [UnscreenedReason.FAULT] * 2
+    await asyncio.wait([busy])
+    assert busy.exception() is not None
+
+
+@pytest.mark.parametrize("failure", [BackendError("gone"), ValueError("a bug")])
+async def test_failing_replica(start: Start, failure: Exception) -> None:
+    """A replica that fails makes items unscreened; the next request finds the engine at work."""
+    guard = start()
+    guard.model.failure = failure
+    decision = await guard.screen(CLEAN)
+    assert (decision.verdict, decision.reason) == (Verdict.UNSCREENED, UnscreenedReason.FAULT)
+    guard.model.failure = None
+    assert (await guard.screen(CLEAN)).verdict is Verdict.CLEAN

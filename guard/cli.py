@@ -162,9 +162,7 @@ def serve(
     embedded: Annotated[Path | None, typer.Option(metavar="MODEL.onnx", help="Serve this model as well.")] = None,
     profile: Annotated[Path | None, typer.Option(help="With --embedded: the model's profile.")] = None,
     mode: Annotated[Mode, typer.Option(help="With --embedded: what to do about verdicts.")] = Mode.FLAG,
-    false_positive_rate: Annotated[
-        float, typer.Option(help="With --embedded: benign inputs judged adversarial.")
-    ] = 0.05,
+    false_positive_rate: Annotated[float, typer.Option(help="With --embedded: of benign inputs.")] = 0.05,
     address: Annotated[str, typer.Option(help="With --embedded: where Guard listens.")] = "127.0.0.1:8011",
     admin_address: Annotated[str, typer.Option(help="With --embedded: metrics and health.")] = "127.0.0.1:9011",
     log_format: Annotated[LogFormat, typer.Option(help="json for machines.")] = LogFormat.TEXT,
@@ -179,12 +177,12 @@ def serve(
     if config is not None:
         from guard.config_file import load_settings
 
-        _refuse(ctx, _WITH_EMBEDDED, "belong to --embedded: write them in the policy file")
+        _refuse(ctx, _WITH_EMBEDDED, "with --config, write these in the policy file instead")
         asyncio.run(_serve(load_settings(config), None))
     elif embedded is not None:
         policy: dict[str, Any] = {}
         if profile is None:
-            _refuse(ctx, _WITH_PROFILE, "need --profile: nothing is screened without one")
+            _refuse(ctx, _WITH_PROFILE, "nothing is screened without --profile: give one, or leave out")
         else:
             policy = {"profile": profile, "model": embedded, "mode": mode, "false_positive_rate": false_positive_rate}
         asyncio.run(_serve(_embedded_settings(embedded.stem, policy, address, admin_address), embedded))
@@ -192,10 +190,9 @@ def serve(
 
 def _refuse(ctx: typer.Context, options: tuple[str, ...], why: str) -> None:
     """Refuse options that would be given without effect: who asks to enforce must not be left with a watcher."""
-    sources = {name: ctx.get_parameter_source(name) for name in options}
-    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    given = [_flag(name) for name in options if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
     if given:
-        raise ConfigError(f"{', '.join(_flag(name) for name in given)} {why}")
+        raise ConfigError(f"{why}: {', '.join(given)}")
 
 
 def _embedded_settings(name: str, policy: Mapping[str, Any], address: str, admin_address: str) -> Settings:

@@ -27,7 +27,7 @@ UNREACHABLE = "no inference server answers at"
 @pytest.fixture
 def info(digits_onnx: Path) -> ModelInfo:
     """What a profile of the digits says of its model."""
-    return inspect_onnx(digits_onnx, name="digits", bounds=(0, 1), dims=(1, 8, 8))
+    return inspect_onnx(digits_onnx, name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8))
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ async def test_server_without_the_model(
 ) -> None:
     """A server that lacks the model, or has one with other tensors, is a problem that repeats what it said."""
     _, address = await start(digits_onnx)
-    info = inspect_onnx(digits_onnx, name="digits", bounds=(0, 1), dims=(1, 8, 8))
+    info = inspect_onnx(digits_onnx, name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8))
     async with watching(address, replace(info, **changes), canaries) as verifier:
         await problem(verifier, says)
         assert not verifier.passed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from guard import __version__
-from guard.demo.traffic import Kind
+from guard.demo.traffic import TARGET_CAUGHT, Kind
 
-TARGET_CAUGHT = 0.9
 STABLE_BUDGET = 24
 _SHARED = ("sensitivity_gaussian", "smoothing")
 
@@ -33,7 +33,7 @@ def show(console: Console, kinds: Sequence[Kind], *, asked: float, accuracy: flo
         f"Sensitivity and certificate together cost {np.median(cost):.0f} evaluations for a stable digit ({within}).",
     ):
         console.print(line, highlight=False)
-    missed = [kind.name for kind in kinds if kind.attack and not _reached(kind)]
+    missed = [kind.name for kind in kinds if kind.reaches_target is False]
     if missed:
         console.print(f"Caught less than {TARGET_CAUGHT:.0%}: {', '.join(missed)}.", style="yellow", highlight=False)
 
@@ -55,7 +55,7 @@ def _table(kinds: Sequence[Kind]) -> Table:
             f"{kind.mean_evaluations:.1f}",
             f"{1000 * kind.added_quantile_s(0.5):.1f}",
             f"{1000 * kind.added_quantile_s(0.99):.1f}",
-            style="" if not kind.attack or _reached(kind) else "yellow",
+            style="yellow" if kind.reaches_target is False else "",
         )
     return table
 
@@ -92,10 +92,10 @@ def _row(kind: Kind) -> dict[str, Any]:
         **{outcome: kind.outcomes[outcome] for outcome in ("forwarded", "flagged", "rejected")},
         "caught": kind.caught / kind.requests if kind.requests else None,
         "caught_interval_95": list(kind.caught_interval),
-        "reaches_target": _reached(kind) if kind.attack else None,
-        "mean_evaluations": kind.mean_evaluations,
-        "added_latency_p50_s": kind.added_quantile_s(0.5),
-        "added_latency_p99_s": kind.added_quantile_s(0.99),
+        "reaches_target": kind.reaches_target,
+        "mean_evaluations": _number(kind.mean_evaluations),
+        "added_latency_p50_s": _number(kind.added_quantile_s(0.5)),
+        "added_latency_p99_s": _number(kind.added_quantile_s(0.99)),
     }
 
 
@@ -103,5 +103,6 @@ def _benign(kinds: Sequence[Kind]) -> Kind:
     return next(kind for kind in kinds if not kind.attack)
 
 
-def _reached(kind: Kind) -> bool:
-    return kind.requests > 0 and kind.caught / kind.requests >= TARGET_CAUGHT
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None

@@ -26,6 +26,7 @@ from guard.embedded import EmbeddedServer
 from guard.errors import ConfigError, UpstreamUnavailable
 from guard.model.onnx import OnnxBackend, inspect_onnx
 from guard.offline.calibrate import Options, calibrate
+from guard.offline.command import make_folder
 from guard.offline.nets import one_thread, to_onnx
 from guard.offline.picture import draw
 from guard.offline.progress import Reporter
@@ -35,6 +36,7 @@ from guard.values import Mode
 ASKED_RATE = 0.05
 _ATTEMPTS = 150
 _READY_TIMEOUT_S = 20.0
+_BUDGET_S = 30.0  # that a busy machine leaves nothing unscreened
 _SHOWN_METRICS = (
     "guard_requests_total",
     "guard_items_total",
@@ -62,6 +64,9 @@ def run(request: Request, console: Console) -> None:
     """
     if request.json_file is not None and not request.json_file.parent.is_dir():
         raise ConfigError(f"--json: the folder {request.json_file.parent} does not exist; create it first")
+    if request.json_file is not None and request.json_file.is_dir():
+        raise ConfigError(f"--json: {request.json_file} is a folder; name a file")
+    make_folder(request.folder, "--dir")
     started = time.monotonic()
     reporter = Reporter(console)
     digits = load_digits(request.seed)
@@ -86,7 +91,6 @@ def run(request: Request, console: Console) -> None:
 
 def _prepare(net: nn.Module, digits: Digits, request: Request, reporter: Reporter) -> tuple[Path, Path]:
     """Write the model and its profile, made by the code behind `guard calibrate`."""
-    request.folder.mkdir(parents=True, exist_ok=True)
     model_file, profile_folder = request.folder / "digits.onnx", request.folder / "profile"
     model_file.write_bytes(to_onnx(net, SHAPE))
     np.savez_compressed(request.folder / "clean.npz", inputs=digits.calibration.images)
@@ -106,7 +110,11 @@ def _servers(model_file: Path, profile_folder: Path) -> Iterator[tuple[Sidecar, 
         direct_port = background.run(embedded.start())
         try:
             policy = ModelPolicy(
-                profile=profile_folder, model=model_file, mode=Mode.ENFORCE, false_positive_rate=ASKED_RATE
+                profile=profile_folder,
+                model=model_file,
+                mode=Mode.ENFORCE,
+                false_positive_rate=ASKED_RATE,
+                screening_budget_s=_BUDGET_S,
             )
             sidecar = Sidecar(
                 Settings(

@@ -12,11 +12,12 @@ import numpy as np
 
 from guard import stats
 from guard.app import Sidecar
-from guard.errors import EnvironmentProblem
+from guard.errors import EnvironmentProblem, ScreeningError
 from guard.offline.progress import Reporter
-from guard.values import Float32Array, Float64Array
+from guard.values import Float32Array, Float64Array, Verdict
 
 MODEL = "digits"
+TARGET_CAUGHT = 0.9
 
 
 @dataclass(slots=True)
@@ -39,6 +40,11 @@ class Kind:
     def caught(self) -> int:
         """How many were flagged or rejected."""
         return self.outcomes["flagged"] + self.outcomes["rejected"]
+
+    @property
+    def reaches_target(self) -> bool | None:
+        """Whether enough of an attack was caught; None for benign traffic, and where the attack made nothing."""
+        return self.caught >= TARGET_CAUGHT * self.requests if self.attack and self.requests else None
 
     @property
     def caught_interval(self) -> tuple[float, float]:
@@ -71,7 +77,11 @@ class Client:
         self._client = triton.InferenceServerClient(f"127.0.0.1:{port}")
 
     def send(self, image: Float32Array) -> tuple[str, float]:
-        """Send one image; what became of it, and how long that took in seconds."""
+        """Send one image; what became of it, and how long that took in seconds.
+
+        Raises:
+            ScreeningError: Guard could not look at it, or the server failed. Such a request is not caught, nor missed.
+        """
         tensor = self._triton.InferInput("input", [1, *image.shape], "FP32")
         tensor.set_data_from_numpy(image[None])
         started = time.perf_counter()
@@ -79,8 +89,8 @@ class Client:
             result: Any = self._client.infer(MODEL, [tensor])
         except self._triton.InferenceServerException as exc:
             elapsed = time.perf_counter() - started
-            if "guard_verdict=" not in str(exc):
-                raise
+            if f"guard_verdict={Verdict.ADVERSARIAL} " not in str(exc):
+                raise ScreeningError(f"a request of the demo was not screened: {exc}") from exc
             return "rejected", elapsed
         elapsed = time.perf_counter() - started
         parameters = result.get_response().parameters

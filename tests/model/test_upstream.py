@@ -191,7 +191,7 @@ class Told(grpc.GenericRpcHandler):
     def __init__(self) -> None:
         self.answer = v2.ModelInferResponse()
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:  # noqa: ARG002
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:  # noqa: ARG002 - one handler for every method
         """Answer any method."""
         return grpc.unary_unary_rpc_method_handler(lambda _request, _context: self.answer.SerializeToString())
 

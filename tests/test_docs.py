@@ -1,0 +1,192 @@
+"""What the documents say, held against the code: commands, the policy, metrics, layers, links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+from prometheus_client import CollectorRegistry
+from prometheus_client.samples import Sample
+from typer.core import TyperGroup
+
+from guard.app import Sidecar
+from guard.cli import app
+from guard.config_file import load_settings
+from guard.model.onnx import OnnxBackend, inspect_onnx
+from guard.observe.metrics import Metrics
+from guard.offline.calibrate import Options, calibrate
+from guard.profile import store
+from guard.values import Mode
+from tests.support.digits import DigitsData
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+METRICS = ROOT / "docs" / "metrics.md"
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+LEAST_SAMPLES_AT_1_PERCENT = 250
+"""What README says that a false-positive rate of 1 % needs."""
+
+_MARKS = {"guard_verdict", "guard_id", "guard_items"}
+
+
+def code_lines(document: Path) -> list[str]:
+    """Lines of indented and fenced code blocks, without indentation and comments, and code within sentences."""
+    text = document.read_text()
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
+    blocks = re.findall(r"^(?: {4}|)(\S.*)$", text, flags=re.MULTILINE)
+    return [re.sub(r"\s+#.*", "", line) for line in (*blocks, *spans)]
+
+
+def lines_starting(word: str) -> list[tuple[str, str]]:
+    """(document, line) for each line of code that starts with a word."""
+    return [(doc.name, line) for doc in DOCUMENTS for line in code_lines(doc) if line.startswith(f"{word} ")]
+
+
+def table(document: Path, heading: str) -> list[list[str]]:
+    """The cells of each row of every table whose header row starts with `heading`."""
+    rows, inside = [], False
+    for line in document.read_text().splitlines():
+        if not line.startswith("|"):
+            inside = False
+        elif line.startswith(f"| {heading} |"):
+            inside = True
+        elif inside and not line.startswith("| ---"):
+            rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return rows
+
+
+def quoted(cell: str) -> list[str]:
+    """What stands between backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.fixture(scope="module")
+def registry() -> CollectorRegistry:
+    """Metrics as they are when Guard has started with one model, every series at 0."""
+    metrics = Metrics()
+    metrics.watch_model(
+        model="digits",
+        detectors=("smoothing",),
+        mode=Mode.FLAG,
+        fingerprint="abc",
+        false_positive_rate=0.05,
+        calibration_samples=400,
+        created="2025-01-02T03:04:05Z",
+    )
+    metrics.watch_queue("digits", lambda: 0)
+    return metrics.registry
+
+
+def exported(registry: CollectorRegistry) -> dict[str, tuple[str, list[Sample]]]:
+    """Type and samples of each metric, by the name that a query uses."""
+    return {
+        family.name + ("_total" if family.type == "counter" else ""): (family.type, family.samples)
+        for family in registry.collect()
+    }
+
+
+def labels_of(samples: list[Sample]) -> set[str]:
+    """Names of labels, without the bucket's bound."""
+    return {label for sample in samples for label in sample.labels} - {"le"}
+
+
+@pytest.mark.parametrize(("document", "line"), lines_starting("guard"))
+def test_each_command_parses(document: str, line: str) -> None:
+    """Each `guard ...` in a document is a command that exists, with options and values that it takes."""
+    command, words = typer.main.get_command(app), shlex.split(line)[1:]
+    while isinstance(command, TyperGroup):
+        assert words, f"{document}: {line!r} names no command"
+        assert words[0] in command.commands, f"{document}: there is no command {words[0]!r}"
+        command, words = command.commands[words[0]], words[1:]
+    complete = any(parameter.required for parameter in command.params) is False or len(words) > 0
+    if complete:  # a command that a sentence only names has no options to check
+        command.make_context(line, words)
+
+
+def test_commands_are_found() -> None:
+    """The test above is not blind: README's own commands are among those that it checks."""
+    lines = {line for document, line in lines_starting("guard") if document == "README.md"}
+    assert {
+        "guard calibrate --model model.onnx --data benign.npz --out profile/",
+        "guard check-config policy.yaml",
+        "guard serve --embedded model.onnx",
+        "guard check-config --schema",
+    } <= lines
+
+
+@pytest.mark.parametrize(("document", "line"), lines_starting("make"))
+def test_each_make_target_exists(document: str, line: str) -> None:
+    """Each `make ...` in a document names a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {word for word in shlex.split(line)[1:] if "=" not in word}
+    assert named <= targets, document
+
+
+def test_the_policy_in_readme_works(tmp_path: Path, digits_onnx: Path, digits_data: DigitsData) -> None:
+    """README's policy serves as it stands, beside a model and a profile of as few samples as README asks for."""
+    (policy,) = re.findall(r"^```yaml\n(.*?)^```$", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "policy.yaml").write_text(policy)
+    (tmp_path / "model.onnx").write_bytes(digits_onnx.read_bytes())
+    info = inspect_onnx(digits_onnx, name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8))
+    samples = digits_data.calibration[0][:LEAST_SAMPLES_AT_1_PERCENT]
+    assert f": {LEAST_SAMPLES_AT_1_PERCENT}\nor more" in README.read_text()
+    profile = calibrate(OnnxBackend(digits_onnx.read_bytes(), info), samples, Options(network=False))
+    store.save(profile, tmp_path / "profile")
+    settings = load_settings(tmp_path / "policy.yaml")
+    assert settings.models["digits"].false_positive_rate == 0.01
+    Sidecar(settings)
+
+
+def test_metrics_are_documented(registry: CollectorRegistry) -> None:
+    """docs/metrics.md lists what a running registry exports: each name, type and set of labels."""
+    documented = {quoted(name)[0]: (kind, set(quoted(labels))) for name, kind, labels, _ in table(METRICS, "metric")}
+    assert documented == {name: (kind, labels_of(samples)) for name, (kind, samples) in exported(registry).items()}
+
+
+@pytest.mark.parametrize("row", table(METRICS, "label"), ids=lambda row: " of ".join(row[:2]))
+def test_label_values_are_documented(registry: CollectorRegistry, row: list[str]) -> None:
+    """docs/metrics.md lists each closed set of label values in full, and where it gives examples, they exist."""
+    label, of, text = quoted(row[0])[0], quoted(row[1]), row[2]
+    if not of:
+        return  # model and detector: the policy and the profile say which there are
+    (metric,) = of
+    values = {sample.labels[label] for sample in exported(registry)[metric][1]}
+    examples = "for example" in text or "..." in text
+    listed = {value for value in quoted(text) if "/" not in value} - {"code"}
+    assert listed <= values if examples else listed == values
+
+
+def test_metrics_in_sentences_exist(registry: CollectorRegistry) -> None:
+    """Each guard_... in a document is a metric, with the labels that it has, or one of the marks on answers."""
+    metrics = exported(registry)
+    for document in DOCUMENTS:
+        for name, labels in re.findall(r"(?<![\w.])(guard_[a-z_]+)(?:\{([a-z,]+)\})?", document.read_text()):
+            base = re.sub(r"_(bucket|count)$", "", name)
+            assert base in metrics or name in _MARKS, f"{document.name}: {name}"
+            if labels:
+                assert set(labels.split(",")) == labels_of(metrics[base][1]), f"{document.name}: {name}"
+
+
+def test_layers_are_documented() -> None:
+    """docs/architecture.md has the layers that import-linter holds, top to bottom."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [layer.split(" | ") for layer in contracts[0]["layers"]]
+    assert [quoted(row[0]) for row in table(ROOT / "docs" / "architecture.md", "layer")] == layers
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Each relative link names a file that is there, and each anchor a heading in it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = document.parent / path if path else document
+        assert linked.exists(), target
+        headings = re.findall(r"^#+ (.+)$", linked.read_text(), flags=re.MULTILINE) if anchor else []
+        anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+        assert not anchor or anchor in anchors, target

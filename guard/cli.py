@@ -143,7 +143,8 @@ def check_config(
     policy: Annotated[Path | None, typer.Argument(help="The policy file.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of policy files instead.")] = False,
 ) -> None:
-    """Check a policy file: every mistake with its line and what to do about it."""
+    """Check a policy file, every mistake with its line and what to do; then load its profiles and models."""
+    from guard.app import Sidecar
     from guard.config_file import json_schema, load_settings
 
     if schema:
@@ -152,6 +153,7 @@ def check_config(
     if policy is None:
         raise ConfigError("name the policy file: guard check-config policy.yaml")
     settings = load_settings(policy)
+    Sidecar(settings)
     _out.print(f"{policy} is fine: {_summary(settings)}.", soft_wrap=True)
 
 

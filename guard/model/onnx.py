@@ -87,7 +87,10 @@ def inspect_onnx(path: Path, *, name: str, bounds: tuple[float, float], dims: tu
         content = path.read_bytes()
     except OSError as exc:
         raise BackendError(f"{path} can't be read ({exc.strerror}): check --model") from exc
-    session = open_session(content, ("CPUExecutionProvider",))
+    try:
+        session = open_session(content, ("CPUExecutionProvider",))
+    except BackendError as exc:
+        raise BackendError(f"{path}: {exc}") from exc
     if len(session.get_inputs()) != 1:
         names = [i.name for i in session.get_inputs()]
         raise BackendError(f"{path} has inputs {names}: Guard screens models with one input")

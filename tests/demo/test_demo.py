@@ -1,0 +1,176 @@
+"""One real run of the whole demo, as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from guard.demo.attacks import ATTACKS
+from guard.profile import store
+from tests.support.command import Running, guard
+
+pytestmark = pytest.mark.timeout(600)  # it takes two minutes, and more where others use the machine
+
+OUTCOMES = ("forwarded", "flagged", "rejected")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the demo left: its output and exit code, its results, its folder, and what its metrics port said."""
+
+    output: str
+    exit_code: int
+    log: str
+    results: dict[str, Any]
+    folder: Path
+    metrics: str
+    ports: list[int]
+
+    @property
+    def attacks(self) -> list[dict[str, Any]]:
+        """The rows of attacks."""
+        return [row for row in self.results["traffic"] if row["attack"]]
+
+    @property
+    def benign(self) -> dict[str, Any]:
+        """The row of benign digits."""
+        (row,) = (row for row in self.results["traffic"] if not row["attack"])
+        return row
+
+
+def strictly(text: str) -> Any:
+    """Parse JSON as strict parsers do, which know no NaN."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The demo, kept running at its end until its metrics were read, then interrupted."""
+    folder = tmp_path_factory.mktemp("demo")
+    arguments = ("demo", "--json", "results.json", "--dir", "made/here", "--keep-running")
+    with Running(*arguments, cwd=folder) as running:
+        running.wait_for("Still running")
+        url = re.search(r"http://127\.0\.0\.1:\d+/metrics", running.output)
+        assert url is not None
+        with urllib.request.urlopen(url[0], timeout=10) as answer:  # noqa: S310 - a constant scheme
+            metrics = answer.read().decode()
+        exit_code = running.end(signal.SIGINT, within_s=20)
+        return Run(
+            output=running.output,
+            exit_code=exit_code,
+            log=running.log,
+            results=strictly((folder / "results.json").read_text()),
+            folder=folder / "made/here",
+            metrics=metrics,
+            ports=[int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", running.output)],
+        )
+
+
+def test_a_row_for_each_kind_of_traffic(demo: Run) -> None:
+    """There is a row for benign digits and for each setting of each attack, and every attack made something to send."""
+    assert len(demo.attacks) == len(ATTACKS)
+    assert {row["kind"].partition(",")[0] for row in demo.attacks} == {"FGSM", "PGD", "C&W", "DeepFool", "JSMA"}
+    assert all(0 < row["requests"] <= row["attempts"] for row in demo.attacks)
+    assert demo.benign["requests"] == 397
+    assert demo.results["model_accuracy"] > 0.97
+
+
+def test_rows_add_up(demo: Run) -> None:
+    """Every request was forwarded, flagged or rejected, what was caught is what was not forwarded, at some cost."""
+    for row in demo.results["traffic"]:
+        assert sum(row[outcome] for outcome in OUTCOMES) == row["requests"]
+        assert row["caught"] == (row["flagged"] + row["rejected"]) / row["requests"]
+        assert row["caught_interval_95"][0] <= row["caught"] <= row["caught_interval_95"][1]
+        assert row["mean_evaluations"] >= 1
+        assert row["added_latency_p50_s"] <= row["added_latency_p99_s"]
+
+
+def test_false_positive_rate_holds(demo: Run) -> None:
+    """The measured rate's interval includes the rate asked for or lies below it."""
+    rate = demo.results["false_positive_rate"]
+    assert rate["asked"] == 0.05
+    assert rate["measured"] == demo.benign["caught"]
+    assert rate["interval_95"][0] <= rate["asked"]
+    assert "held-out digits: holds" in " ".join(demo.output.split())
+
+
+def test_most_attacks_are_caught_and_the_others_admitted(demo: Run) -> None:
+    """Nine in ten adversarial inputs are caught over all; an attack of which fewer are is named below the table."""
+    sent, caught = (np.array([f(row) for row in demo.attacks]) for f in (_requests, _caught))
+    assert caught.sum() >= 0.9 * sent.sum()
+    admitted = re.search(r"Caught less than 90%: ((.|\n)*?)\.\n", demo.output)
+    named = " ".join(admitted[1].split()) if admitted else ""
+    for row in demo.attacks:
+        assert row["reaches_target"] is (row["caught"] >= 0.9)
+        assert (row["kind"] in named) is not row["reaches_target"]
+
+
+def _requests(row: dict[str, Any]) -> int:
+    return int(row["requests"])
+
+
+def _caught(row: dict[str, Any]) -> int:
+    return int(row["flagged"] + row["rejected"])
+
+
+def test_stable_digits_are_cheap(demo: Run) -> None:
+    """A stable digit costs at most 24 evaluations for sensitivity and certificate together, and the demo says so."""
+    stable = demo.results["stable_evaluations"]
+    assert stable["budget"] == 24
+    assert 8 <= stable["median"] <= 24
+    assert f"cost {stable['median']:.0f} evaluations for a stable digit" in " ".join(demo.output.split())
+
+
+def test_table(demo: Run) -> None:
+    """The table shows each row of the results, whole, on a terminal of 80 columns."""
+    lines = demo.output.splitlines()
+    for row in demo.results["traffic"]:
+        outcomes = " / ".join(str(row[outcome]) for outcome in OUTCOMES)
+        (line,) = (line for line in lines if line.lstrip().startswith(row["kind"]) and outcomes in line)
+        assert f"{row['caught']:.1%}" in line
+        assert f" {row['requests']} " in line
+    assert "…" not in demo.output
+
+
+def test_metrics(demo: Run) -> None:
+    """The metrics that it prints are those that its admin port serves, and count the rows of the table."""
+    printed = re.findall(r"^  (guard_\w+\{.*\}) (\d+)$", demo.output, re.MULTILINE)
+    assert {name.partition("{")[0] for name, _ in printed} >= {"guard_requests_total", "guard_verdicts_total"}
+    for name, value in printed:
+        assert f"{name} {float(value)}" in demo.metrics
+    rejected = sum(row["rejected"] for row in demo.results["traffic"])
+    counted = 'guard_requests_total{model="digits",protocol="grpc",decision="reject"} '
+    assert float(demo.metrics.partition(counted)[2].split()[0]) == pytest.approx(rejected, abs=1)  # and a first call
+
+
+def test_it_stops_cleanly(demo: Run) -> None:
+    """Ctrl-C ends it with exit code 0, nothing on standard error, and no port left open."""
+    assert (demo.exit_code, demo.log) == (0, "")
+    assert demo.output.endswith("Stopping.\n")
+    assert len(set(demo.ports)) == 3
+    for port in demo.ports:
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_what_it_names_is_there(demo: Run) -> None:
+    """The profile and the picture that it names exist, and the profile command that it suggests works."""
+    assert store.load(demo.folder / "profile").model.name == "digits"
+    assert (demo.folder / "profile" / "scores.png").is_file()
+    for command in re.findall(r"^  guard (profile show .*)$", demo.output, re.MULTILINE):
+        shown = guard(*command.split(), cwd=demo.folder.parents[1])
+        assert shown.returncode == 0
+        assert "sensitivity_gaussian" in shown.stdout

@@ -182,7 +182,8 @@ def _onnx_replica(name: str, policy: ModelPolicy, profile: Profile) -> Backend:
     if hashlib.sha256(content).hexdigest() != profile.model.fingerprint:
         raise ProfileMismatch(
             f"model {name!r}: the profile was calibrated with another model than {path}; "
-            "calibrate this one with `guard calibrate`, or name the file that the profile belongs to"
+            "calibrate this one with `guard calibrate`, name the file that the profile belongs to, or, for a profile "
+            "made with --upstream, say `replica: upstream`"
         )
     return OnnxBackend(content, profile.model, providers=_PROVIDERS[policy.device])
 

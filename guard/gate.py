@@ -37,13 +37,13 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class GuardedModel:
-    """A model under guard. `verified` says whether the served model was recognised as the one in the profile."""
+    """A model under guard. `verified` says whether a version of it ("" for the server's own) is the profile's."""
 
     info: ModelInfo
     policy: ModelPolicy
     judge: Judge
     engine: Engine
-    verified: Callable[[], bool]
+    verified: Callable[[str], bool]
 
 
 class Gate:
@@ -86,7 +86,7 @@ class Gate:
             if policy.mode is not Mode.SHADOW:
                 raise
             return decide(decision_id, name, policy, (unscreened_item(UnscreenedReason.INVALID_INPUT),))
-        if not guarded.verified():
+        if not guarded.verified(request.model_version):
             items = tuple(unscreened_item(UnscreenedReason.UNVERIFIED) for _ in inputs)
             return decide(decision_id, name, policy, items)
         budget_s = policy.screening_budget_s if deadline_s is None else min(policy.screening_budget_s, deadline_s)

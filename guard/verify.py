@@ -48,9 +48,12 @@ class Verifier:
         self._verified = False
         self.problem: str | None = "the served model was not compared with the profile yet"
 
-    def passed(self) -> bool:
-        """Whether the served model last answered like the profile's."""
-        return self._verified
+    def passed(self, version: str = "") -> bool:
+        """Whether the served model last answered like the profile's, and `version`, if any is asked for, is that one.
+
+        Another version is another model, which the profile says nothing of.
+        """
+        return self._verified and version in ("", self._backend.version)
 
     def start(self) -> None:
         """Begin watching."""

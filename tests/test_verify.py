@@ -103,6 +103,15 @@ async def test_right_model_passes(start: Start, digits_onnx: Path, info: ModelIn
         assert verifier.passed()
 
 
+async def test_other_versions_do_not_pass(start: Start, digits_onnx: Path, info: ModelInfo, canaries: Canaries) -> None:
+    """Only the version that answered the canaries is the profile's; asking for it by number is fine."""
+    _, address = await start(digits_onnx)
+    async with watching(address, info, canaries) as verifier:
+        await problem(verifier, None)
+        assert verifier.passed("1")
+        assert not verifier.passed("2")
+
+
 @pytest.mark.parametrize("noise", [0.01, 0.03])
 async def test_tolerance(start: Start, digits_onnx: Path, info: ModelInfo, canaries: Canaries, noise: float) -> None:
     """Logits may differ by two in a hundred of the largest, as another runtime's rounding makes them, and no more."""

@@ -53,7 +53,7 @@ def decide_unlisted(decision_id: str, model: str, unlisted: Unlisted) -> Decisio
     return Decision(
         id=decision_id,
         model=model,
-        mode=Mode.ENFORCE,
+        mode=Mode.FLAG,
         verdict=Verdict.UNSCREENED,
         p_value=None,
         intended=action,

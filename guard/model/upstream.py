@@ -32,6 +32,8 @@ class UpstreamBackend:
 
     def __init__(self, address: str, info: ModelInfo, *, timeout_s: float = 5.0, batch: int = 32) -> None:
         self.info = info
+        self.version = ""
+        """The version that answered last; the server chooses it."""
         self.preferred_batch = min(batch, info.max_batch or batch) if info.batched else 1
         self._timeout_s = timeout_s
         self._client = _Client(address)
@@ -73,6 +75,7 @@ class UpstreamBackend:
         request.outputs.add(name=info.output_name)
         request.raw_input_contents.append(datatypes.to_wire(info.datatype, x.detach().cpu().numpy()))
         response = self._client.call("ModelInfer", request, v2.ModelInferResponse, self._timeout_s)
+        self.version = str(response.model_version)
         try:
             rows = _output(response, info.output_name).reshape(len(x), -1)
         except (KeyError, ValueError) as exc:  # a data type without numbers, or values that make no whole rows

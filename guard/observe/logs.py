@@ -11,7 +11,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 from guard.errors import ConfigError
-from guard.values import Decision, Evidence, Fault, ItemDecision, Verdict
+from guard.values import Decision, Evidence, Fault, ItemDecision, UnscreenedReason, Verdict
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -82,8 +82,10 @@ def decision_event(decision: Decision) -> dict[str, Any]:
 
 
 def log_decision(logger: FilteringBoundLogger, decision: Decision) -> None:
-    """Log one decision: a warning if it is adversarial or nobody looked, for debugging only if it is clean."""
+    """Log one decision: a warning if it is adversarial or nobody looked, for debugging only if clean or not guarded."""
     level = _LEVEL_OF[decision.verdict]
+    if decision.reason is UnscreenedReason.UNLISTED_MODEL:
+        level = logging.DEBUG  # the policy lets them pass: they are counted, and would flood the log
     if logger.is_enabled_for(level):
         logger.log(level, "decision", **decision_event(decision))
 

@@ -52,7 +52,7 @@ _UNSCREENED: Mapping[UnscreenedReason, tuple[StatusCode, str]] = MappingProxyTyp
         UnscreenedReason.FAULT: (StatusCode.UNAVAILABLE, "the request could not be screened; retry with backoff"),
         UnscreenedReason.UNVERIFIED: (
             StatusCode.UNAVAILABLE,
-            "the served model could not be verified against its profile; ask the operator of guard",
+            "the served model, or the version asked for, could not be verified against its profile; ask its operator",
         ),
         UnscreenedReason.INVALID_INPUT: (
             StatusCode.INVALID_ARGUMENT,

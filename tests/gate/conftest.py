@@ -42,7 +42,7 @@ def start() -> Iterator[Start]:
         )
         settings = ModelPolicy.model_validate({"profile": "unused", "mode": Mode.ENFORCE, **policy})
         judge = Judge(PROFILE, false_positive_rate=0.05)
-        guarded = GuardedModel(INFO, settings, judge, engine, lambda: verified)
+        guarded = GuardedModel(INFO, settings, judge, engine, lambda _version: verified)
         metrics.watch_model(
             model="digits",
             detectors=("confidence",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -55,6 +56,7 @@ class LogFormat(StrEnum):
 
 def main() -> NoReturn:
     """Run the command line; errors of Guard's own become one message and an exit code."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC prints is no log line, and its errors are reported
     try:
         app(standalone_mode=True)
     except GuardError as exc:

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 
 from guard.profile.spec import ConfidenceSpec, DetectorSpec, NetworkSpec, SensitivitySpec, SmoothingSpec, SqueezingSpec
-from guard.screen.confidence import ConfidenceDetector
-from guard.screen.network import NetworkDetector
-from guard.screen.sensitivity import SensitivityDetector
-from guard.screen.smoothing import SmoothingDetector
-from guard.screen.squeezing import SqueezingDetector
-from guard.screen.trial import Detector
+from guard.screen.confidence import ConfidenceTrial
+from guard.screen.network import NetworkTrial
+from guard.screen.sensitivity import SensitivityTrial
+from guard.screen.smoothing import SmoothingTrial
+from guard.screen.squeezing import SqueezingTrial
+from guard.screen.trial import Detector, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class _Configured:
+    """A detector: its name, and what starts it on an input."""
+
+    name: str
+    open: Callable[[], Trial]
 
 
 def build_detectors(specs: Iterable[DetectorSpec]) -> tuple[Detector, ...]:
     """One detector a spec, in order."""
-    return tuple(_build(spec) for spec in specs)
+    return tuple(_Configured(spec.name, _opener(spec)) for spec in specs)
 
 
-def _build(spec: DetectorSpec) -> Detector:
+def _opener(spec: DetectorSpec) -> Callable[[], Trial]:
     match spec:
         case ConfidenceSpec():
-            return ConfidenceDetector(spec)
+            return partial(ConfidenceTrial, spec.name)
         case SensitivitySpec():
-            return SensitivityDetector(spec)
+            return partial(SensitivityTrial, spec)
         case SqueezingSpec():
-            return SqueezingDetector(spec)
+            return partial(SqueezingTrial, spec)
         case SmoothingSpec():
-            return SmoothingDetector(spec)
+            return partial(SmoothingTrial, spec)
         case NetworkSpec():
-            return NetworkDetector(spec)
+            return partial(NetworkTrial, spec.name)

@@ -11,20 +11,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from guard.profile.spec import ConfidenceSpec
 from guard.screen.trial import ITSELF, Probes, margins
 from guard.values import Abstention, Evidence, Finding
-
-
-class ConfidenceDetector:
-    """Opens confidence trials."""
-
-    def __init__(self, spec: ConfidenceSpec) -> None:
-        self.name = spec.name
-
-    def open(self) -> ConfidenceTrial:
-        """Start on one input."""
-        return ConfidenceTrial(self.name)
 
 
 class ConfidenceTrial:

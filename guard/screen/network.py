@@ -10,22 +10,11 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from guard.profile.spec import Identity, NetworkSpec
+from guard.profile.spec import Identity
 from guard.screen.trial import NETWORK, Probes
 from guard.values import Abstention, Evidence, Finding
 
 _ASK = Probes(Identity(), backend=NETWORK)
-
-
-class NetworkDetector:
-    """Opens detector-network trials."""
-
-    def __init__(self, spec: NetworkSpec) -> None:
-        self.name = spec.name
-
-    def open(self) -> NetworkTrial:
-        """Start on one input."""
-        return NetworkTrial(self.name)
 
 
 class NetworkTrial:

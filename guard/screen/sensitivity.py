@@ -18,18 +18,6 @@ from guard.stats import Sprt, wald_decision, wald_log_likelihood_ratio
 from guard.values import Abstention, Evidence, Finding
 
 
-class SensitivityDetector:
-    """Opens sensitivity trials."""
-
-    def __init__(self, spec: SensitivitySpec) -> None:
-        self.name = spec.name
-        self._spec = spec
-
-    def open(self) -> SensitivityTrial:
-        """Start on one input."""
-        return SensitivityTrial(self._spec)
-
-
 class SensitivityTrial:
     """Counts label changes until Wald's test decides or the cap truncates it."""
 

@@ -25,18 +25,6 @@ from guard.stats import (
 from guard.values import Abstention, Certificate, Certified, Finding
 
 
-class SmoothingDetector:
-    """Opens certification trials."""
-
-    def __init__(self, spec: SmoothingSpec) -> None:
-        self.name = spec.name
-        self._spec = spec
-
-    def open(self) -> SmoothingTrial:
-        """Start on one input."""
-        return SmoothingTrial(self._spec)
-
-
 class SmoothingTrial:
     """Counts label changes under Gaussian noise until the radius is proved or lost."""
 

@@ -12,18 +12,6 @@ from guard.screen.trial import ITSELF, Probes
 from guard.values import Abstention, Evidence, Finding
 
 
-class SqueezingDetector:
-    """Opens squeezing trials."""
-
-    def __init__(self, spec: SqueezingSpec) -> None:
-        self.name = spec.name
-        self._spec = spec
-
-    def open(self) -> SqueezingTrial:
-        """Start on one input."""
-        return SqueezingTrial(self._spec)
-
-
 class SqueezingTrial:
     """Asks for the input and each squeezed copy at once; one answer decides it."""
 

@@ -12,7 +12,7 @@ from guard.errors import DeadlineExceeded, EngineStopped, Overloaded
 from guard.profile import spec
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
-from guard.screen.sensitivity import SensitivityDetector
+from guard.screen.sensitivity import SensitivityTrial
 from guard.screen.trial import ITSELF, MODEL, NETWORK
 from guard.values import Certified, Evidence, Fault, FaultReason
 from tests.screen.parts import (
@@ -105,7 +105,7 @@ class TestFindings:
         backend = FakeBackend(pixels, batch=3)
         screening = screen(backend, (SENSITIVITY,), item(number))
         itself, mutants = torch.cat(backend.batches).split([1, sum(backend.sizes) - 1])
-        trial = SensitivityDetector(SENSITIVITY).open()
+        trial = SensitivityTrial(SENSITIVITY)
         drive(trial, lambda asked: pixels(itself if asked == ITSELF else mutants[asked.start :][: asked.count]))
         assert untimed(screening)[1] == (trial.finding(),)
 

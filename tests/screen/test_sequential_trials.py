@@ -12,8 +12,8 @@ from torch import Tensor
 
 from guard import stats
 from guard.profile import spec
-from guard.screen.sensitivity import SensitivityDetector, SensitivityTrial
-from guard.screen.smoothing import SmoothingDetector
+from guard.screen.sensitivity import SensitivityTrial
+from guard.screen.smoothing import SmoothingTrial
 from guard.screen.trial import ITSELF, Probes
 from guard.values import Abstention, Certified, Evidence
 from tests.screen.parts import drive
@@ -115,7 +115,7 @@ class TestSmoothing:
     def test_proved(self, sigmas: float, evaluations: int) -> None:
         """It stops at the look at which the radius is proved, with a radius at least the policy's that is sound."""
         design = spec.SmoothingSpec(sigma=0.1, radius=0.1 * sigmas, cap=1000)
-        trial = SmoothingDetector(design).open()
+        trial = SmoothingTrial(design)
         assert drive(trial, Copies()) - 1 == evaluations
         finding = trial.finding()
         assert isinstance(finding, Certified)
@@ -129,7 +129,7 @@ class TestSmoothing:
 
     def test_lost(self) -> None:
         """It stops as soon as the radius is lost."""
-        trial = SmoothingDetector(SMOOTHING).open()
+        trial = SmoothingTrial(SMOOTHING)
         assert drive(trial, Copies(range(64))) - 1 == 8
         finding = trial.finding()
         assert isinstance(finding, Abstention)
@@ -138,27 +138,27 @@ class TestSmoothing:
     @pytest.mark.parametrize("cap", [16, 20])
     def test_cap(self, cap: int) -> None:
         """At the cap it abstains, having bought no more."""
-        trial = SmoothingDetector(SMOOTHING.model_copy(update={"cap": cap})).open()
+        trial = SmoothingTrial(SMOOTHING.model_copy(update={"cap": cap}))
         assert drive(trial, Copies()) - 1 == cap
         assert isinstance(trial.finding(), Abstention)
         assert "not proved" in trial.finding().why
 
     def test_absurd_radius(self) -> None:
         """A radius of forty deviations is abstained on, not a crash."""
-        trial = SmoothingDetector(spec.SmoothingSpec(sigma=0.1, radius=4.0)).open()
+        trial = SmoothingTrial(spec.SmoothingSpec(sigma=0.1, radius=4.0))
         assert drive(trial, Copies()) - 1 == 64
         assert isinstance(trial.finding(), Abstention)
 
     def test_asks_for_the_copies_of_sensitivity(self) -> None:
         """With the same sigma it asks for the very copies that sensitivity asks for."""
-        assert SmoothingDetector(SMOOTHING).open().ask() == SensitivityTrial(SENSITIVITY).ask()
+        assert SmoothingTrial(SMOOTHING).ask() == SensitivityTrial(SENSITIVITY).ask()
 
     def test_nothing_classified(self) -> None:
         """Before any answer it abstains."""
-        assert isinstance(SmoothingDetector(SMOOTHING).open().finding(), Abstention)
+        assert isinstance(SmoothingTrial(SMOOTHING).finding(), Abstention)
 
 
 def test_sensitivity_detector_opens_its_spec() -> None:
     """A sensitivity detector's trials follow its own spec."""
-    trial = SensitivityDetector(SENSITIVITY.model_copy(update={"batch": 3})).open()
+    trial = SensitivityTrial(SENSITIVITY.model_copy(update={"batch": 3}))
     assert trial.ask()[1].count == 3

@@ -7,9 +7,9 @@ import torch
 
 from guard.profile import spec
 from guard.screen.build import build_detectors
-from guard.screen.confidence import ConfidenceDetector
-from guard.screen.network import NetworkDetector
-from guard.screen.squeezing import SqueezingDetector
+from guard.screen.confidence import ConfidenceTrial
+from guard.screen.network import NetworkTrial
+from guard.screen.squeezing import SqueezingTrial
 from guard.screen.trial import ITSELF, MODEL, NETWORK, Detector, Probes, Trial, margins
 from guard.values import Abstention, Evidence
 from tests.screen.parts import drive
@@ -29,7 +29,7 @@ class TestSqueezing:
             Probes(SQUEEZERS[1]): [0.7, 0.1, 0.2],
             Probes(SQUEEZERS[2]): [0.1, 0.7, 0.2],
         }
-        trial = SqueezingDetector(spec.SqueezingSpec(squeezers=SQUEEZERS)).open()
+        trial = SqueezingTrial(spec.SqueezingSpec(squeezers=SQUEEZERS))
         assert drive(trial, lambda probes: torch.tensor([softmax[probes]]).log()) == 4
         finding = trial.finding()
         assert isinstance(finding, Evidence)
@@ -41,7 +41,7 @@ class TestSqueezing:
 
     def test_part_of_the_answers(self) -> None:
         """With an answer missing it abstains, since the largest distance may be the missing one."""
-        trial = SqueezingDetector(spec.SqueezingSpec(squeezers=SQUEEZERS)).open()
+        trial = SqueezingTrial(spec.SqueezingSpec(squeezers=SQUEEZERS))
         for probes in trial.ask()[:3]:
             trial.tell(probes, LABEL[None])
         assert isinstance(trial.finding(), Abstention)
@@ -49,7 +49,7 @@ class TestSqueezing:
 
     def test_squeezer_named_twice(self) -> None:
         """A squeezer that is named twice counts once."""
-        trial = SqueezingDetector(spec.SqueezingSpec(squeezers=(SQUEEZERS[0], SQUEEZERS[0]))).open()
+        trial = SqueezingTrial(spec.SqueezingSpec(squeezers=(SQUEEZERS[0], SQUEEZERS[0])))
         drive(trial, lambda _: LABEL[None])
         assert isinstance(trial.finding(), Evidence)
 
@@ -59,7 +59,7 @@ class TestOneAnswer:
 
     def test_confidence(self) -> None:
         """Confidence scores minus the margin over the next class, so that the unsure score higher."""
-        trial = ConfidenceDetector(spec.ConfidenceSpec()).open()
+        trial = ConfidenceTrial("confidence")
         assert isinstance(trial.finding(), Abstention)
         assert trial.ask() == (ITSELF,)
         assert drive(trial, lambda _: LABEL[None]) == 1
@@ -67,7 +67,7 @@ class TestOneAnswer:
 
     def test_network(self) -> None:
         """The network scores its log-odds, on a backend of its own and at no evaluation of the model."""
-        trial = NetworkDetector(spec.NetworkSpec(sha256="")).open()
+        trial = NetworkTrial("network")
         assert isinstance(trial.finding(), Abstention)
         (probes,) = trial.ask()
         assert probes.backend == NETWORK != MODEL

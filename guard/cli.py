@@ -82,9 +82,7 @@ def _options(
 
 @app.command()
 def demo(
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the results here.")
-    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="For the results.")] = None,
     keep_running: Annotated[bool, typer.Option(help="Keep the servers up at the end.")] = False,
     folder: Annotated[Path, typer.Option("--dir", help="Where the model and its profile go.")] = Path("guard-demo"),
     seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Of splits, training and attacks.")] = 0,
@@ -104,13 +102,10 @@ def calibrate(
     model: Annotated[Path | None, typer.Option(help="The model, an ONNX file.")] = None,
     upstream: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Or the server that has it.")] = None,
     model_name: Annotated[str | None, typer.Option(help="Its name on the server.")] = None,
-    bounds: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Range of input values.")] = (
-        0.0,
-        1.0,
-    ),
+    bounds: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Of input values.")] = (0.0, 1.0),
     mutation: Annotated[list[Mutation] | None, typer.Option(help="Further sensitivity detectors.")] = None,
     network: Annotated[bool, typer.Option(help="Train a detector network.")] = True,
-    radius_sigmas: Annotated[float, typer.Option(min=0.01, help="Radius to certify, in noise deviations.")] = 0.5,
+    radius_sigmas: Annotated[float, typer.Option(min=0.01, max=3.0, help="Radius to certify, in sigmas.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Of splits and training.")] = 0,
 ) -> None:
     """Measure a model on clean samples and write its profile."""
@@ -184,11 +179,10 @@ def serve(
         _refuse(ctx, _WITH_EMBEDDED, "with --config, write these in the policy file instead")
         asyncio.run(_serve(load_settings(config), None))
     elif embedded is not None:
-        policy: dict[str, Any] = {}
+        policy = {"profile": profile, "model": embedded, "mode": mode, "false_positive_rate": false_positive_rate}
         if profile is None:
             _refuse(ctx, _WITH_PROFILE, "nothing is screened without --profile: give one, or leave out")
-        else:
-            policy = {"profile": profile, "model": embedded, "mode": mode, "false_positive_rate": false_positive_rate}
+            policy = {}
         asyncio.run(_serve(_embedded_settings(embedded.stem, policy, address, admin_address), embedded))
 
 

@@ -111,8 +111,19 @@ def calibrate(
 
 
 def with_output_kind(info: ModelInfo, backend: Backend, samples: Float32Array) -> ModelInfo:
-    """Tell probabilities from logits by what the model answers: rows in [0, 1] that sum to one are probabilities."""
+    """Tell probabilities from logits by what the model answers: rows in [0, 1] that sum to one are probabilities.
+
+    Raises:
+        DataError: the model answers NaN or infinity.
+    """
+    if info.output_kind is OutputKind.PROBABILITIES:  # known from an earlier calibration
+        return info
     answers = backend.logits(torch.from_numpy(samples))
+    if not bool(torch.isfinite(answers).all()):
+        raise DataError(
+            f"model {info.name!r} answers NaN or infinity for clean samples: check that they are scaled and laid out "
+            "as it was trained on"
+        )
     sums = answers.sum(dim=1)
     looks = bool((answers >= 0).all() and (answers <= 1).all() and ((sums - 1).abs() < _SUM_TOLERANCE).all())
     kind = OutputKind.PROBABILITIES if looks else OutputKind.LOGITS
@@ -202,8 +213,10 @@ def _score(
     labels = np.empty(len(samples), dtype=np.int64)
     with reporter.stage(f"scoring benign samples ({name})", len(samples)) as advance:
         for row, screening in enumerate(_screen_all(engine, samples)):
-            if screening.label is None or any(isinstance(f, Fault) for f in screening.findings):
-                raise DataError(f"the model could not be asked about sample {row} of the {name} split: see the log")
+            fault = next((f for f in screening.findings if isinstance(f, Fault)), None)
+            if screening.label is None or fault is not None:
+                reason = "the model has no label for it" if fault is None else f"{fault.detector}: {fault.reason}"
+                raise DataError(f"sample {row} of the {name} split can't be screened ({reason}): correct or remove it")
             labels[row] = screening.label
             for finding in screening.findings:
                 if isinstance(finding, Evidence):

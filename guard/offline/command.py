@@ -54,6 +54,7 @@ def calibrate_to(source: Source, data: Path, out: Path, options: Options, consol
     samples = load_samples(data, source.bounds)
     backend = _open(source, samples.shape[1:])
     try:
+        _check_bounds(backend.info)
         make_folder(out, "--out")  # now, not after minutes of work
         profile = calibrate(backend, to_layout(samples, backend.info.shape), options, Reporter(console))
     finally:
@@ -62,6 +63,16 @@ def calibrate_to(source: Source, data: Path, out: Path, options: Options, consol
     picture = draw(profile, out)
     print_profile(console, profile)
     console.print(f"The profile is in {out}; benign scores as a picture: {picture}", soft_wrap=True)
+
+
+def _check_bounds(info: ModelInfo) -> None:
+    """Bounds that hold two integers or fewer are not those of an integer input, but the default of a real one."""
+    low, high = info.bounds
+    if "INT" in info.datatype and high - low <= 1:
+        raise ConfigError(
+            f"model {info.name!r} takes {info.datatype}, of which --bounds {low:g} {high:g} leave next to nothing: "
+            "give the model's own, for example --bounds 0 255"
+        )
 
 
 def make_folder(folder: Path, option: str) -> None:

@@ -1,0 +1,93 @@
+"""A folder with good and bad files, in which the tests run the real command."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from guard.profile import store
+from tests.support import digits
+from tests.support.loop import LoopThread
+from tests.support.profiles import digits_profile
+from tests.support.sidecars import embedded
+
+GOOD_POLICY = "models:\n  digits: {profile: profile, model: digits.onnx, mode: enforce, false_positive_rate: 0.05}\n"
+BAD_POLICY = """\
+listen: {address: 8011}
+modles: {}
+models:
+  digits:
+    profile: nowhere
+    mode: enfroce
+    false_positive_rate: 5
+"""
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits model with its profile and clean samples, and what is wrong with others, each under its name."""
+    folder = tmp_path_factory.mktemp("files")
+    shutil.copy(digits.onnx_file(), folder / "digits.onnx")
+    store.save(digits_profile(), folder / "profile")
+    (folder / "policy.yaml").write_text(GOOD_POLICY)
+    (folder / "bad.yaml").write_text(BAD_POLICY)
+    _write_samples(folder)
+    _write_models(folder)
+    (folder / "empty").mkdir()
+    shutil.copytree(folder / "profile", folder / "damaged")
+    arrays = bytearray((folder / "damaged" / store.ARRAYS).read_bytes())
+    arrays[len(arrays) // 2] ^= 0xFF
+    (folder / "damaged" / store.ARRAYS).write_bytes(arrays)
+    return folder
+
+
+def _write_samples(folder: Path) -> None:
+    clean = digits.load_data().calibration[0]
+    np.savez(folder / "clean.npz", inputs=clean)
+    np.save(folder / "few.npy", clean[:20])
+    np.save(folder / "wide.npy", clean * 255)
+    np.save(folder / "other-shape.npy", np.zeros((200, 3, 9, 9), np.float32))
+    broken = clean.copy()
+    broken[3, 0, 1, 1] = np.nan
+    np.save(folder / "nan.npy", broken)
+    (folder / "images").mkdir()
+    for index, image in enumerate(clean[:200]):
+        cv2.imwrite(str(folder / "images" / f"{index:03}.png"), np.rint(image[0] * 255).astype(np.uint8))
+    (folder / "sizes").mkdir()
+    for size in (8, 9):
+        cv2.imwrite(str(folder / "sizes" / f"{size}.png"), np.zeros((size, size), np.uint8))
+
+
+def _write_models(folder: Path) -> None:
+    (folder / "broken.onnx").write_bytes(b"this is no model")
+    other = onnx.load(folder / "digits.onnx")
+    other.doc_string = "trained again"
+    onnx.save(other, folder / "again.onnx")
+    a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "abc")
+    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["c"])], "two inputs", [a, b], [c])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), folder / "two.onnx")
+
+
+@pytest.fixture(scope="session")
+def upstream(folder: Path) -> Iterator[str]:
+    """The address of a real server of the digits model."""
+    with LoopThread() as loop, embedded(loop, {"digits": folder / "digits.onnx"}) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def busy() -> Iterator[str]:
+    """An address that is in use."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield f"127.0.0.1:{taken.getsockname()[1]}"

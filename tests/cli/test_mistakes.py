@@ -1,0 +1,148 @@
+"""What a new user gets wrong: one message that says what to do, an exit code, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import guard
+
+CONFIG, DATA, PROFILE, MODEL, UPSTREAM = 2, 4, 5, 6, 7
+
+CALIBRATE = "calibrate --out made --model digits.onnx --data "
+DIGITS = "calibrate --out made --data clean.npz "
+EMBEDDED = "serve --embedded digits.onnx "
+FREE = "--address 127.0.0.1:0 --admin-address 127.0.0.1:0 "
+
+# The command ({upstream}: a real server, {busy}: an address in use), its exit code, and patterns of its message.
+MISTAKES = {
+    "no data": (
+        CALIBRATE + "nowhere", DATA,
+        ["nowhere does not exist", "takes a folder"],
+    ),
+    "empty folder": (CALIBRATE + "empty", DATA, ["empty holds no images", ".png"]),
+    "images of two sizes": (CALIBRATE + "sizes", DATA, [r"sizes/9.png has shape \[9, 9\]", "resize all samples"]),
+    "too few samples": (CALIBRATE + "few.npy", DATA, ["20 clean samples are too few", "needs 150"]),
+    "NaN samples": (CALIBRATE + "nan.npy", DATA, ["1 of 797 samples hold NaN", "remove them"]),
+    "values outside bounds": (CALIBRATE + "wide.npy", DATA, ["from 0 to 255, outside", "0 to 1", "with --bounds"]),
+    "samples of another shape": (
+        CALIBRATE + "other-shape.npy", MODEL,
+        [r"does not accept samples of shape \[3, 9, 9\]"],
+    ),
+    "no model file": (DIGITS + "--model gone.onnx", MODEL, ["gone.onnx can't be read", "check --model"]),
+    "broken model file": (DIGITS + "--model broken.onnx", MODEL, ["not a loadable ONNX model", "Export it again"]),
+    "a model of two inputs": (DIGITS + "--model two.onnx", MODEL, [r"\['a', 'b'\]", "models with one input"]),
+    "no model": (DIGITS, CONFIG, ["--model model.onnx, or --upstream host:port --model-name NAME"]),
+    "two models": (DIGITS + "--model digits.onnx --upstream a:1", CONFIG, ["say either --model .* or --upstream"]),
+    "no model name": (DIGITS + "--upstream a:1", CONFIG, ["--upstream needs --model-name"]),
+    "upstream down": (
+        DIGITS + "--upstream 127.0.0.1:1 --model-name digits", UPSTREAM, ["no inference server", "is it running"]
+    ),
+    "upstream without the model": (
+        DIGITS + "--upstream {upstream} --model-name digit", MODEL, ["answered ModelMetadata with NOT_FOUND.*digit"]
+    ),
+    "bounds the wrong way": (CALIBRATE + "clean.npz --bounds 1 0", CONFIG, ["--bounds 1 0", "the smaller one first"]),
+    "endless bounds": (CALIBRATE + "clean.npz --bounds 0 inf", CONFIG, ["--bounds 0 inf", "two finite numbers"]),
+    "a file for the profile": (
+        "calibrate --out few.npy --model digits.onnx --data clean.npz", CONFIG,
+        ["--out few.npy can't be made", "another"],
+    ),
+    "unknown mutation": (CALIBRATE + "clean.npz --mutation blur", CONFIG, ["--mutation", "'blur'", "'shift_rotate'"]),
+    "negative seed": (CALIBRATE + "clean.npz --seed -1", CONFIG, ["--seed", "greater than or equal to 0"]),
+    "no profile to show": ("profile show empty", PROFILE, ["empty holds no profile", "guard calibrate"]),
+    "damaged profile": ("profile show damaged", PROFILE, ["damaged/scores.npz is not the file", "make it again"]),
+    "no policy named": ("check-config", CONFIG, ["guard check-config policy.yaml"]),
+    "no policy there": ("check-config gone.yaml", CONFIG, ["gone.yaml:1: the file can't be read", "check the path"]),
+    "mistakes in a policy": (
+        "check-config bad.yaml",
+        CONFIG,
+        [
+            "^guard: bad.yaml:1: listen.address is `8011`, not text; write text",
+            "^bad.yaml:2: modles is not a setting; did you mean models?",
+            "^bad.yaml:4: models.digits has replica: onnx, which needs a model file; add `model: FILE.onnx`",
+            "^bad.yaml:5: nowhere holds no profile.*; run `guard calibrate",
+            "^bad.yaml:6: .*`enfroce`.*did you mean enforce?",
+            "^bad.yaml:7: .*out of range; write a number above 0 and below 1",
+        ],
+    ),
+    "serve a policy with mistakes": ("serve --config bad.yaml", CONFIG, ["bad.yaml:2: modles is not a setting"]),
+    "serve nothing": ("serve", CONFIG, ["--config policy.yaml, or --embedded model.onnx"]),
+    "serve two things": ("serve --config policy.yaml --embedded digits.onnx", CONFIG, ["say either --config"]),
+    "serve no model file": ("serve --embedded gone.onnx", CONFIG, ["no model file gone.onnx", "name an ONNX file"]),
+    "serve a broken model": (
+        "serve --embedded broken.onnx " + FREE, MODEL,
+        ["can't load broken.onnx", "export it again"],
+    ),
+    "serve without its profile": (EMBEDDED + "--profile empty", PROFILE, ["empty holds no profile", "guard calibrate"]),
+    "serve another model": (
+        "serve --embedded again.onnx --profile profile",
+        PROFILE,
+        ["'again'.*calibrated with another model than again.onnx", "calibrate this one"],
+    ),
+    "a rate too strict": (
+        EMBEDDED + "--profile profile --false-positive-rate 0.0001", PROFILE,
+        ["holds 319 .* needs 9999", "ask for 0.0032"],
+    ),
+    "a rate of nothing": (
+        EMBEDDED + "--profile profile --false-positive-rate 0", CONFIG, ["--false-positive-rate 0.0: .*greater than 0"]
+    ),
+    "no address": (
+        EMBEDDED + "--address here --admin-address 80",
+        CONFIG,
+        ["--address here: it has no host and port; --admin-address 80: it has no host"],
+    ),
+    "port in use": (
+        EMBEDDED + "--admin-address 127.0.0.1:0 --address {busy}", CONFIG,
+        ["can't listen on {busy}", "in use", "stop what"],
+    ),
+    "admin port in use": (
+        EMBEDDED + "--address 127.0.0.1:0 --admin-address {busy}", CONFIG,
+        ["can't listen on {busy}", "in use", "stop what"],
+    ),
+    "enforce without a profile": (
+        EMBEDDED + "--mode enforce", CONFIG,
+        ["nothing is screened without --profile.*--mode"],
+    ),
+    "enforce beside a policy": (
+        "serve --config policy.yaml --mode enforce", CONFIG, ["write these in the policy file instead: --mode"]
+    ),
+    "unknown log level": (EMBEDDED + "--log-level loud", CONFIG, ["no log level 'loud'", "debug, info"]),
+    "results nowhere": ("demo --json nowhere/results.json", CONFIG, ["folder nowhere does not exist", "create it"]),
+    "results into a folder": ("demo --json empty", CONFIG, ["--json: empty is a folder", "name a file"]),
+    "the demo into a file": ("demo --dir few.npy", CONFIG, ["--dir few.npy can't be made a folder", "name another"]),
+    "unknown command": ("clibrate", CONFIG, ["No such command 'clibrate'"]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ended(
+    request: pytest.FixtureRequest, folder: Path, upstream: str, busy: str
+) -> dict[str, subprocess.CompletedProcess[str]]:
+    """How the commands of all selected tests ended. They run side by side, for most of their time goes into imports."""
+    names = [item.callspec.params["name"] for item in request.session.items if item.function is test_mistake]
+    commands = [MISTAKES[name][0].format(upstream=upstream, busy=busy) for name in names]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return dict(zip(names, threads.map(lambda command: guard(*command.split(), cwd=folder), commands), strict=True))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake(
+    folder: Path, upstream: str, busy: str, ended: dict[str, subprocess.CompletedProcess[str]], name: str
+) -> None:
+    """Each mistake ends the command with its exit code and one message, and leaves no profile behind."""
+    _, exit_code, patterns = MISTAKES[name]
+    result = ended[name]
+    assert result.returncode == exit_code, result.stderr
+    for pattern in patterns:
+        filled = pattern.format(upstream=upstream, busy=busy)
+        assert re.search(filled, result.stderr, re.MULTILINE), result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith(("guard: ", "Usage: "))
+    assert result.stderr.count("guard: ") <= 1
+    assert result.stdout == ""
+    assert not (folder / "made" / "profile.json").exists()

@@ -1,0 +1,118 @@
+"""`guard serve` as a process: what it says, answers and exports, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.peer import wait_until_serving
+from tests.support import digits
+from tests.support.command import Running
+from tests.support.loop import LoopThread
+from tests.support.sidecars import client_of, embedded
+
+FREE = ("--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0")
+STARTED = r"Guard serves gRPC on port (\d+), metrics and health on port (\d+)"
+STOP_S = 4.0  # less than the grace that running calls are given
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and text of a page of the admin port."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def wait_until_ready(port: int) -> None:
+    """Wait until /readyz says 200.
+
+    Raises:
+        AssertionError: it did not in time.
+    """
+    for _ in range(300):
+        status, reasons = get(port, "/readyz")
+        if status == 200:
+            return
+        threading.Event().wait(0.1)
+    raise AssertionError(reasons)
+
+
+def started(running: Running) -> tuple[int, int]:
+    """Wait for the ports of a Guard that serves: gRPC, admin."""
+    ports = running.wait_for(STARTED)
+    return int(ports[1]), int(ports[2])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_embedded_with_a_profile(folder: Path, tmp_path: Path, signum: signal.Signals) -> None:
+    """A model file and its profile are all it takes to serve and screen; a signal ends it at once with exit code 0."""
+    model, profile = folder / "digits.onnx", folder / "profile"
+    arguments = ("--embedded", model, "--profile", profile, *FREE, "--log-format", "json", "--log-level", "debug")
+    with Running("serve", *arguments, cwd=tmp_path) as running:
+        grpc_port, admin_port = started(running)
+        assert "guards digits (flag at 0.05 false positives" in running.output
+        wait_until_ready(admin_port)
+        wait_until_serving(f"127.0.0.1:{grpc_port}")
+        with client_of(grpc_port) as client:
+            seen = [client.ask("digits", image[None]) for image in digits.load_data().test[0][:10]]
+            assert {each.status for each in seen} == {"OK"}
+            assert [each.verdict for each in seen].count("clean") >= 7
+            assert client.ask("digit", digits.load_data().test[0][:1]).status == "PERMISSION_DENIED"
+            assert running.end(signum, within_s=STOP_S) == 0  # the client's open connection doesn't hold it up
+    decisions = [event for event in map(json.loads, running.log.splitlines()) if event["event"] == "decision"]
+    assert [event["verdict"] for event in decisions] == [each.verdict for each in seen]
+
+
+def test_embedded_without_a_profile(folder: Path, tmp_path: Path) -> None:
+    """Without a profile requests pass unscreened; the command says so, and what to do, and counts them."""
+    with Running("serve", "--embedded", folder / "digits.onnx", *FREE, cwd=tmp_path) as running:
+        grpc_port, admin_port = started(running)
+        running.wait_for("Nothing is screened without a profile, only counted")
+        running.wait_for(f"guard calibrate --model {folder / 'digits.onnx'} --data .* --out")
+        wait_until_ready(admin_port)
+        with client_of(grpc_port) as client:
+            seen = client.ask("digits", digits.load_data().test[0][:1])
+        assert (seen.status, seen.verdict) == ("OK", "unscreened")
+        _, metrics = get(admin_port, "/metrics")
+        assert 'guard_unscreened_requests_total{model="other",reason="unlisted_model"} 1.0' in metrics
+        assert running.end(signal.SIGTERM, within_s=STOP_S) == 0
+
+
+def test_upstream_that_comes_up_later(folder: Path, tmp_path: Path) -> None:
+    """Guard starts without its upstream: live, not ready and saying why, UNAVAILABLE; it is ready when that comes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        upstream = f"127.0.0.1:{free.getsockname()[1]}"
+    listen = 'listen: {address: "127.0.0.1:0", admin_address: "127.0.0.1:0"}'
+    models = (
+        (folder / "policy.yaml")
+        .read_text()
+        .replace("profile: ", f"profile: {folder}/")
+        .replace("model: ", f"model: {folder}/")
+    )
+    (tmp_path / "policy.yaml").write_text(f"upstream: {{address: {upstream}}}\n{listen}\n{models}")
+    image = digits.load_data().test[0][:1]
+    with LoopThread() as loop, Running("serve", "--config", "policy.yaml", cwd=tmp_path) as running:
+        grpc_port, admin_port = started(running)
+        assert get(admin_port, "/livez") == (200, "live\n")
+        status, reasons = get(admin_port, "/readyz")
+        assert status == 503
+        assert reasons.startswith("digits: ")
+        with client_of(grpc_port) as client:
+            seen = client.ask("digits", image)
+            assert (seen.status, seen.verdict) == ("UNAVAILABLE", "unscreened")
+            with embedded(loop, {"digits": folder / "digits.onnx"}, address=upstream):
+                wait_until_ready(admin_port)
+                assert client.ask("digits", image).verdict in {"clean", "adversarial"}
+        assert f"no inference server answers at {upstream}" in running.log
+        assert running.end(signal.SIGTERM, within_s=STOP_S) == 0

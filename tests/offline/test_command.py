@@ -1,0 +1,123 @@
+"""What `guard calibrate` does around the calibration."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from rich.console import Console
+
+from guard.errors import ConfigError, UpstreamUnavailable
+from guard.offline.calibrate import LEAST_SAMPLES, Options
+from guard.offline.command import Source, calibrate_to, make_folder
+from guard.profile import store
+from tests.support import digits
+from tests.support.profiles import SHORT
+
+NAN, INF = float("nan"), float("inf")
+
+
+def source(model: Path | None = None, bounds: tuple[float, float] = (0.0, 1.0)) -> Source:
+    """A model file, by default that of the digits."""
+    return Source(model=model or digits.onnx_file(), upstream=None, model_name=None, bounds=bounds)
+
+
+def console() -> tuple[Console, io.StringIO]:
+    """A console, and what is printed there."""
+    printed = io.StringIO()
+    return Console(file=printed, width=100, markup=False), printed
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    """Clean digits, as images (n, 8, 8) without a channel axis."""
+    np.savez(tmp_path / "clean.npz", inputs=digits.load_data().calibration[0][:LEAST_SAMPLES, 0])
+    return tmp_path / "clean.npz"
+
+
+@pytest.mark.parametrize(
+    ("model", "upstream", "name", "bounds", "says"),
+    [
+        (None, None, None, (0, 1), "either --model model.onnx, or --upstream"),
+        (Path("m.onnx"), "a:1", "m", (0, 1), "either --model model.onnx, or --upstream"),
+        (None, "a:1", None, (0, 1), "--upstream needs --model-name"),
+        (None, "a:1", "", (0, 1), "--upstream needs --model-name"),
+        (Path("m.onnx"), None, None, (1, 0), "--bounds 1 0: give two finite numbers, the smaller one first"),
+        (Path("m.onnx"), None, None, (1, 1), "--bounds 1 1"),
+        (Path("m.onnx"), None, None, (NAN, 1), "--bounds nan 1"),
+        (Path("m.onnx"), None, None, (0, NAN), "--bounds 0 nan"),
+        (Path("m.onnx"), None, None, (-INF, 1), "--bounds -inf 1"),
+        (Path("m.onnx"), None, None, (0, INF), "--bounds 0 inf"),
+    ],
+)
+def test_a_source_that_is_none(
+    model: Path | None, upstream: str | None, name: str | None, bounds: tuple[float, float], says: str
+) -> None:
+    """Neither or both of file and server, a server without a name, and bounds that are none, are refused."""
+    with pytest.raises(ConfigError, match=says):
+        Source(model=model, upstream=upstream, model_name=name, bounds=bounds)
+
+
+def test_everything_is_written(clean: Path, tmp_path: Path) -> None:
+    """The profile, its network and its picture are written to a folder that is made, and said to be there."""
+    out, (there, printed) = tmp_path / "a" / "profile", console()
+    calibrate_to(source(), clean, out, Options(budget=SHORT), there)
+    assert {path.name for path in out.iterdir()} == {"profile.json", "scores.npz", "network.onnx", "scores.png"}
+    profile = store.load(out)
+    assert profile.model.shape == (1, 8, 8)  # the samples had no channel axis
+    assert profile.model.name == digits.onnx_file().stem
+    picture = cv2.imread(str(out / "scores.png"))
+    assert picture is not None
+    assert picture.shape[0] > 400
+    assert "training the detector network" in printed.getvalue()
+    assert f"The profile is in {out}; benign scores as a picture: {out / 'scores.png'}" in printed.getvalue()
+
+
+def test_a_folder_that_cannot_be_made(clean: Path) -> None:
+    """Where the profile can't go is said before the work, not after it."""
+    there, printed = console()
+    with pytest.raises(ConfigError, match=r"--out .*clean.npz can't be made a folder \(File exists\); name another"):
+        calibrate_to(source(), clean, clean, Options(), there)
+    assert not printed.getvalue()
+
+
+def test_make_folder(tmp_path: Path) -> None:
+    """A folder is made with those around it, and one that is there is fine."""
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b", "--out")
+        assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_bounds_of_a_model_of_integers(clean: Path, tmp_path: Path) -> None:
+    """A model of 8-bit inputs with bounds of 0 and 1 would be calibrated on black images: the bounds are asked for."""
+    value, answer = (
+        onnx.helper.make_tensor_value_info(name, kind, ["n", *shape])
+        for name, kind, shape in (("x", onnx.TensorProto.UINT8, (8, 8)), ("y", onnx.TensorProto.FLOAT, (64,)))
+    )
+    nodes = [
+        onnx.helper.make_node("Cast", ["x"], ["real"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Flatten", ["real"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "of bytes", [value], [answer])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "bytes.onnx")
+    there, _ = console()
+    with pytest.raises(ConfigError, match=r"'bytes' takes UINT8, of which --bounds 0 1 leave next to nothing.* 0 255"):
+        calibrate_to(source(tmp_path / "bytes.onnx"), clean, tmp_path / "out", Options(network=False), there)
+    np.savez(tmp_path / "bytes.npz", inputs=np.random.default_rng(0).integers(0, 256, (150, 8, 8)).astype(np.uint8))
+    of_bytes = source(tmp_path / "bytes.onnx", (0.0, 255.0))
+    calibrate_to(of_bytes, tmp_path / "bytes.npz", tmp_path / "out", Options(network=False), there)
+    assert store.load(tmp_path / "out").model.datatype == "UINT8"
+
+
+def test_an_upstream_that_is_down(clean: Path, tmp_path: Path) -> None:
+    """A server that isn't there is reported as that, whatever the layout of the samples, and nothing is written."""
+    down = Source(model=None, upstream="127.0.0.1:1", model_name="digits", bounds=(0.0, 1.0))
+    there, _ = console()
+    with pytest.raises(UpstreamUnavailable, match=r"no inference server answers at 127.0.0.1:1"):
+        calibrate_to(down, clean, tmp_path / "out", Options(), there)
+    assert not (tmp_path / "out").exists()

@@ -31,7 +31,7 @@ def test_what_was_not_screened_is_not_caught(profile: Path) -> None:
     with LoopThread() as loop, running(loop, Sidecar(settings(NOWHERE, {MODEL: policy(profile)}))) as sidecar:
         client = Client(sidecar.grpc_port)
         try:
-            with pytest.raises(ScreeningError, match="a request of the demo was not screened: .*guard_verdict=unscre"):
+            with pytest.raises(ScreeningError, match=r"a request of the demo was not screened: .*guard_verdict=unscre"):
                 client.send(image)
         finally:
             client.close()

@@ -104,7 +104,7 @@ def calibrate(
     model_name: Annotated[str | None, typer.Option(help="Its name on the server.")] = None,
     bounds: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Of input values.")] = (0.0, 1.0),
     mutation: Annotated[list[Mutation] | None, typer.Option(help="Further sensitivity detectors.")] = None,
-    network: Annotated[bool, typer.Option(help="Train a detector network.")] = True,
+    network: Annotated[bool, typer.Option(help="Train a detector network; confident attacks pass without.")] = True,
     radius_sigmas: Annotated[float, typer.Option(min=0.01, max=3.0, help="Radius to certify, in sigmas.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Of splits and training.")] = 0,
 ) -> None:

@@ -74,6 +74,7 @@ class Running:
             subprocess.TimeoutExpired: it did not end in time.
         """
         self._process.send_signal(signum)
-        rest, _ = self._process.communicate(timeout=within_s)
-        self.output += rest
+        self._process.wait(within_s)
+        assert self._process.stdout is not None
+        self.output += self._process.stdout.read()
         return self._process.returncode

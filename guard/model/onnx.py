@@ -110,7 +110,10 @@ def inspect_onnx(path: Path, *, name: str, bounds: tuple[float, float], dims: tu
     try:
         outputs = session.run(None, {declared.name: zeros})
     except Exception as exc:  # as in logits
-        raise BackendError(f"{path} does not accept samples of shape {list(dims)}: {exc}") from exc
+        raise BackendError(
+            f"{path} does not accept samples of shape {list(dims)}; it declares {list(declared.shape)}, batch first: "
+            "resize the samples, or name the right model"
+        ) from exc
     for output, values in zip(session.get_outputs(), outputs, strict=True):
         if _is_scores(values):
             return ModelInfo(

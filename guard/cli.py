@@ -142,7 +142,7 @@ def check_config(
 ) -> None:
     """Check a policy file, every mistake with its line and what to do; then load its profiles and models."""
     from guard.app import Sidecar
-    from guard.config_file import json_schema, load_settings
+    from guard.config_file import json_schema, load_settings, locate
 
     if schema:
         _out.print_json(json.dumps(json_schema()))
@@ -150,7 +150,14 @@ def check_config(
     if policy is None:
         raise ConfigError("name the policy file: guard check-config policy.yaml")
     settings = load_settings(policy)
-    Sidecar(settings)
+    problems = []
+    for name, one in settings.models.items():
+        try:
+            Sidecar(settings.model_copy(update={"models": {name: one}}))
+        except GuardError as exc:
+            problems.append(f"{locate(policy, ('models', name))}: {exc}")
+    if problems:
+        raise ConfigError("\n".join(problems))
     _out.print(f"{policy} is fine: {_summary(settings)}.", soft_wrap=True)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from guard.config import ModelPolicy, Unlisted
-from guard.decide.decide import decide, decide_unlisted, unscreened_item
+from guard.decide.decide import decide, pass_unlisted, unscreened_item
 from guard.decide.judge import Judge
 from guard.decode.tensors import decode
 from guard.errors import DeadlineExceeded, GuardError, MalformedRequest, ModelNotListed, Overloaded, RequestError
@@ -78,7 +78,7 @@ class Gate:
                     f"model {request.model_name!r} is not under guard: name it in the policy's `models`, "
                     "or set `unlisted_models: pass`"
                 )
-            return decide_unlisted(decision_id, request.model_name, self._unlisted)
+            return pass_unlisted(decision_id, request.model_name)
         name, policy = request.model_name, guarded.policy
         try:
             inputs = self._decode(request, guarded)
@@ -106,13 +106,14 @@ class Gate:
 
 async def _screen_all(engine: Engine, inputs: Float32Array, budget_s: float) -> list[Screening | ItemDecision]:
     """Screen each item; where that was not possible, the decision that says so. Cancelled with the caller."""
-    futures: list[Future[Screening] | None] = []
+    waiting: list[asyncio.Future[Screening]] = []
     try:
         for item in inputs:
-            futures.append(_submit(engine, item, budget_s))
-            if futures[-1] is None:
+            future = _submit(engine, item, budget_s)
+            if future is None:
                 break
-        waiting = [asyncio.wrap_future(future) for future in futures if future is not None]
+            waiting.append(asyncio.wrap_future(future))
+            waiting[-1].add_done_callback(_read)
         if waiting:
             await asyncio.wait(waiting, timeout=budget_s + _GRACE_S)
         overloaded = len(inputs) - len(waiting)
@@ -120,9 +121,8 @@ async def _screen_all(engine: Engine, inputs: Float32Array, budget_s: float) -> 
             unscreened_item(UnscreenedReason.OVERLOAD if engine.alive else UnscreenedReason.FAULT)
         ] * overloaded
     finally:
-        for future in futures:
-            if future is not None:
-                future.cancel()
+        for each in waiting:
+            each.cancel()  # and with it the engine's; one that failed late has nobody else to read its exception
 
 
 def _submit(engine: Engine, item: Float32Array, budget_s: float) -> Future[Screening] | None:
@@ -131,6 +131,12 @@ def _submit(engine: Engine, item: Float32Array, budget_s: float) -> Future[Scree
     except GuardError as exc:
         _log.warning("an item was not screened", error=str(exc))
         return None
+
+
+def _read(future: asyncio.Future[Screening]) -> None:
+    """Look at the outcome, or asyncio logs an error for each one that fails after its caller went away."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _result(future: asyncio.Future[Screening]) -> Screening | ItemDecision:

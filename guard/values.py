@@ -66,7 +66,6 @@ class FaultReason(StrEnum):
     NON_FINITE_OUTPUT = "non_finite_output"
     DETECTOR = "detector"
     DEADLINE = "deadline"
-    STOPPED = "stopped"
 
 
 class OutputKind(StrEnum):
@@ -80,7 +79,7 @@ class OutputKind(StrEnum):
 class ModelInfo:
     """What Guard knows of a guarded model.
 
-    `shape` is one input without the batch dimension; `bounds` are the least and largest value an input may hold;
+    `shape` is one input without the batch dimension; `bounds` are the least and largest value of benign inputs;
     `batched` says whether the model takes a leading batch dimension, and `max_batch` how many items at once (None:
     any number); `fingerprint` is a hex SHA-256 that changes when the model does.
     """

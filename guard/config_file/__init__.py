@@ -17,7 +17,7 @@ from guard.config_file.checks import MIN_SECRET_BYTES
 from guard.config_file.document import Document, Mistake, Unreadable
 from guard.errors import ConfigError
 
-__all__ = ["MIN_SECRET_BYTES", "Mistake", "explain", "json_schema", "load_settings"]
+__all__ = ["MIN_SECRET_BYTES", "Mistake", "explain", "json_schema", "load_settings", "locate"]
 
 
 def load_settings(path: Path) -> Settings:
@@ -43,6 +43,12 @@ def load_settings(path: Path) -> Settings:
 def explain(path: Path) -> list[Mistake]:
     """Every mistake in a policy file, by line; none if it can be used."""
     return _read(path)[1]
+
+
+def locate(path: Path, where: tuple[str, ...]) -> str:
+    """`file:line` of a key in a policy file that was read already."""
+    mistake = Document(path).mistake(where, "", "")
+    return f"{mistake.path}:{mistake.line}"
 
 
 def json_schema() -> dict[str, Any]:

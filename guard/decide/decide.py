@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from guard.config import ModelPolicy, Unlisted
+from guard.config import ModelPolicy
 from guard.values import Action, Decision, ItemDecision, Mode, UnscreenedReason, Verdict
 
 _WORST_FIRST = (Verdict.ADVERSARIAL, Verdict.UNSCREENED, Verdict.ABSTAIN, Verdict.CLEAN)
@@ -47,17 +47,16 @@ def unscreened_item(reason: UnscreenedReason) -> ItemDecision:
     return ItemDecision(Verdict.UNSCREENED, None, (), reason)
 
 
-def decide_unlisted(decision_id: str, model: str, unlisted: Unlisted) -> Decision:
-    """The decision on a model that no policy names, when the policy lets those pass: forwarded, never silently."""
-    action = Action.FORWARD if unlisted is Unlisted.PASS else Action.REJECT
+def pass_unlisted(decision_id: str, model: str) -> Decision:
+    """The decision on a model that no policy names, when the settings let those pass: forwarded, never silently."""
     return Decision(
         id=decision_id,
         model=model,
         mode=Mode.FLAG,
         verdict=Verdict.UNSCREENED,
         p_value=None,
-        intended=action,
-        action=action,
+        intended=Action.FORWARD,
+        action=Action.FORWARD,
         items=(),
         reason=UnscreenedReason.UNLISTED_MODEL,
     )

@@ -33,6 +33,8 @@ def refuse(error: Exception, metrics: WireMetrics) -> Reply:
     answer = status.of_error(error)
     if answer.code is grpc.StatusCode.INTERNAL:
         _log.error("request failed", exc_info=error)
+    else:
+        _log.info("request refused", code=answer.code.name, reason=answer.message)
     metrics.request_refused(error.code if isinstance(error, GuardError) else "internal")
     return Reply(answer.code, answer.message)
 

@@ -52,7 +52,7 @@ _UNSCREENED: Mapping[UnscreenedReason, tuple[StatusCode, str]] = MappingProxyTyp
         UnscreenedReason.FAULT: (StatusCode.UNAVAILABLE, "the request could not be screened; retry with backoff"),
         UnscreenedReason.UNVERIFIED: (
             StatusCode.UNAVAILABLE,
-            "the served model, or the version asked for, could not be verified against its profile; ask its operator",
+            "the served model, or that version of it, was not reached or not verified against its profile",
         ),
         UnscreenedReason.INVALID_INPUT: (
             StatusCode.INVALID_ARGUMENT,

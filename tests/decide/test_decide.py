@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from guard.config import ModelPolicy, Unlisted
-from guard.decide.decide import decide, decide_unlisted, unscreened_item
+from guard.config import ModelPolicy
+from guard.decide.decide import decide, pass_unlisted, unscreened_item
 from guard.values import Action, Decision, ItemDecision, Mode, UnscreenedReason, Verdict
 
 FORWARD, FLAG, REJECT = Action.FORWARD, Action.FLAG, Action.REJECT
@@ -76,9 +76,8 @@ def test_evaluations_add_up() -> None:
     assert decision.spent == {"label": 2, "squeezing": 3, "smoothing": 8}
 
 
-@pytest.mark.parametrize(("unlisted", "action"), [(Unlisted.PASS, FORWARD), (Unlisted.DENY, REJECT)])
-def test_unlisted_models(unlisted: Unlisted, action: Action) -> None:
-    """A model that no policy names passes or not as the settings say, and is never called screened."""
-    decision = decide_unlisted("d-1", "other", unlisted)
+def test_unlisted_models() -> None:
+    """A model that no policy names passes where the settings say so, and is never called screened."""
+    decision = pass_unlisted("d-1", "other")
     assert (decision.verdict, decision.reason) == (Verdict.UNSCREENED, UnscreenedReason.UNLISTED_MODEL)
-    assert (decision.intended, decision.action, decision.model) == (action, action, "other")
+    assert (decision.intended, decision.action, decision.model) == (Action.FORWARD, Action.FORWARD, "other")

@@ -105,7 +105,7 @@ def test_false_positive_rate_holds(demo: Run) -> None:
     assert rate["asked"] == 0.05
     assert rate["measured"] == demo.benign["caught"]
     assert rate["interval_95"][0] <= rate["asked"]
-    assert "held-out digits: holds" in " ".join(demo.output.split())
+    assert "held-out digits: consistent with it" in " ".join(demo.output.split())
 
 
 def test_most_attacks_are_caught_and_the_others_admitted(demo: Run) -> None:
@@ -132,7 +132,7 @@ def test_stable_digits_are_cheap(demo: Run) -> None:
     stable = demo.results["stable_evaluations"]
     assert stable["budget"] == 24
     assert 8 <= stable["median"] <= 24
-    assert f"cost {stable['median']:.0f} evaluations for a stable digit" in " ".join(demo.output.split())
+    assert f"cost {stable['median']:.0f} evaluations for a stable digit, the median" in " ".join(demo.output.split())
 
 
 def test_table(demo: Run) -> None:

@@ -75,7 +75,9 @@ def test_missed_attacks_are_named() -> None:
 
 def test_false_positive_rate() -> None:
     """The rate holds while its interval reaches down to the one asked for; beyond that the report says EXCEEDED."""
-    assert "asked 5.0%, measured 8.0% [3.5%, 15.2%] on 100 held-out digits: holds." in shown(benign(caught=8))
+    assert "asked 5.0%, measured 8.0% [3.5%, 15.2%] on 100 held-out digits: consistent with it." in shown(
+        benign(caught=8)
+    )
     assert "measured 12.0% [6.4%, 20.0%] on 100 held-out digits: EXCEEDED." in shown(benign(caught=12))
 
 

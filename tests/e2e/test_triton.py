@@ -120,7 +120,7 @@ CASES = {
     "unknown version": Case(
         lambda p, x: p.infer(tensor(x), model_version="9"),
         refused("Request for unknown model: 'digits' version 9 is not found", "NOT_FOUND"),
-        Refused("UNAVAILABLE", "could not be verified against its profile"),
+        Refused("UNAVAILABLE", "not verified against its profile"),
     ),
     "requested output": Case(
         lambda p, x: answer(p.infer(tensor(x), outputs=[triton_client.InferRequestedOutput("logits")])), logits(8)

@@ -78,7 +78,7 @@ class Families:
         )
         self.p_values = self._histogram(
             "guard_detector_pvalue_ratio",
-            "p-values of items. combined: of all detectors, 5 % below .05 on clean traffic; of one detector: approximate.",
+            "p-values of items. combined: 5 % below .05 on clean traffic; of a single detector: approximate.",
             P_VALUE_BUCKETS,
             **_BY_DETECTOR,
         )

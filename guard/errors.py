@@ -4,6 +4,7 @@
 
     GuardError
     ├── ConfigError            a setting or policy is wrong
+    │   └── AddressUnusable    ... an address to listen on
     ├── EnvironmentProblem     the installation can't do what was asked
     ├── DataError              calibration or evaluation data can't be used
     ├── ProfileError           a profile can't be read
@@ -12,21 +13,27 @@
     ├── RequestError           a request can't be understood or isn't allowed
     │   ├── MalformedRequest   broken protobuf, a shape that disagrees with the bytes, a wrong dtype
     │   ├── NonFiniteInput     NaN or infinity in a tensor
+    │   ├── MessageTooLarge    more bytes than `upstream.max_message_bytes`
     │   ├── MethodDenied       a method that Guard never lets through
-    │   └── ModelNotListed     a model that the policy doesn't name
+    │   ├── ModelNotListed     a model that the policy doesn't name
+    │   └── Unsupported        a method, or a form of one, that Guard doesn't know
+    │       └── Compressed     ... a compressed message
     ├── ScreeningError         Guard was unable to screen
     │   ├── Overloaded         the queue is full
     │   ├── DeadlineExceeded   the time allowed ran out
     │   └── EngineStopped      the engine thread isn't running
     ├── BackendError           a replica failed
     │   └── BackendTimeout     ... or did not answer in time
-    └── UpstreamUnavailable    the guarded server can't be reached
+    ├── UpstreamUnavailable    the guarded server can't be reached
+    └── SeveralProblems        more than one of the above, found together
 
 Each class carries a stable `code` for logs and an `exit_code` for the command line. Messages are written for the
 person who must act: what is wrong, then what to do. Foreign exceptions are translated where they enter.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class GuardError(Exception):
@@ -41,6 +48,18 @@ class ConfigError(GuardError):
 
     code = "config"
     exit_code = 2
+
+
+class AddressUnusable(ConfigError):
+    """Guard can't listen on an address. `setting` is the name of the setting, or of the option, that said so."""
+
+    code = "address"
+
+    def __init__(self, address: str, setting: str, why: str) -> None:
+        super().__init__(f"can't listen on {address}: {why}; stop what uses it, or set {setting} to another")
+        self.address = address
+        self.setting = setting
+        self.why = why
 
 
 class EnvironmentProblem(GuardError):
@@ -94,6 +113,12 @@ class NonFiniteInput(RequestError):
     code = "non_finite_input"
 
 
+class MessageTooLarge(RequestError):
+    """A message of more bytes than `upstream.max_message_bytes`, in either direction."""
+
+    code = "message_too_large"
+
+
 class MethodDenied(RequestError):
     """A method that Guard never lets through, because it would change what was screened."""
 
@@ -104,6 +129,18 @@ class ModelNotListed(RequestError):
     """A request for a model that the policy does not name."""
 
     code = "model_not_listed"
+
+
+class Unsupported(RequestError):
+    """A method that Guard doesn't know, or a stream, which it does not screen yet."""
+
+    code = "unimplemented"
+
+
+class Compressed(Unsupported):
+    """A compressed message."""
+
+    code = "compressed"
 
 
 class ScreeningError(GuardError):
@@ -148,3 +185,14 @@ class UpstreamUnavailable(GuardError):
 
     code = "upstream_unavailable"
     exit_code = 7
+
+
+class SeveralProblems(GuardError):
+    """More than one thing is wrong, and all were found together. It ends a command with the exit code of the first."""
+
+    code = "several"
+
+    def __init__(self, problems: Sequence[GuardError]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+        self.exit_code = self.problems[0].exit_code

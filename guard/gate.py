@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -37,13 +36,16 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class GuardedModel:
-    """A model under guard. `verified` says whether a version of it ("" for the server's own) is the profile's."""
+    """A model under guard.
+
+    `unverified` says why a version of it ("" for the server's own) is not known to be the profile's; None if it is.
+    """
 
     info: ModelInfo
     policy: ModelPolicy
     judge: Judge
     engine: Engine
-    verified: Callable[[str], bool]
+    unverified: Callable[[str], str | None]
 
 
 class Gate:
@@ -57,28 +59,44 @@ class Gate:
         self._max_batch_items = max_batch_items
         self._metrics = metrics
 
-    async def screen(self, request: InferRequest, *, deadline_s: float | None) -> Decision:
+    async def screen(
+        self, request: InferRequest, *, decision_id: str, deadline_s: float | None, client: str = ""
+    ) -> Decision:
         """Decide about a request within `deadline_s` seconds from now, or the policy's budget if that is shorter.
+
+        `decision_id` is the decision's, and is in every line that is logged on the way. Clients take turns.
 
         Raises:
             ModelNotListed: the policy denies models it does not name.
             RequestError: the request can't be understood, unless the model is in shadow mode, which refuses nothing.
         """
-        decision = await self._decide(request, deadline_s)
+        guarded = self._models.get(request.model_name)
+        if guarded is None:
+            decision = self._pass_unlisted(request, decision_id)
+        else:
+            decision = await self._decide(request, guarded, decision_id, deadline_s, client)
         self._metrics.decided(decision)
         log_decision(_log, decision)
         return decision
 
-    async def _decide(self, request: InferRequest, deadline_s: float | None) -> Decision:
-        decision_id = uuid.uuid4().hex
+    def unverified(self, request: InferRequest) -> str:
+        """Why the model of a request is not verified, for the client; "" if it is, or is not under guard."""
         guarded = self._models.get(request.model_name)
-        if guarded is None:
-            if self._unlisted is Unlisted.DENY:
-                raise ModelNotListed(
-                    f"model {request.model_name!r} is not under guard: name it in the policy's `models`, "
-                    "or set `unlisted_models: pass`"
-                )
-            return pass_unlisted(decision_id, request.model_name)
+        return (guarded and guarded.unverified(request.model_version)) or ""
+
+    def _pass_unlisted(self, request: InferRequest, decision_id: str) -> Decision:
+        if not request.model_name:
+            raise MalformedRequest("the request names no model: fill in its `model_name`")
+        if self._unlisted is Unlisted.DENY:
+            raise ModelNotListed(
+                f"model {request.model_name!r} is not under guard: name it in the policy's `models`, "
+                "or set `unlisted_models: pass`"
+            )
+        return pass_unlisted(decision_id, request.model_name)
+
+    async def _decide(
+        self, request: InferRequest, guarded: GuardedModel, decision_id: str, deadline_s: float | None, client: str
+    ) -> Decision:
         name, policy = request.model_name, guarded.policy
         try:
             inputs = self._decode(request, guarded)
@@ -86,11 +104,11 @@ class Gate:
             if policy.mode is not Mode.SHADOW:
                 raise
             return decide(decision_id, name, policy, (unscreened_item(UnscreenedReason.INVALID_INPUT),))
-        if not guarded.verified(request.model_version):
+        if guarded.unverified(request.model_version) is not None:
             items = tuple(unscreened_item(UnscreenedReason.UNVERIFIED) for _ in inputs)
             return decide(decision_id, name, policy, items)
         budget_s = policy.screening_budget_s if deadline_s is None else min(policy.screening_budget_s, deadline_s)
-        screened = await _screen_all(guarded.engine, inputs, budget_s)
+        screened = await _screen_all(guarded.engine, inputs, budget_s, decision_id, client)
         items = tuple(guarded.judge.judge(s) if isinstance(s, Screening) else s for s in screened)
         return decide(decision_id, name, policy, items, [s.spent for s in screened if isinstance(s, Screening)])
 
@@ -104,12 +122,16 @@ class Gate:
         return inputs
 
 
-async def _screen_all(engine: Engine, inputs: Float32Array, budget_s: float) -> list[Screening | ItemDecision]:
+async def _screen_all(
+    engine: Engine, inputs: Float32Array, budget_s: float, decision_id: str, client: str
+) -> list[Screening | ItemDecision]:
     """Screen each item; where that was not possible, the decision that says so. Cancelled with the caller."""
+    if budget_s <= 0:
+        return [unscreened_item(UnscreenedReason.DEADLINE)] * len(inputs)
     waiting: list[asyncio.Future[Screening]] = []
     try:
         for item in inputs:
-            future = _submit(engine, item, budget_s)
+            future = _submit(engine, item, budget_s, decision_id, client)
             if future is None:
                 break
             waiting.append(asyncio.wrap_future(future))
@@ -125,11 +147,13 @@ async def _screen_all(engine: Engine, inputs: Float32Array, budget_s: float) -> 
             each.cancel()  # and with it the engine's; one that failed late has nobody else to read its exception
 
 
-def _submit(engine: Engine, item: Float32Array, budget_s: float) -> Future[Screening] | None:
+def _submit(
+    engine: Engine, item: Float32Array, budget_s: float, decision_id: str, client: str
+) -> Future[Screening] | None:
     try:
-        return engine.submit(item, deadline_s=budget_s)
+        return engine.submit(item, deadline_s=budget_s, decision_id=decision_id, client=client)
     except GuardError as exc:
-        _log.warning("an item was not screened", error=str(exc))
+        _log.warning("an item was not screened", decision_id=decision_id, error=str(exc))
         return None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 import torch
 
-from guard.errors import GuardError
+from guard.errors import BackendTimeout, GuardError, UpstreamUnavailable
 from guard.model.upstream import UpstreamBackend
 from guard.profile.profile import Canaries
 from guard.values import ModelInfo
@@ -39,6 +39,7 @@ class Verifier:
         poll_interval_s: float = 1.0,
         compare_interval_s: float = 60.0,
     ) -> None:
+        self._address = address
         self._backend = UpstreamBackend(address, info)
         self._canaries = canaries
         self._poll_interval_s = poll_interval_s
@@ -46,14 +47,23 @@ class Verifier:
         self._compared_at = -float("inf")
         self._task: asyncio.Task[None] | None = None
         self._verified = False
+        self._unverified = "the served model was not compared with its profile yet; retry in a moment"
         self.problem: str | None = "the served model was not compared with the profile yet"
 
-    def passed(self, version: str = "") -> bool:
-        """Whether the served model last answered like the profile's, and `version`, if any is asked for, is that one.
+    def unverified(self, version: str = "") -> str | None:
+        """Why requests for a version ("" for the server's own) can't be judged, in words for their clients.
 
-        Another version is another model, which the profile says nothing of.
+        None if the served model last answered like the profile's, and `version` is that one: another version is
+        another model, which the profile says nothing of.
         """
-        return self._verified and version in ("", self._backend.version)
+        if not self._verified:
+            return self._unverified
+        if version in ("", self._backend.version):
+            return None
+        return (
+            "the version that the request asks for was not verified against its profile; "
+            f"ask for version {self._backend.version!r}, or for none"
+        )
 
     def start(self) -> None:
         """Begin watching."""
@@ -79,7 +89,20 @@ class Verifier:
             return self._compare() if due or not self._verified else None
         except GuardError as exc:
             self._compared_at = -float("inf")  # a server that comes back may have another model
+            self._unverified = self._out_of_reach(exc)
             return str(exc)
+
+    def _out_of_reach(self, error: GuardError) -> str:
+        """What clients are told of it, in Guard's own words: no library's text is in any answer."""
+        if isinstance(error, UpstreamUnavailable | BackendTimeout):
+            return (
+                f"the inference server at {self._address} does not answer, so its model can't be verified against its "
+                "profile; check that it is running"
+            )
+        return (
+            f"the inference server at {self._address} did not answer as the profile's model does, so it can't be "
+            "verified; check that the model is loaded and ready there, and that the profile is of this one"
+        )
 
     def _compare(self) -> str | None:
         answers = self._backend.logits(torch.from_numpy(self._canaries.inputs)).numpy()
@@ -89,6 +112,9 @@ class Verifier:
         self._compared_at = time.monotonic()
         if self._verified:
             return None
+        self._unverified = (
+            "the served model is another than the one in its profile; the operator of guard has to calibrate again"
+        )
         return (
             f"the served model differs from the one in the profile (logits by up to {difference:.3g}, {allowed:.3g} "
             "allowed): calibrate again for the model that is served"

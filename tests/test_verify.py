@@ -22,6 +22,7 @@ from tests.support.digits import DigitsData
 
 DIFFERS = "the served model differs from the one in the profile"
 UNREACHABLE = "no inference server answers at"
+OTHER_MODEL = "the served model is another than the one in its profile; the operator of guard has to calibrate again"
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ async def problem(verifier: Verifier, says: str | None) -> None:
 async def test_nothing_passes_unasked(info: ModelInfo, canaries: Canaries) -> None:
     """Before the first comparison the model has not passed, and the problem says so; stopping then is fine."""
     verifier = Verifier("127.0.0.1:1", info, canaries)
-    assert not verifier.passed()
+    assert verifier.unverified() == "the served model was not compared with its profile yet; retry in a moment"
     assert verifier.problem == "the served model was not compared with the profile yet"
     await verifier.stop()
 
@@ -100,7 +101,7 @@ async def test_right_model_passes(start: Start, digits_onnx: Path, info: ModelIn
     _, address = await start(digits_onnx)
     async with watching(address, info, canaries) as verifier:
         await problem(verifier, None)
-        assert verifier.passed()
+        assert verifier.unverified() is None
 
 
 async def test_other_versions_do_not_pass(start: Start, digits_onnx: Path, info: ModelInfo, canaries: Canaries) -> None:
@@ -108,8 +109,10 @@ async def test_other_versions_do_not_pass(start: Start, digits_onnx: Path, info:
     _, address = await start(digits_onnx)
     async with watching(address, info, canaries) as verifier:
         await problem(verifier, None)
-        assert verifier.passed("1")
-        assert not verifier.passed("2")
+        assert verifier.unverified("1") is None
+        told = verifier.unverified("2")
+        assert told is not None
+        assert told.endswith("was not verified against its profile; ask for version '1', or for none")
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.03])
@@ -120,7 +123,7 @@ async def test_tolerance(start: Start, digits_onnx: Path, info: ModelInfo, canar
     alike = noise < 0.02
     async with watching(address, info, moved) as verifier:
         await problem(verifier, None if alike else DIFFERS)
-        assert verifier.passed() is alike
+        assert (verifier.unverified() is None) is alike
 
 
 async def test_another_model_does_not_pass(start: Start, retrained: Path, info: ModelInfo, canaries: Canaries) -> None:
@@ -128,7 +131,7 @@ async def test_another_model_does_not_pass(start: Start, retrained: Path, info: 
     _, address = await start(retrained)
     async with watching(address, info, canaries) as verifier:
         await problem(verifier, DIFFERS)
-        assert not verifier.passed()
+        assert verifier.unverified() == OTHER_MODEL
         assert verifier.problem is not None
         assert verifier.problem.endswith("calibrate again for the model that is served")
 
@@ -152,7 +155,7 @@ async def test_non_finite_answers_do_not_pass(
     broken = replace(canaries, inputs=np.full_like(canaries.inputs, np.nan))
     async with watching(address, info, broken) as verifier:
         await problem(verifier, DIFFERS)
-        assert not verifier.passed()
+        assert verifier.unverified() == OTHER_MODEL
 
 
 @pytest.mark.parametrize(
@@ -166,24 +169,36 @@ async def test_non_finite_answers_do_not_pass(
 async def test_server_without_the_model(
     start: Start, digits_onnx: Path, canaries: Canaries, changes: dict, says: str
 ) -> None:
-    """A server that lacks the model, or has one with other tensors, is a problem that repeats what it said."""
+    """A server that lacks the model, or has one with other tensors, is a problem that repeats what it said.
+
+    What clients are told repeats nothing, for it may be a library's text.
+    """
     _, address = await start(digits_onnx)
     info = inspect_onnx(digits_onnx, name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8))
     async with watching(address, replace(info, **changes), canaries) as verifier:
         await problem(verifier, says)
-        assert not verifier.passed()
+        told = verifier.unverified()
+        assert told is not None
+        assert told.startswith(f"the inference server at {address} did not answer as the profile's model does")
+        assert "check that the model is loaded and ready there" in told
 
 
 async def test_server_that_comes_later(start: Start, digits_onnx: Path, info: ModelInfo, canaries: Canaries) -> None:
-    """A server that is down is a problem and no pass; once it is up with the right model, it passes."""
+    """A server that is down is a problem and no pass; once it is up with the right model, it passes.
+
+    Clients are told which server it is that does not answer.
+    """
     server, address = await start(digits_onnx)
     await server.stop(0)
     async with watching(address, info, canaries) as verifier:
         await problem(verifier, UNREACHABLE)
-        assert not verifier.passed()
+        told = verifier.unverified()
+        assert told is not None
+        assert told.startswith(f"the inference server at {address} does not answer")
+        assert told.endswith("check that it is running")
         await start(digits_onnx, address=address)
         await problem(verifier, None)
-        assert verifier.passed()
+        assert verifier.unverified() is None
 
 
 async def test_stays_verified_while_unreachable(
@@ -195,7 +210,7 @@ async def test_stays_verified_while_unreachable(
         await problem(verifier, None)
         await server.stop(0)
         await problem(verifier, UNREACHABLE)
-        assert verifier.passed()
+        assert verifier.unverified() is None
 
 
 async def test_server_that_returns_with_another_model(
@@ -209,4 +224,4 @@ async def test_server_that_returns_with_another_model(
         await problem(verifier, UNREACHABLE)
         await start(retrained, address=address)
         await problem(verifier, DIFFERS)
-        assert not verifier.passed()
+        assert verifier.unverified() == OTHER_MODEL

@@ -40,7 +40,7 @@ def check(document: Document) -> Iterator[Mistake]:
 
 def _check_policy(document: Document, base: Path, name: str, policy: Mapping[str, Any]) -> Iterator[Mistake]:
     where = ("models", name)
-    profile, model, rate = policy.get("profile"), policy.get("model"), policy.get("false_positive_rate")
+    profile, rate = policy.get("profile"), policy.get("false_positive_rate")
     replica = policy.get("replica", Replica.ONNX)
     if isinstance(profile, str) and not _is_file(base / profile / MANIFEST):
         source = f"--upstream ADDRESS --model-name {name}" if replica == Replica.UPSTREAM else "--model MODEL.onnx"
@@ -51,24 +51,42 @@ def _check_policy(document: Document, base: Path, name: str, policy: Mapping[str
             f"run `{command}`, or correct the path, which is relative to this file",
         )
     if replica == Replica.ONNX:
-        if model is None:
-            yield document.mistake(
-                (*where, "model"),
-                f"models.{name} has replica: onnx, which needs a model file",
-                "add `model: FILE.onnx`, or write replica: upstream to ask the guarded server instead",
-            )
-        elif isinstance(model, str) and not _is_file(base / model):
-            yield document.mistake(
-                (*where, "model"),
-                f"{base / model} is not a file",
-                "correct the path, which is relative to this file, or write replica: upstream",
-            )
+        yield from _check_model_file(document, base, name, policy.get("model"))
+    if replica == Replica.UPSTREAM:
+        yield from _check_without_effect(document, name, policy)
     if isinstance(rate, float) and _ODD_RATE < rate < 1:
         yield document.mistake(
             (*where, "false_positive_rate"),
             f"a false_positive_rate of {rate:g} lets guard call most benign inputs adversarial",
             "write a share such as 0.01, not a confidence",
         )
+
+
+def _check_model_file(document: Document, base: Path, name: str, model: object) -> Iterator[Mistake]:
+    where = ("models", name, "model")
+    if model is None:
+        yield document.mistake(
+            where,
+            f"models.{name} has replica: onnx, which needs a model file",
+            "add `model: FILE.onnx`, or write replica: upstream to ask the guarded server instead",
+        )
+    elif isinstance(model, str) and not _is_file(base / model):
+        yield document.mistake(
+            where,
+            f"{base / model} is not a file",
+            "correct the path, which is relative to this file, or write replica: upstream",
+        )
+
+
+def _check_without_effect(document: Document, name: str, policy: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What only an ONNX replica reads: who writes it believes that something else answers than does."""
+    for key in ("model", "device"):
+        if policy.get(key) is not None:
+            yield document.mistake(
+                ("models", name, key),
+                f"models.{name}.{key} has no effect beside replica: upstream, where the guarded server itself answers",
+                f"remove {key}, or write replica: onnx",
+            )
 
 
 def _check_addresses(document: Document) -> Iterator[Mistake]:

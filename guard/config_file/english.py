@@ -18,13 +18,19 @@ from guard.config_file.document import Document, KeyPath, Mistake, dotted
 _EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
-    "bool_type": "true or false",
     "string_type": "text",
     "path_type": "a path",
     "model_type": "a mapping of keys to values",
     "dict_type": "a mapping of names to policies",
 }
 _OUT_OF_RANGE = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"})
+
+
+def of_option(error: ErrorDetails, option: str) -> str:
+    """Say what one validation error means for the person who typed an option of the command line."""
+    typed = f"{error['input']:g}" if isinstance(error["input"], float) else str(error["input"])
+    what, remedy = _explain_value(error, _field_at([str(part) for part in error["loc"]]), f"`{typed}`")
+    return f"{option} is `{typed}`{what}; {remedy}"
 
 
 def mistake(error: ErrorDetails, document: Document) -> Mistake:
@@ -107,5 +113,5 @@ def _bounds(field: FieldInfo) -> str:
 
 
 def _for_example(field: FieldInfo) -> str:
-    scalar = isinstance(field.default, bool | int | float | str)
+    scalar = isinstance(field.default, int | float | str)
     return f", for example {str(field.default).lower()}" if scalar else ""

@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from guard.config import host_and_port
-from guard.errors import ConfigError
+from guard.errors import AddressUnusable
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -53,15 +53,13 @@ class AdminServer:
         """Bind and serve. Returns the port, which the system chose if the address says port 0.
 
         Raises:
-            ConfigError: the address is malformed, in use, or not one of this machine.
+            AddressUnusable: the address is malformed, in use, or not one of this machine.
         """
         try:
             server = _Server(*host_and_port(self._address))
         except (OSError, ValueError) as exc:
-            raise ConfigError(
-                f"guard can't listen on {self._address} ({exc}); stop what uses it, or set listen.admin_address to "
-                "another host:port"
-            ) from exc
+            why = str(getattr(exc, "strerror", None) or exc)
+            raise AddressUnusable(self._address, "listen.admin_address", why) from exc
         server.set_app(self._app)
         thread = Thread(target=server.serve_forever, args=(_STOP_POLL_S,), name="guard-admin", daemon=True)
         thread.start()

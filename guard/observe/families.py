@@ -20,7 +20,6 @@ GRPC_CODES = tuple(code.name for code in grpc.StatusCode)
 INTERNAL = "internal"
 REFUSALS = (
     *(kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GuardError)),
-    "unimplemented",
     INTERNAL,
 )
 P_VALUE_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)

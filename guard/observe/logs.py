@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterable
+from types import TracebackType
 from typing import Any
 
 import structlog
@@ -26,7 +28,8 @@ _LEVEL_OF = {
 def configure_logging(*, json: bool, level: str) -> None:
     """Send Guard's log and that of its libraries to standard error: JSON lines for machines, or text for people.
 
-    Whatever is bound with `structlog.contextvars` is in each event of that context.
+    Warnings of Python and errors that nobody caught, in any thread, are lines of the log too. Whatever is bound with
+    `structlog.contextvars` is in each event of that context.
 
     Raises:
         ConfigError: no such level.
@@ -55,6 +58,14 @@ def configure_logging(*, json: bool, level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=number, force=True)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda failed: _log_uncaught(failed.exc_type, failed.exc_value, failed.exc_traceback)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if not issubclass(kind, SystemExit):
+        structlog.get_logger(__name__).critical("an error was not caught", exc_info=(kind, error, trace))
 
 
 def decision_event(decision: Decision) -> dict[str, Any]:

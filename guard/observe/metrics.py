@@ -93,13 +93,16 @@ class Metrics:
     def request_finished(
         self, *, decision: Decision | None, model: str, protocol: str, duration_s: float, overhead_s: float
     ) -> None:
-        """An inference request was answered or given up, with a decision or before there was one."""
+        """An inference request was answered or given up, with a decision or before there was one.
+
+        One that named no guarded model, or none that could be read, counts as `other`.
+        """
         self._families.requests[model, protocol, UNDECIDED if decision is None else decision.action].inc()
         self._families.duration.observe(duration_s)
         self._families.overhead.observe(overhead_s)
 
     def request_refused(self, error_code: str) -> None:
-        """A call ended in an error of Guard's own: the `code` of its class, `unimplemented` or `internal`."""
+        """A call ended in an error of Guard's own: the `code` of its class, or `internal`."""
         self._families.refused[error_code if error_code in REFUSALS else INTERNAL,].inc()
 
     def upstream_finished(self, *, model: str, code: str, duration_s: float) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 from rich.console import Console
 
 from guard.errors import BackendError, ConfigError, UpstreamUnavailable
@@ -93,8 +94,18 @@ def _open(source: Source, shape: tuple[int, ...]) -> Backend:
         info = _first_fit(shape, lambda dims: inspect_onnx(path, name=name, bounds=source.bounds, dims=dims))
         return OnnxBackend(path.read_bytes(), info)
     address, name = source.upstream or "", source.model_name or ""
-    info = _first_fit(shape, lambda dims: inspect_upstream(address, name=name, bounds=source.bounds, dims=dims))
+    try:
+        info = _first_fit(shape, lambda dims: inspect_upstream(address, name=name, bounds=source.bounds, dims=dims))
+    except BackendError as exc:
+        if _not_found(exc):
+            raise BackendError(f"--model-name {name}: --upstream {address} has no model of that name ({exc})") from exc
+        raise
     return UpstreamBackend(address, info)
+
+
+def _not_found(error: BackendError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, grpc.RpcError) and cause.code() is grpc.StatusCode.NOT_FOUND
 
 
 def _first_fit(shape: tuple[int, ...], inspect: Callable[[tuple[int, ...]], ModelInfo]) -> ModelInfo:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import grpc
 
 from guard.config import Settings
 from guard.values import Action, Decision, Mode
 from guard.wire import status
-from guard.wire.answer import Context, deadline_s, refuse, send
-from guard.wire.message import ParsedRequest, parse, with_verdict
+from guard.wire.answer import Context, client_of, deadline_s, identified, refuse, send
+from guard.wire.message import ParsedRequest, parse, take_apart, with_verdict
 from guard.wire.metadata import to_upstream
 from guard.wire.ports import PROTOCOL, Screener, WireMetrics
+from guard.wire.receive import receive
 from guard.wire.status import Metadata
 from guard.wire.upstream import Call, Reply, Upstream
 
@@ -29,45 +32,46 @@ class InferHandler:
         self._settings = settings
         self._metrics = metrics
 
-    async def answer(self, message: bytes, context: Context) -> bytes:
-        """Answer one serialised ModelInferRequest."""
-        started_s, upstream_s = time.perf_counter(), 0.0
-        decision: Decision | None = None
-        marks: Metadata = ()
-        with self._metrics.inflight():
-            try:
-                parsed = parse(message)
-                decision, client_bound = await self._screen(parsed, context)
-                marks = status.trailers(decision)
-                if decision.action is Action.REJECT:
-                    rejection = status.of_rejection(decision, client_deadline_expired=client_bound)
-                    reply = Reply(rejection.code, rejection.message)
-                else:
-                    asked_s = time.perf_counter()
-                    try:
-                        reply = await self._forward(parsed, decision, context)
-                    finally:
-                        upstream_s = time.perf_counter() - asked_s
-            except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status
-                reply = refuse(error, self._metrics)
-            finally:
-                duration_s = time.perf_counter() - started_s
-                self._metrics.request_finished(
-                    decision=decision,
-                    model=decision.model if decision else "",
-                    protocol=PROTOCOL,
-                    duration_s=duration_s,
-                    overhead_s=duration_s - upstream_s,
-                )
-        return await send(context, reply, marks)
+    async def answer(self, messages: AsyncIterator[bytes], context: Context) -> bytes:
+        """Answer a call, whose one message is a serialised ModelInferRequest."""
+        with identified() as call_id:
+            request = _Request(call_id)
+            with self._metrics.inflight():
+                try:
+                    message = await receive(messages, self._settings.upstream.max_message_bytes)
+                    request.started_s = time.perf_counter()
+                    reply = await self._answer(request, message, context)
+                except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status
+                    reply = refuse(error, self._metrics, call_id)
+                    request.marks = request.marks or status.refusal_trailers(call_id)
+                finally:
+                    self._finish(request)
+            return await send(context, reply, request.marks)
 
-    async def _screen(self, parsed: ParsedRequest, context: Context) -> tuple[Decision, bool]:
-        """The decision, and whether the client's deadline, not the policy's budget, bounded the screening."""
+    async def _answer(self, request: _Request, message: bytes, context: Context) -> Reply:
+        parts = take_apart(message)
+        request.model = parts.header.model_name
+        parsed = parse(parts)
         remaining_s = deadline_s(context)
-        decision = await self._screener.screen(parsed.infer, deadline_s=remaining_s)
+        decision = await self._screener.screen(
+            parsed.infer, decision_id=request.id, deadline_s=remaining_s, client=client_of(context)
+        )
+        request.decision, request.marks = decision, status.trailers(decision)
+        if decision.action is not Action.REJECT:
+            with request.at_upstream():
+                return await self._forward(parsed, decision, context)
+        rejection = status.of_rejection(
+            decision,
+            client_deadline_expired=self._client_bound(decision, remaining_s),
+            unverified=self._screener.unverified(parsed.infer),
+        )
+        return Reply(rejection.code, rejection.message)
+
+    def _client_bound(self, decision: Decision, remaining_s: float | None) -> bool:
+        """Whether the client's deadline, not the policy's budget, bounded the screening."""
         policy = self._settings.models.get(decision.model)
         budget_s = policy.screening_budget_s if policy else float("inf")
-        return decision, remaining_s is not None and remaining_s <= budget_s
+        return remaining_s is not None and remaining_s <= budget_s
 
     async def _forward(self, parsed: ParsedRequest, decision: Decision, context: Context) -> Reply:
         call = Call(
@@ -81,3 +85,34 @@ class InferHandler:
         if decision.mode is Mode.SHADOW or reply.code is not grpc.StatusCode.OK:
             return reply
         return replace(reply, body=with_verdict(reply.body, decision))
+
+    def _finish(self, request: _Request) -> None:
+        duration_s = time.perf_counter() - request.started_s
+        self._metrics.request_finished(
+            decision=request.decision,
+            model=request.model,
+            protocol=PROTOCOL,
+            duration_s=duration_s,
+            overhead_s=duration_s - request.upstream_s,
+        )
+
+
+@dataclass(slots=True)
+class _Request:
+    """What is known of a request so far. `marks` are the trailers of its answer."""
+
+    id: str
+    started_s: float = field(default_factory=time.perf_counter)
+    upstream_s: float = 0.0
+    model: str = ""
+    decision: Decision | None = None
+    marks: Metadata = ()
+
+    @contextmanager
+    def at_upstream(self) -> Iterator[None]:
+        """Measure the time that it spends at the upstream."""
+        asked_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.upstream_s = time.perf_counter() - asked_s

@@ -24,6 +24,17 @@ _SHARED_MEMORY_PREFIX = "shared_memory_"
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """A message taken apart: `header` without raw contents and unknown fields, `raw` the raw contents, as views.
+
+    Nothing in it is checked, but a refusal can say which model it was for.
+    """
+
+    header: ModelInferRequest
+    raw: tuple[memoryview, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ParsedRequest:
     """A request as screening reads it, and what is needed to send it on.
 
@@ -47,12 +58,11 @@ class ParsedRequest:
         return b"".join(parts)
 
 
-def parse(message: bytes) -> ParsedRequest:
+def take_apart(message: bytes) -> Parts:
     """Read a serialised ModelInferRequest. Raw tensors are views on `message`, never copies.
 
     Raises:
-        MalformedRequest: the bytes aren't a request, or one whose parts disagree (see `contents.read_inputs`).
-        MethodDenied: a tensor lives in shared memory, which can change after it was screened.
+        MalformedRequest: the bytes aren't a request.
     """
     others, raw = split_field(message, _RAW_INPUT_CONTENTS)
     try:
@@ -60,6 +70,17 @@ def parse(message: bytes) -> ParsedRequest:
     except DecodeError as error:
         raise MalformedRequest("the message is not a ModelInferRequest: protobuf can't parse it") from error
     header.DiscardUnknownFields()  # type: ignore[attr-defined]  # types-protobuf leaves it out
+    return Parts(header, raw)
+
+
+def parse(parts: Parts) -> ParsedRequest:
+    """Check that the parts agree, and strip reserved parameters from the header, in place.
+
+    Raises:
+        MalformedRequest: they disagree (see `contents.read_inputs`).
+        MethodDenied: a tensor lives in shared memory, which can change after it was screened.
+    """
+    header = parts.header
     _clean(header.parameters)
     for tensor in header.inputs:
         _clean(tensor.parameters)
@@ -71,9 +92,9 @@ def parse(message: bytes) -> ParsedRequest:
         model_name=header.model_name,
         model_version=header.model_version,
         request_id=header.id,
-        inputs=read_inputs(header, raw),
+        inputs=read_inputs(header, parts.raw),
     )
-    return ParsedRequest(infer, header, raw)
+    return ParsedRequest(infer, header, parts.raw)
 
 
 def with_verdict(response: bytes, decision: Decision) -> bytes:

@@ -7,12 +7,14 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from guard.errors import MethodDenied
+from guard.errors import GuardError, MethodDenied, Unsupported
 from guard.wire import infer
-from guard.wire.answer import Context, deadline_s, refuse, send
+from guard.wire.answer import Context, deadline_s, identified, refuse, send
 from guard.wire.metadata import to_upstream
 from guard.wire.ports import WireMetrics
-from guard.wire.upstream import Call, Reply, Upstream
+from guard.wire.receive import receive
+from guard.wire.status import Metadata, refusal_trailers
+from guard.wire.upstream import Call, Upstream
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -44,63 +46,63 @@ DENIED = frozenset(
 )
 STREAM = "ModelStreamInfer"
 
-Unary: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
+Answer: TypeAlias = Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]
 _MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
-    """Finds the handler of a method. Bytes go in and out: nothing is parsed here."""
+    """Finds the handler of a method. Bytes go in and out: nothing is parsed here.
 
-    def __init__(self, model_infer: Unary, upstream: Upstream, metrics: WireMetrics) -> None:
+    Every handler is one for streams, which on the wire look the same, and reads its one message itself (see `receive`).
+    """
+
+    def __init__(self, model_infer: Answer, upstream: Upstream, metrics: WireMetrics, max_message_bytes: int) -> None:
         self._upstream = upstream
         self._metrics = metrics
-        self._handlers: dict[str, _MethodHandler] = {infer.METHOD: grpc.unary_unary_rpc_method_handler(model_infer)}
+        self._max_message_bytes = max_message_bytes
+        self._handlers: dict[str, _MethodHandler] = {infer.METHOD: grpc.stream_unary_rpc_method_handler(model_infer)}
         self._handlers |= {_path(name): self._passed(_path(name)) for name in PASSED}
-        self._handlers |= {_path(name): self._denied(name) for name in DENIED}
-        self._handlers[_path(STREAM)] = self._unimplemented(
-            f"guard does not screen streams yet, so it does not let {STREAM} through; use ModelInfer"
+        self._handlers |= {_path(name): self._refused(_denied(name)) for name in DENIED}
+        self._handlers[_path(STREAM)] = self._refused(
+            Unsupported(f"guard does not screen streams yet, so it does not let {STREAM} through; use ModelInfer")
         )
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> _MethodHandler:
         """The handler of the method that is called; one that refuses it, if Guard doesn't know it."""
         method = handler_call_details.method
         known = self._handlers.get(method)
-        return known or self._unimplemented("guard does not know this method, so it does not let it through")
+        return known or self._refused(Unsupported(f"guard does not know {method}, so it does not let it through"))
 
     def _passed(self, path: str) -> _MethodHandler:
-        async def forward(message: bytes, context: Context) -> bytes:
+        async def forward(messages: AsyncIterator[bytes], context: Context) -> bytes:
             metadata = to_upstream(context.invocation_metadata() or ())
-            try:
-                reply = await self._upstream.call(Call(path, message, metadata, deadline_s(context)))
-            except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status
-                reply = refuse(error, self._metrics)
-            return await send(context, reply)
+            marks: Metadata = ()
+            with identified() as call_id:
+                try:
+                    message = await receive(messages, self._max_message_bytes)
+                    reply = await self._upstream.call(Call(path, message, metadata, deadline_s(context)))
+                except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status
+                    reply, marks = refuse(error, self._metrics, call_id), refusal_trailers(call_id)
+                return await send(context, reply, marks)
 
-        return grpc.unary_unary_rpc_method_handler(forward)
+        return grpc.stream_unary_rpc_method_handler(forward)
 
-    def _denied(self, name: str) -> _MethodHandler:
-        error = MethodDenied(
-            f"guard does not let {name} through, because it changes or exposes what is screened; "
-            "call the guarded server itself from where its operator may"
-        )
-        return _refusal(lambda: refuse(error, self._metrics))
+    def _refused(self, error: GuardError) -> _MethodHandler:
+        """A handler that answers before it reads anything, whether the method is unary or a stream."""
 
-    def _unimplemented(self, message: str) -> _MethodHandler:
-        def reply() -> Reply:
-            self._metrics.request_refused("unimplemented")
-            return Reply(grpc.StatusCode.UNIMPLEMENTED, message)
+        async def handler(_messages: AsyncIterator[bytes], context: Context) -> None:
+            with identified() as call_id:
+                await send(context, refuse(error, self._metrics, call_id), refusal_trailers(call_id))
 
-        return _refusal(reply)
+        return grpc.stream_stream_rpc_method_handler(handler)
+
+
+def _denied(name: str) -> MethodDenied:
+    return MethodDenied(
+        f"guard does not let {name} through, because it changes or exposes what is screened; "
+        "call the guarded server itself from where its operator may"
+    )
 
 
 def _path(name: str) -> str:
     return f"/{SERVICE}/{name}"
-
-
-def _refusal(reply: Callable[[], Reply]) -> _MethodHandler:
-    """A handler that answers before it reads anything, whether the method is unary or a stream."""
-
-    async def handler(_requests: AsyncIterator[bytes], context: Context) -> None:
-        await send(context, reply())
-
-    return grpc.stream_stream_rpc_method_handler(handler)

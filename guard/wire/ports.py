@@ -14,12 +14,20 @@ PROTOCOL = "grpc"
 class Screener(Protocol):
     """Judges requests."""
 
-    async def screen(self, request: InferRequest, *, deadline_s: float | None) -> Decision:
+    async def screen(
+        self, request: InferRequest, *, decision_id: str, deadline_s: float | None, client: str = ""
+    ) -> Decision:
         """Decide about a request within `deadline_s` seconds from now (None: the client set no deadline).
+
+        `client` is whose turn in the queue it takes.
 
         Raises:
             RequestError: the request can't be understood or isn't allowed. All else is in the decision.
         """
+        ...
+
+    def unverified(self, request: InferRequest) -> str:
+        """Why the model of a request is not verified, for the client; "" if it is."""
         ...
 
 
@@ -29,14 +37,14 @@ class WireMetrics(Protocol):
     def request_finished(
         self, *, decision: Decision | None, model: str, protocol: str, duration_s: float, overhead_s: float
     ) -> None:
-        """An inference request was answered or given up; without a decision, `model` is empty.
+        """An inference request was answered or given up; `model` is empty where none could be read.
 
         `overhead_s` is the duration less the time spent waiting for the upstream.
         """
         ...
 
     def request_refused(self, error_code: str) -> None:
-        """A call ended in an error of Guard's own: the `code` of its class, `unimplemented` or `internal`."""
+        """A call ended in an error of Guard's own: the `code` of its class, or `internal`."""
         ...
 
     def upstream_finished(self, *, model: str, code: str, duration_s: float) -> None:

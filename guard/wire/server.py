@@ -8,15 +8,16 @@ from collections.abc import Awaitable, Callable
 import grpc
 
 from guard.config import Settings
-from guard.errors import ConfigError
+from guard.errors import AddressUnusable
 from guard.wire.health import Health
 from guard.wire.infer import InferHandler
 from guard.wire.methods import Methods
 from guard.wire.ports import Screener, WireMetrics
+from guard.wire.receive import transport_limit
 from guard.wire.upstream import Upstream
 
-_IDENTITY_ONLY = 1
-"""gRPC checks the size of a message after it has decompressed all of it, so compressed requests are refused."""
+_AS_IT_CAME = 0
+"""Compressed messages stay so, and are refused by `receive`: gRPC would check their size once it had inflated them."""
 
 
 class GuardServer:
@@ -45,14 +46,15 @@ class GuardServer:
         """Bind `listen.address` and serve. Returns the port, which the system chose if the address says port 0.
 
         Raises:
-            ConfigError: the address can't be bound.
+            AddressUnusable: the address can't be bound.
         """
         server = grpc.aio.server(options=_server_options(self._settings))
         port = await _bind(server, self._settings.listen.address)
         upstream = Upstream(self._settings.upstream, self._metrics)
         model_infer = InferHandler(self._screener, upstream, self._settings, self._metrics).answer
         await self._health.start(server)
-        server.add_generic_rpc_handlers((Methods(model_infer, upstream, self._metrics),))
+        max_message_bytes = self._settings.upstream.max_message_bytes
+        server.add_generic_rpc_handlers((Methods(model_infer, upstream, self._metrics, max_message_bytes),))
         await server.start()
         self._running = server, upstream
         return port
@@ -71,8 +73,8 @@ class GuardServer:
 
 def _server_options(settings: Settings) -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", settings.upstream.max_message_bytes),
-        ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
+        ("grpc.max_receive_message_length", transport_limit(settings.upstream.max_message_bytes)),
+        ("grpc.per_message_decompression", _AS_IT_CAME),
         ("grpc.so_reuseport", 0),  # or a second server on a busy port would silently take half of its calls
     ]
 
@@ -82,7 +84,5 @@ async def _bind(server: grpc.aio.Server, address: str) -> int:
         return server.add_insecure_port(address)
     except RuntimeError as error:
         await server.stop(None)
-        raise ConfigError(
-            f"guard can't listen on {address}: the address is in use or not one of this machine; "
-            "stop what uses it, or set listen.address to another"
-        ) from error
+        why = "the address is in use or not one of this machine"
+        raise AddressUnusable(address, "listen.address", why) from error

@@ -17,10 +17,12 @@ from guard.errors import (
     DeadlineExceeded,
     GuardError,
     MalformedRequest,
+    MessageTooLarge,
     MethodDenied,
     ModelNotListed,
     NonFiniteInput,
     Overloaded,
+    Unsupported,
     UpstreamUnavailable,
 )
 from guard.values import Decision, Mode, UnscreenedReason, Verdict
@@ -31,7 +33,7 @@ MAX_LISTED_ITEMS = 16
 """Items named in a message. gRPC clients bound the size of a status; the rest are counted."""
 
 MAX_MESSAGE_CHARACTERS = 1024
-"""Longest message of an error, which may quote names that the client chose."""
+"""Longest message of an error, without its id: it may quote names that the client chose."""
 
 _ERRORS: Mapping[type[GuardError], StatusCode] = MappingProxyType(
     {
@@ -39,29 +41,21 @@ _ERRORS: Mapping[type[GuardError], StatusCode] = MappingProxyType(
         NonFiniteInput: StatusCode.INVALID_ARGUMENT,
         MethodDenied: StatusCode.PERMISSION_DENIED,
         ModelNotListed: StatusCode.PERMISSION_DENIED,
+        Unsupported: StatusCode.UNIMPLEMENTED,
+        MessageTooLarge: StatusCode.RESOURCE_EXHAUSTED,
         Overloaded: StatusCode.RESOURCE_EXHAUSTED,
         DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
         UpstreamUnavailable: StatusCode.UNAVAILABLE,
     }
 )
 
+# Why a rejected request was unscreened. The other reasons never reject: the policy lets models that it doesn't name
+# pass, or they are refused, and input that can't be understood is refused in every mode that rejects.
 _UNSCREENED: Mapping[UnscreenedReason, tuple[StatusCode, str]] = MappingProxyType(
     {
         UnscreenedReason.OVERLOAD: (StatusCode.RESOURCE_EXHAUSTED, "guard is overloaded; retry with backoff"),
         UnscreenedReason.DEADLINE: (StatusCode.UNAVAILABLE, "screening took longer than allowed; retry with backoff"),
         UnscreenedReason.FAULT: (StatusCode.UNAVAILABLE, "the request could not be screened; retry with backoff"),
-        UnscreenedReason.UNVERIFIED: (
-            StatusCode.UNAVAILABLE,
-            "the served model, or that version of it, was not reached or not verified against its profile",
-        ),
-        UnscreenedReason.INVALID_INPUT: (
-            StatusCode.INVALID_ARGUMENT,
-            "the input is not one that the profile knows how to screen",
-        ),
-        UnscreenedReason.UNLISTED_MODEL: (
-            StatusCode.PERMISSION_DENIED,
-            "no policy lists the model; ask the operator of guard to add it",
-        ),
     }
 )
 
@@ -74,21 +68,27 @@ class Status:
     message: str
 
 
-def of_error(error: Exception) -> Status:
-    """The status of a call that ended in `error`. Errors that aren't in the table are INTERNAL and say nothing."""
+def of_error(error: Exception, call_id: str) -> Status:
+    """The status of a call that ended in `error`. Errors that aren't in the table are INTERNAL and say nothing.
+
+    The message ends in `[guard_id=...]`, as that of a rejection does.
+    """
+    code, what = StatusCode.INTERNAL, "guard failed to handle the request; its log has the cause"
     for kind in type(error).__mro__:
         if kind in _ERRORS:
-            return Status(_ERRORS[kind], str(error)[:MAX_MESSAGE_CHARACTERS])
-    return Status(StatusCode.INTERNAL, "guard failed to handle the request; its log has the cause")
+            code, what = _ERRORS[kind], str(error)[:MAX_MESSAGE_CHARACTERS]
+            break
+    return Status(code, f"{what} [guard_id={call_id}]")
 
 
-def of_rejection(decision: Decision, *, client_deadline_expired: bool) -> Status:
+def of_rejection(decision: Decision, *, client_deadline_expired: bool, unverified: str) -> Status:
     """The status of a request that the policy rejects.
 
     The message ends in `[guard_verdict=... guard_id=... guard_items=...]` for programs: tritonclient shows its
-    callers nothing but code and message. Items are counted from 0.
+    callers nothing but code and message. Items are counted from 0. `unverified` says why the model is not verified,
+    should that be the reason.
     """
-    code, what = _rejected(decision, client_deadline_expired=client_deadline_expired)
+    code, what = _rejected(decision, client_deadline_expired=client_deadline_expired, unverified=unverified)
     marks = [f"guard_verdict={decision.verdict}", f"guard_id={decision.id}"]
     listed, omitted = _listed(decision)
     if decision.verdict is not Verdict.UNSCREENED and listed:
@@ -105,11 +105,18 @@ def trailers(decision: Decision) -> Metadata:
     return (("guard-verdict", str(decision.verdict)), ("guard-id", decision.id))
 
 
-def _rejected(decision: Decision, *, client_deadline_expired: bool) -> tuple[StatusCode, str]:
+def refusal_trailers(call_id: str) -> Metadata:
+    """Trailing metadata that repeats the id of a call that Guard refused."""
+    return (("guard-id", call_id),)
+
+
+def _rejected(decision: Decision, *, client_deadline_expired: bool, unverified: str) -> tuple[StatusCode, str]:
     if decision.verdict is Verdict.UNSCREENED:
         reason = decision.reason or UnscreenedReason.FAULT
         if reason is UnscreenedReason.DEADLINE and client_deadline_expired:
             return StatusCode.DEADLINE_EXCEEDED, "the request's deadline left too little time to screen it"
+        if reason is UnscreenedReason.UNVERIFIED:
+            return StatusCode.UNAVAILABLE, unverified or "the served model was not verified until this moment; retry"
         return _UNSCREENED[reason]
     if decision.verdict is Verdict.ABSTAIN:
         return StatusCode.PERMISSION_DENIED, f"the detectors could not judge {_items(decision)}"

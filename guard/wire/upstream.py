@@ -13,6 +13,7 @@ from guard.errors import DeadlineExceeded, Overloaded, UpstreamUnavailable
 from guard.wire.cancellation import CancellationPolicy
 from guard.wire.metadata import to_client
 from guard.wire.ports import WireMetrics
+from guard.wire.receive import check_size, transport_limit
 from guard.wire.status import Metadata
 
 MAX_ABANDONED_CALLS = 256
@@ -52,6 +53,7 @@ class Upstream:
     ) -> None:
         self._address = settings.address
         self._metrics = metrics
+        self._max_message_bytes = settings.max_message_bytes
         self._max_abandoned_calls = max_abandoned_calls
         self._abandoned: set[asyncio.Task[Reply]] = set()
         self._channel = grpc.aio.insecure_channel(settings.address, options=_channel_options(settings))
@@ -64,6 +66,7 @@ class Upstream:
             UpstreamUnavailable: there is no connection to the upstream.
             DeadlineExceeded: the client's deadline ran out, and policy keeps it from the upstream.
             Overloaded: too many calls still run at the upstream whose clients have left.
+            MessageTooLarge: the upstream's answer is over `upstream.max_message_bytes`.
         """
         if call.deadline_s is not None and call.deadline_s <= 0:
             raise DeadlineExceeded("the deadline ran out before the request was sent to the upstream")
@@ -109,6 +112,7 @@ class Upstream:
         try:
             body = await rpc
             code = grpc.StatusCode.OK
+            check_size("the upstream's answer", len(body), self._max_message_bytes)
             return Reply(
                 code,
                 body=body,
@@ -146,7 +150,7 @@ class Upstream:
 def _channel_options(settings: UpstreamSettings) -> list[tuple[str, int]]:
     """Only what is received is bounded: all that Guard sends it has received, within the same bound."""
     return [
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_receive_message_length", transport_limit(settings.max_message_bytes)),
         ("grpc.enable_http_proxy", 0),  # a sidecar's upstream is beside it, whatever the environment says
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's two minutes would outlast a restarted upstream by far

@@ -13,8 +13,18 @@ import onnx
 import pytest
 
 from guard.app import Sidecar
-from guard.config import Listen
-from guard.errors import ConfigError, ProfileError, ProfileMismatch, RateUnsupported
+from guard.app.models import LoadedModel, load_model
+from guard.config import Certify, Listen
+from guard.errors import (
+    AddressUnusable,
+    BackendError,
+    ConfigError,
+    ProfileError,
+    ProfileMismatch,
+    RateUnsupported,
+    SeveralProblems,
+)
+from guard.model.onnx import OnnxBackend
 from guard.profile import store
 from guard.profile.spec import SmoothingSpec
 from tests.app.parts import NOWHERE, policy
@@ -42,7 +52,19 @@ def test_another_model_is_served(loop: LoopThread, profile: Path, tmp_path: Path
         assert reason.endswith("calibrate again for the model that is served")
         seen = client.ask("digits", digits.load_data().test[0][:1])
         assert (seen.status, seen.verdict) == ("UNAVAILABLE", "unscreened")
-        assert "not verified against its profile" in seen.message
+        assert "the served model is another than the one in its profile" in seen.message
+
+
+def test_an_unreachable_server(loop: LoopThread, profile: Path) -> None:
+    """While its server was never reached, Guard says so to clients, and which server that is."""
+    with (
+        running(loop, Sidecar(settings(NOWHERE, {"digits": policy(profile)}))) as sidecar,
+        client_of(sidecar.grpc_port) as client,
+    ):
+        wait_until(sidecar, ready=False, says="no inference server answers")
+        seen = client.ask("digits", digits.load_data().test[0][:1])
+        assert (seen.status, seen.verdict) == ("UNAVAILABLE", "unscreened")
+        assert f"the inference server at {NOWHERE} does not answer" in seen.message
 
 
 @pytest.mark.parametrize("busy", ["address", "admin_address"])
@@ -58,7 +80,7 @@ def test_a_failed_start_leaves_nothing_running(loop: LoopThread, profile: Path, 
         listen = Listen(**({"address": free, "admin_address": free} | {busy: address}))
         before = _own_threads()
         sidecar = Sidecar(settings(NOWHERE, {"digits": policy(profile)}, listen=listen))
-        with pytest.raises(ConfigError, match=f"can't listen on {address}.*set listen.{busy} to another"):
+        with pytest.raises(AddressUnusable, match=f"can't listen on {address}.*set listen.{busy} to another"):
             loop.run(sidecar.start())
         assert _own_threads() == before
         with socket.socket() as again:
@@ -109,6 +131,72 @@ def test_what_is_wrong_is_found_before_a_port_is_opened(
         Sidecar(settings(NOWHERE, {"digits": policy(profile, **choices)}), **arguments())
 
 
+def test_all_that_is_wrong_is_found_at_once(profile: Path, tmp_path: Path) -> None:
+    """Problems of several models, and several of one, are one error, which has each and the first one's exit code."""
+    models = {
+        "a": policy(profile, false_positive_rate=1e-4, model=Path(__file__)),
+        "b": policy(tmp_path, model=tmp_path / "gone.onnx"),
+        "c": policy(profile),
+    }
+    with pytest.raises(SeveralProblems) as raised:
+        Sidecar(settings(NOWHERE, models))
+    assert [type(each) for each in raised.value.problems] == [
+        RateUnsupported,
+        ProfileMismatch,
+        ProfileError,
+        BackendError,
+    ]
+    assert str(raised.value).splitlines() == [str(each) for each in raised.value.problems]
+    assert raised.value.exit_code == RateUnsupported.exit_code
+
+
+class _Closed:
+    """A replica that tells whether it was closed."""
+
+    def __init__(self) -> None:
+        self._backend = digits_backend()
+        self.info = self._backend.info
+        self.preferred_batch = self._backend.preferred_batch
+        self.logits = self._backend.logits
+        self.closed = 0
+
+    def close(self) -> None:
+        """Count it."""
+        self.closed += 1
+
+
+def test_a_replica_that_was_given_stays_the_callers(loop: LoopThread, profile: Path) -> None:
+    """Guard closes what it opened, and leaves alone what it was given."""
+    given = _Closed()
+    loop.run(Sidecar(settings(NOWHERE, {"digits": policy(profile)}), replicas={"digits": given}).stop())
+    assert given.closed == 0
+
+
+@pytest.mark.parametrize("rate", [0.05, 1e-4])
+def test_replicas_are_closed(profile: Path, rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each replica that was opened is closed: with its model, or at once if something else is wrong with that."""
+    opened: list[object] = []
+    closed: list[object] = []
+    made, ended = OnnxBackend.__init__, OnnxBackend.close
+
+    def make(self: OnnxBackend, *arguments: Any, **options: Any) -> None:
+        made(self, *arguments, **options)
+        opened.append(self)
+
+    def end(self: OnnxBackend) -> None:
+        ended(self)
+        closed.append(self)
+
+    monkeypatch.setattr(OnnxBackend, "__init__", make)
+    monkeypatch.setattr(OnnxBackend, "close", end)
+    model = load_model(settings(NOWHERE, {"digits": policy(profile, false_positive_rate=rate)}), "digits")
+    assert isinstance(model, LoadedModel) is (rate == 0.05)
+    if isinstance(model, LoadedModel):
+        model.close()
+    assert opened
+    assert closed == opened
+
+
 def test_a_secret_that_is_not_there(profile: Path, tmp_path: Path) -> None:
     """A noise secret that can't be read is an error, never a reason to draw another."""
     with pytest.raises(ConfigError, match=r"noise_secret_file .*gone can't be read .*correct it or leave it out"):
@@ -120,5 +208,5 @@ def test_certificates_need_a_detector(tmp_path: Path) -> None:
     whole = digits_profile()
     kept = tuple(spec for spec in whole.detectors if not isinstance(spec, SmoothingSpec))
     store.save(replace(whole, detectors=kept), tmp_path)
-    with pytest.raises(ConfigError, match="`require_certificate` needs a profile with a smoothing detector"):
-        Sidecar(settings(NOWHERE, {"digits": policy(tmp_path, require_certificate=True)}))
+    with pytest.raises(ConfigError, match="`certificate: require` needs a profile with a smoothing detector"):
+        Sidecar(settings(NOWHERE, {"digits": policy(tmp_path, certificate=Certify.REQUIRE)}))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from guard.app import Sidecar
-from guard.config import Replica
+from guard.config import Certify, Replica
 from guard.values import Action, Mode
 from tests.app.parts import policy
 from tests.support import digits
@@ -25,10 +25,10 @@ POLICIES: dict[str, dict[str, Any]] = {
     "flag": {"mode": Mode.FLAG},
     "enforce": {"mode": Mode.ENFORCE},
     "no-model-file": {"mode": Mode.ENFORCE, "replica": Replica.UPSTREAM},
-    "certified": {"mode": Mode.ENFORCE, "require_certificate": True},
+    "certified": {"mode": Mode.ENFORCE, "certificate": Certify.REQUIRE},
     "certified-or-rejected": {
         "mode": Mode.ENFORCE,
-        "require_certificate": True,
+        "certificate": Certify.REQUIRE,
         "on_abstain": Action.REJECT,
     },
     "in-no-time": {"mode": Mode.ENFORCE, "screening_budget_s": 1e-9},

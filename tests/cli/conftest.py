@@ -29,16 +29,37 @@ models:
     mode: enfroce
     false_positive_rate: 5
 """
+UNLOADABLE_POLICY = """\
+models:
+  digits:
+    profile: profile
+    model: again.onnx
+    false_positive_rate: 0.0001
+  other:
+    profile: damaged
+    model: digits.onnx
+"""
+NO_EFFECT_POLICY = """\
+models:
+  digits:
+    profile: profile
+    replica: upstream
+    model: digits.onnx
+    device: cuda
+"""
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, busy: str) -> Path:
     """The digits model with its profile and clean samples, and what is wrong with others, each under its name."""
     folder = tmp_path_factory.mktemp("files")
     shutil.copy(digits.onnx_file(), folder / "digits.onnx")
     store.save(digits_profile(), folder / "profile")
     (folder / "policy.yaml").write_text(GOOD_POLICY)
     (folder / "bad.yaml").write_text(BAD_POLICY)
+    (folder / "unloadable.yaml").write_text(UNLOADABLE_POLICY)
+    (folder / "no-effect.yaml").write_text(NO_EFFECT_POLICY)
+    (folder / "busy.yaml").write_text(f'listen: {{address: "{busy}", admin_address: "127.0.0.1:0"}}\n{GOOD_POLICY}')
     _write_samples(folder)
     _write_models(folder)
     (folder / "empty").mkdir()
@@ -54,7 +75,7 @@ def _write_samples(folder: Path) -> None:
     np.savez(folder / "clean.npz", inputs=clean)
     np.save(folder / "few.npy", clean[:20])
     np.save(folder / "wide.npy", clean * 255)
-    np.save(folder / "other-shape.npy", np.zeros((200, 3, 9, 9), np.float32))
+    np.save(folder / "other-shape.npy", np.random.default_rng(0).random((200, 3, 9, 9), np.float32))
     broken = clean.copy()
     broken[3, 0, 1, 1] = np.nan
     np.save(folder / "nan.npy", broken)

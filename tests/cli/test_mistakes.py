@@ -40,7 +40,8 @@ MISTAKES = {
         DIGITS + "--upstream 127.0.0.1:1 --model-name digits", UPSTREAM, ["no inference server", "is it running"]
     ),
     "upstream without the model": (
-        DIGITS + "--upstream {upstream} --model-name digit", MODEL, ["answered ModelMetadata with NOT_FOUND.*digit"]
+        DIGITS + "--upstream {upstream} --model-name digit", MODEL,
+        ["^guard: --model-name digit: --upstream {upstream} has no model of that name .*NOT_FOUND"],
     ),
     "bounds the wrong way": (CALIBRATE + "clean.npz --bounds 1 0", CONFIG, ["--bounds 1 0", "the smaller one first"]),
     "a file for the profile": (
@@ -65,6 +66,23 @@ MISTAKES = {
             "^bad.yaml:7: .*out of range; write a number above 0 and below 1",
         ],
     ),
+    "models that can't be loaded": (
+        "check-config unloadable.yaml",
+        CONFIG,
+        [
+            "^guard: unloadable.yaml:5: model 'digits': .* a false-positive rate of 0.0001 needs 9999",
+            "^unloadable.yaml:4: model 'digits': the profile was calibrated with another model than .*again.onnx",
+            "^unloadable.yaml:7: .*damaged/scores.npz is not the file",
+        ],
+    ),
+    "settings without effect": (
+        "check-config no-effect.yaml",
+        CONFIG,
+        [
+            "^guard: no-effect.yaml:5: models.digits.model has no effect beside replica: upstream.*; remove model",
+            "^no-effect.yaml:6: models.digits.device has no effect beside replica: upstream.*; remove device",
+        ],
+    ),
     "serve a policy with mistakes": ("serve --config bad.yaml", CONFIG, ["bad.yaml:2: modles is not a setting"]),
     "serve nothing": ("serve", CONFIG, ["--config policy.yaml, or --embedded model.onnx"]),
     "serve two things": ("serve --config policy.yaml --embedded digits.onnx", CONFIG, ["say either --config"]),
@@ -79,21 +97,25 @@ MISTAKES = {
         EMBEDDED + "--profile profile --false-positive-rate 0.0001", PROFILE,
         ["holds 319 .* needs 9999", "ask for 0.0032"],
     ),
-    "a rate of nothing": (
-        EMBEDDED + "--profile profile --false-positive-rate 0", CONFIG, ["--false-positive-rate 0.0: .*greater than 0"]
+    "a rate of seven": (
+        EMBEDDED + "--profile profile --false-positive-rate 7", CONFIG,
+        ["^guard: --false-positive-rate is `7`, which is out of range; write a number above 0 and below 1: share of"],
     ),
     "no address": (
         EMBEDDED + "--address here --admin-address 80",
         CONFIG,
-        ["--address here: it has no host and port; --admin-address 80: it has no host"],
+        ["^guard: --address is `here`: it has no host and port; write", "^--admin-address is `80`: it has no host"],
     ),
     "port in use": (
         EMBEDDED + "--admin-address 127.0.0.1:0 --address {busy}", CONFIG,
-        ["can't listen on {busy}", "in use", "stop what"],
+        ["can't listen on {busy}", "in use", "stop what", "or set --address to another"],
     ),
     "admin port in use": (
         EMBEDDED + "--address 127.0.0.1:0 --admin-address {busy}", CONFIG,
-        ["can't listen on {busy}", "in use", "stop what"],
+        ["can't listen on {busy}", "in use", "stop what", "or set --admin-address to another"],
+    ),
+    "port of a policy in use": (
+        "serve --config busy.yaml", CONFIG, ["can't listen on {busy}", "or set listen.address to another"]
     ),
     "enforce without a profile": (
         EMBEDDED + "--mode enforce", CONFIG,

@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.peer import wait_until_serving
 from tests.support import digits
-from tests.support.command import Running
+from tests.support.command import Running, guard
 from tests.support.loop import LoopThread
 from tests.support.sidecars import client_of, embedded
 
@@ -67,10 +67,34 @@ def test_embedded_with_a_profile(folder: Path, tmp_path: Path, signum: signal.Si
             seen = [client.ask("digits", image[None]) for image in digits.load_data().test[0][:10]]
             assert {each.status for each in seen} == {"OK"}
             assert [each.verdict for each in seen].count("clean") >= 7
-            assert client.ask("digit", digits.load_data().test[0][:1]).status == "PERMISSION_DENIED"
+            refused = client.ask("digit", digits.load_data().test[0][:1])
+            assert refused.status == "PERMISSION_DENIED"
             assert running.end(signum, within_s=STOP_S) == 0  # the client's open connection doesn't hold it up
-    decisions = [event for event in map(json.loads, running.log.splitlines()) if event["event"] == "decision"]
+    events = [json.loads(line) for line in running.log.splitlines()]
+    decisions = [event for event in events if event["event"] == "decision"]
     assert [event["verdict"] for event in decisions] == [each.verdict for each in seen]
+    (refusal,) = (event for event in events if event["event"] == "request refused")
+    assert refused.message.endswith(f"[guard_id={refusal['decision_id']}]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "says"),
+    [
+        ("--config gone.yaml", 2, "gone.yaml:1: the file can't be read"),
+        ("--embedded digits.onnx --profile empty", 5, "empty holds no profile"),
+        ("--embedded digits.onnx --admin-address 127.0.0.1:0 --address {busy}", 2, "can't listen on {busy}"),
+    ],
+)
+def test_a_failed_start_in_a_log_for_machines(
+    folder: Path, busy: str, arguments: str, exit_code: int, says: str
+) -> None:
+    """With --log-format json what keeps Guard from serving is a line of the log like all others."""
+    options = arguments.format(busy=busy).split()
+    ended = guard("serve", "--log-format", "json", *options, cwd=folder)
+    assert ended.returncode == exit_code
+    events = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [(event["level"], event["event"]) for event in events] == [("critical", "guard can't serve")]
+    assert says.format(busy=busy) in events[0]["problem"]
 
 
 def test_embedded_without_a_profile(folder: Path, tmp_path: Path) -> None:

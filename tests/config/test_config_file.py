@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic_core import ErrorDetails
 
-from guard.config import Cancellation, Replica, Settings, Unlisted, host_and_port
+from guard.config import Cancellation, Certify, Replica, Settings, Unlisted, host_and_port
 from guard.config_file import explain, load_settings
 from guard.config_file.document import Document
 from guard.config_file.english import mistake
@@ -33,7 +33,7 @@ models:
     false_positive_rate: 1e-2
     on_unscreened: forward
     on_abstain: reject
-    require_certificate: yes
+    certificate: require
     screening_budget_s: 1
   5:
     <<: *digits
@@ -49,7 +49,7 @@ def test_a_full_file(write: Write) -> None:
     assert settings.upstream.address == "unix:/run/triton.sock"
     assert settings.upstream.cancellation is Cancellation.NEVER
     assert settings.unlisted_models is Unlisted.PASS
-    assert (digits.mode, digits.false_positive_rate, digits.require_certificate) == (Mode.ENFORCE, 0.01, True)
+    assert (digits.mode, digits.false_positive_rate, digits.certificate) == (Mode.ENFORCE, 0.01, Certify.REQUIRE)
     assert (digits.on_unscreened, digits.on_abstain) == (Action.FORWARD, Action.REJECT)
     assert five == digits.model_copy(update={"mode": Mode.FLAG})
     assert (on.replica, on.model) == (Replica.UPSTREAM, None)
@@ -98,6 +98,20 @@ def test_all_mistakes_are_reported_at_once(write: Write) -> None:
     assert [line.split(": ")[0] for line in str(raised.value).splitlines()] == [
         f"{path}:{line}" for line in (1, 2, 4, 6, 7, 8, 8, 9)
     ]
+
+
+def test_all_that_a_model_lacks(write: Write) -> None:
+    """Two files that one model lacks are two mistakes."""
+    assert [found.where for found in explain(write("models: {a: {profile: gone, model: gone.onnx}}"))] == [
+        "models.a.profile",
+        "models.a.model",
+    ]
+
+
+def test_no_model_beside_an_upstream_replica(write: Write) -> None:
+    """`model:` without a value takes back what a merge key brought in, where the guarded server answers itself."""
+    text = "models:\n  a: &a {profile: prof, model: m.onnx}\n  b: {<<: *a, replica: upstream, model: null}\n"
+    assert explain(write(text)) == []
 
 
 def test_columns_count_from_one(write: Write) -> None:

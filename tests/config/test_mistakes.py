@@ -49,8 +49,8 @@ MISTAKES = {
     "text for a number": (
         DIGITS + 'false_positive_rate: "5 %"', 5, "models.digits.false_positive_rate", "`5 %`, not a number", "0.01"
     ),
-    "text for a boolean": (
-        DIGITS + "require_certificate: maybe", 5, "models.digits.require_certificate", "true or false", "example false"
+    "a boolean for a choice": (
+        DIGITS + "certificate: off", 5, "models.digits.certificate", "`off`", "skip, report, require"
     ),
     "a number for text": (GOOD + "listen: {address: 8011}", 3, "listen.address", "not text", "0.0.0.0:8011"),
     "a number for a path": ("models:\n a: {profile: 3, model: m.onnx}", 2, "models.a.profile", "not a path", "a path"),
@@ -109,6 +109,14 @@ MISTAKES = {
     ),
     "a folder for a model file": (
         "models: {a: {profile: prof, model: empty}}", 1, "models.a.model", "empty is not a file", "replica: upstream"
+    ),
+    "a model that nothing reads": (
+        "models:\n  a:\n    profile: prof\n    replica: upstream\n    model: m.onnx", 5, "models.a.model",
+        "models.a.model has no effect beside replica: upstream", "remove model, or write replica: onnx",
+    ),
+    "a device that nothing uses": (
+        "models:\n  a:\n    profile: prof\n    replica: upstream\n    device: cuda", 5, "models.a.device",
+        "no effect", "remove device",
     ),
     "a secret that isn't there": (
         GOOD + "noise_secret_file: gone", 3, "noise_secret_file", "can't be read (No such file", "head -c 32"

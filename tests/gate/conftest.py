@@ -20,14 +20,14 @@ from tests.profile.parts import INFO
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Builds a gate: `start(queue=.., live=.., verified=.., unlisted=.., running=.., **policy)`."""
+    """Builds a gate: `start(queue=.., live=.., unverified=.., unlisted=.., running=.., **policy)`."""
     setups: list[Setup] = []
 
     def build(
         *,
         queue: int = 256,
         live: int = 16,
-        verified: bool = True,
+        unverified: str | None = None,
         unlisted: Unlisted = Unlisted.DENY,
         running: bool = True,
         **policy: object,
@@ -42,7 +42,7 @@ def start() -> Iterator[Start]:
         )
         settings = ModelPolicy.model_validate({"profile": "unused", "mode": Mode.ENFORCE, **policy})
         judge = Judge(PROFILE, false_positive_rate=0.05)
-        guarded = GuardedModel(INFO, settings, judge, engine, lambda _version: verified)
+        guarded = GuardedModel(INFO, settings, judge, engine, lambda _version: unverified)
         metrics.watch_model(
             model="digits",
             detectors=("confidence",),

@@ -64,7 +64,13 @@ class Setup:
 
     async def screen(self, *items: Sequence[float], deadline_s: float | None = None) -> Decision:
         """Screen a batch."""
-        return await self.gate.screen(request(*items), deadline_s=deadline_s)
+        return await self.ask(request(*items), deadline_s=deadline_s)
+
+    async def ask(
+        self, request: InferRequest, *, decision_id: str = "d-1", deadline_s: float | None = None
+    ) -> Decision:
+        """Screen a request."""
+        return await self.gate.screen(request, decision_id=decision_id, deadline_s=deadline_s)
 
     async def occupy(self) -> asyncio.Future:
         """Keep the engine inside an evaluation until the model is opened again."""

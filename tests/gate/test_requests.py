@@ -16,7 +16,7 @@ from tests.gate.parts import ADVERSARIAL, CLEAN, Start, request
 async def test_clean(start: Start, offset: int) -> None:
     """A clean request is forwarded, wherever in its message the tensor lies; each item costs one evaluation."""
     guard = start()
-    decision = await guard.gate.screen(request(CLEAN, CLEAN, offset=offset), deadline_s=None)
+    decision = await guard.ask(request(CLEAN, CLEAN, offset=offset))
     assert (decision.verdict, decision.action, decision.culprits) == (Verdict.CLEAN, Action.FORWARD, (0, 1))
     assert decision.spent == {"label": 2}
     assert guard.model.evaluated == [CLEAN, CLEAN]
@@ -38,21 +38,30 @@ async def test_concurrent_requests_keep_their_items(start: Start) -> None:
     """Requests screened together are each judged by their own items."""
     guard = start()
     batches = [[ADVERSARIAL if row == n % 4 else CLEAN for row in range(3)] for n in range(24)]
-    decisions = await asyncio.gather(*(guard.screen(*batch) for batch in batches))
+    decisions = await asyncio.gather(
+        *(guard.ask(request(*batch), decision_id=f"d-{n}") for n, batch in enumerate(batches))
+    )
     assert [d.culprits for d in decisions] == [(n % 4,) if n % 4 < 3 else (0, 1, 2) for n in range(24)]
-    assert len({d.id for d in decisions}) == 24
+    assert [d.id for d in decisions] == [f"d-{n}" for n in range(24)]
 
 
 async def test_unlisted_model(start: Start) -> None:
     """A model that no policy names is refused, or passed unscreened and counted, as the settings say."""
     with pytest.raises(ModelNotListed, match="'other' is not under guard: name it in the policy's `models`"):
-        await start().gate.screen(request(CLEAN, model="other"), deadline_s=None)
+        await start().ask(request(CLEAN, model="other"))
     passing = start(unlisted=Unlisted.PASS)
-    decision = await passing.gate.screen(request(ADVERSARIAL, model="other"), deadline_s=None)
+    decision = await passing.ask(request(ADVERSARIAL, model="other"))
     assert (decision.verdict, decision.action) == (Verdict.UNSCREENED, Action.FORWARD)
     assert decision.reason is UnscreenedReason.UNLISTED_MODEL
     assert passing.counted("guard_unscreened_requests_total") == {"unlisted_model": 1}
     assert passing.model.evaluated == []
+
+
+@pytest.mark.parametrize("unlisted", Unlisted)
+async def test_no_model_named(start: Start, unlisted: Unlisted) -> None:
+    """A request without a model's name is told so, whatever happens to models that aren't listed."""
+    with pytest.raises(MalformedRequest, match="the request names no model: fill in its `model_name`"):
+        await start(unlisted=unlisted).ask(request(CLEAN, model=""))
 
 
 BAD = [
@@ -68,7 +77,7 @@ async def test_bad_request(start: Start, bad: InferRequest, error: type[Exceptio
     """A request that can't be understood is refused before it costs anything, saying what is wrong."""
     guard = start(mode=mode)
     with pytest.raises(error, match=says):
-        await guard.gate.screen(bad, deadline_s=None)
+        await guard.ask(bad)
     assert guard.model.evaluated == []
 
 
@@ -76,7 +85,7 @@ async def test_bad_request(start: Start, bad: InferRequest, error: type[Exceptio
 async def test_shadow_refuses_nothing(start: Start, bad: InferRequest) -> None:
     """In shadow mode the same requests pass, counted as unscreened, and the wish of the policy is kept."""
     guard = start(mode=Mode.SHADOW)
-    decision = await guard.gate.screen(bad, deadline_s=None)
+    decision = await guard.ask(bad)
     assert (decision.verdict, decision.reason) == (Verdict.UNSCREENED, UnscreenedReason.INVALID_INPUT)
     assert (decision.intended, decision.action) == (Action.REJECT, Action.FORWARD)
     assert guard.counted("guard_unscreened_requests_total") == {"invalid_input": 1}
@@ -85,7 +94,7 @@ async def test_shadow_refuses_nothing(start: Start, bad: InferRequest) -> None:
 
 async def test_unverified_model(start: Start) -> None:
     """While the served model is not recognised nothing is screened, and nothing is called clean."""
-    guard = start(verified=False)
+    guard = start(unverified="it is another")
     decision = await guard.screen(CLEAN, CLEAN)
     assert (decision.verdict, decision.reason, len(decision.items)) == (
         Verdict.UNSCREENED,
@@ -93,6 +102,13 @@ async def test_unverified_model(start: Start) -> None:
         2,
     )
     assert guard.model.evaluated == []
+    assert guard.gate.unverified(request(CLEAN)) == "it is another"
+
+
+async def test_verified_model(start: Start) -> None:
+    """There is nothing to say of a model that is recognised, or that is not under guard."""
+    gate = start().gate
+    assert gate.unverified(request(CLEAN)) == gate.unverified(request(CLEAN, model="other")) == ""
 
 
 async def test_each_request_is_counted_once(start: Start) -> None:
@@ -101,7 +117,7 @@ async def test_each_request_is_counted_once(start: Start) -> None:
     await guard.screen(CLEAN, ADVERSARIAL)
     await guard.screen(CLEAN)
     with pytest.raises(MalformedRequest):
-        await guard.gate.screen(BAD[0][0], deadline_s=None)
+        await guard.ask(BAD[0][0])
     assert guard.counted("guard_items_total") == {"clean": 2, "adversarial": 1}
     assert guard.counted("guard_verdicts_total") == {"confidence": 1}
     assert guard.counted("guard_model_evaluations_total") == {"label": 3}

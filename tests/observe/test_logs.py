@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -24,7 +27,10 @@ def untouched_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     root.handlers.clear()  # configure_logging closes what it finds
+    hooks = sys.excepthook, threading.excepthook
     yield
+    sys.excepthook, threading.excepthook = hooks
+    logging.captureWarnings(capture=False)
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
@@ -114,6 +120,44 @@ def test_libraries_log_in_the_same_form(capsys: Captured) -> None:
     (line,) = lines(capsys)
     assert (line["event"], line["logger"], line["level"]) == ("disk sda is full", "some.library", "warning")
     assert line["free_bytes"] == 0
+
+
+def test_warnings_are_lines(capsys: Captured) -> None:
+    """A warning of Python is one line of the log, not text beside it."""
+    configure_logging(json=True, level="warning")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("this is going to change", DeprecationWarning, stacklevel=1)
+    (line,) = lines(capsys)
+    assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+    assert "DeprecationWarning: this is going to change" in line["event"]
+
+
+def test_errors_that_nobody_caught_are_lines(capsys: Captured) -> None:
+    """An error that ends a thread or the process is one line of the log, with its traceback in it."""
+    configure_logging(json=True, level="warning")
+    thread = threading.Thread(target=fail, args=("abc",))
+    thread.start()
+    thread.join()
+    try:
+        fail("ab")
+    except ValueError:
+        sys.excepthook(*sys.exc_info())
+    found = lines(capsys)
+    assert [(line["event"], line["level"]) for line in found] == [("an error was not caught", "critical")] * 2
+    assert [line["exception"].splitlines()[-1] for line in found] == [
+        "ValueError: 3 values are wrong",
+        "ValueError: 2 values are wrong",
+    ]
+
+
+def test_an_exit_is_no_error(capsys: Captured) -> None:
+    """A thread that ends by `sys.exit` leaves no line."""
+    configure_logging(json=True, level="warning")
+    thread = threading.Thread(target=sys.exit)
+    thread.start()
+    thread.join()
+    assert lines(capsys) == []
 
 
 def test_context_is_in_every_event(capsys: Captured) -> None:

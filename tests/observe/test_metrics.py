@@ -144,9 +144,11 @@ def test_requests_count_by_action(metrics: Metrics, scrape: Scrape, decision: De
 
 
 def test_a_request_without_a_decision_is_counted(metrics: Metrics, scrape: Scrape) -> None:
-    """A request that was refused before a decision, and so before its model was known, still counts."""
-    metrics.request_finished(decision=None, model="", protocol="grpc", duration_s=0.1, overhead_s=0.1)
-    assert scrape()["guard_requests_total{decision=none,model=other,protocol=grpc}"] == 1
+    """A request that was refused before a decision counts under its model, or `other` where it names no guarded one."""
+    for model in ("digits", "", "stranger"):
+        metrics.request_finished(decision=None, model=model, protocol="grpc", duration_s=0.1, overhead_s=0.1)
+    assert scrape()["guard_requests_total{decision=none,model=digits,protocol=grpc}"] == 1
+    assert scrape()["guard_requests_total{decision=none,model=other,protocol=grpc}"] == 2
 
 
 def test_no_client_can_make_series(metrics: Metrics, scrape: Scrape, decision: Decision) -> None:

@@ -91,13 +91,24 @@ class FixedScreener:
     def __init__(self, outcome: Decision | Exception) -> None:
         self.outcome = outcome
         self.asked: list[tuple[InferRequest, float | None]] = []
+        self.ids: list[str] = []
+        self.clients: list[str] = []
+        self.why_unverified = ""
 
-    async def screen(self, request: InferRequest, *, deadline_s: float | None) -> Decision:
+    async def screen(
+        self, request: InferRequest, *, decision_id: str, deadline_s: float | None, client: str = ""
+    ) -> Decision:
         """Decide as told."""
         self.asked.append((request, deadline_s))
+        self.ids.append(decision_id)
+        self.clients.append(client)
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
+
+    def unverified(self, _request: InferRequest) -> str:
+        """As told."""
+        return self.why_unverified
 
 
 @dataclass

@@ -14,7 +14,7 @@ from guard.datatypes import WIRE_DTYPES
 from guard.errors import MalformedRequest, MethodDenied
 from guard.pb.grpc_service_pb2 import ModelInferRequest
 from guard.wire.contents import MAX_RANK, MAX_STRINGS
-from guard.wire.message import MAX_PARAMETERS, parse
+from guard.wire.message import MAX_PARAMETERS, parse, take_apart
 from guard.wire.scan import MAX_TOP_LEVEL_FIELDS, length_delimited
 from tests.wire.messages import (
     EXTREMES,
@@ -35,7 +35,7 @@ class TestReading:
     @pytest.mark.parametrize("datatype", FIELDS)
     def test_typed(self, datatype: str) -> None:
         """Typed values of every data type that has a typed form arrive as they were sent, to the ends of its range."""
-        tensor = parse(typed(datatype, EXTREMES[datatype])).infer.inputs[0]
+        tensor = parse(take_apart(typed(datatype, EXTREMES[datatype]))).infer.inputs[0]
         assert tensor.raw is None
         assert tensor.typed is not None
         assert tensor.typed.tolist() == EXTREMES[datatype]
@@ -45,14 +45,14 @@ class TestReading:
     def test_raw(self, datatype: str) -> None:
         """Raw bytes of every fixed-width data type are taken as they are."""
         data = bytes(range(6 * WIRE_DTYPES[datatype].itemsize))
-        tensor = parse(with_raw(datatype, [2, 3], data)).infer.inputs[0]
+        tensor = parse(take_apart(with_raw(datatype, [2, 3], data))).infer.inputs[0]
         assert (tensor.name, tensor.datatype, tensor.shape, tensor.typed) == ("x", datatype, (2, 3), None)
         assert tensor.raw == data
 
     def test_raw_bytes_tensor(self) -> None:
         """A raw BYTES tensor is taken when its length prefixes add up."""
         data = struct.pack("<I", 3) + b"abc" + struct.pack("<I", 0)
-        assert parse(with_raw("BYTES", [2], data)).infer.inputs[0].raw == data
+        assert parse(take_apart(with_raw("BYTES", [2], data))).infer.inputs[0].raw == data
 
     def test_raw_tensors_are_views(self) -> None:
         """No raw tensor is copied: each is a view on the message."""
@@ -61,7 +61,7 @@ class TestReading:
         message.inputs.add(name="a", datatype="FP32", shape=[1000])
         message.inputs.add(name="b", datatype="UINT8", shape=[1])
         wire = message.SerializeToString()
-        for tensor in parse(wire).infer.inputs:
+        for tensor in parse(take_apart(wire)).infer.inputs:
             assert tensor.raw is not None
             assert np.shares_memory(np.frombuffer(wire, np.uint8), np.frombuffer(tensor.raw, np.uint8))
 
@@ -69,18 +69,18 @@ class TestReading:
         """Fields may come in any order: raw contents before the header are found too."""
         header = ModelInferRequest(model_name="digits", id="7")
         header.inputs.add(name="x", datatype="UINT8", shape=[2])
-        parsed = parse(length_delimited(7, 2) + b"hi" + header.SerializeToString())
+        parsed = parse(take_apart(length_delimited(7, 2) + b"hi" + header.SerializeToString()))
         assert parsed.infer.inputs[0].raw == b"hi"
         assert (parsed.infer.model_name, parsed.infer.request_id) == ("digits", "7")
 
     def test_request_without_inputs(self) -> None:
         """A request without inputs can be read; whether it is of use is for others to say."""
-        assert parse(b"").infer.inputs == ()
+        assert parse(take_apart(b"")).infer.inputs == ()
 
     def test_empty_tensor(self) -> None:
         """A tensor with a dimension of 0 needs no contents, raw or typed."""
-        assert parse(with_raw("FP32", [0, 4], b"")).infer.inputs[0].raw == b""
-        values = parse(typed("FP32", [], shape=[0, 4])).infer.inputs[0].typed
+        assert parse(take_apart(with_raw("FP32", [0, 4], b""))).infer.inputs[0].raw == b""
+        values = parse(take_apart(typed("FP32", [], shape=[0, 4]))).infer.inputs[0].typed
         assert values is not None
         assert values.size == 0
 
@@ -135,7 +135,7 @@ class TestRefusing:
     def test_malformed(self, message: bytes, says: str) -> None:
         """A request that parsers could read differently, or not at all, is refused, saying what is wrong with it."""
         with pytest.raises(MalformedRequest, match=says):
-            parse(message)
+            parse(take_apart(message))
 
     @pytest.mark.parametrize("side", ["inputs", "outputs"])
     @pytest.mark.parametrize("name", ["shared_memory_region", "shared_memory_offset"])
@@ -145,14 +145,14 @@ class TestRefusing:
         tensor = getattr(message, side).add(name="x")
         tensor.parameters[name].string_param = "region"
         with pytest.raises(MethodDenied, match="'x' is in shared memory"):
-            parse(message.SerializeToString())
+            parse(take_apart(message.SerializeToString()))
 
     @settings(max_examples=500, deadline=None)
     @given(st.binary(max_size=200))
     def test_random_bytes(self, message: bytes) -> None:
         """Random bytes are parsed or refused, never a crash."""
         try:
-            parse(message)
+            parse(take_apart(message))
         except (MalformedRequest, MethodDenied):
             return
 
@@ -164,7 +164,7 @@ class TestRefusing:
         for _ in range(damages):
             message[rng.randrange(len(message))] = rng.randrange(256)
         try:
-            parsed = parse(bytes(message))
+            parsed = parse(take_apart(bytes(message)))
         except (MalformedRequest, MethodDenied):
             return
-        assert_same_request(parse(parsed.canonical()), parsed)
+        assert_same_request(parse(take_apart(parsed.canonical())), parsed)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
+from guard.errors import MalformedRequest
+from guard.pb.grpc_service_pb2 import ModelInferRequest
 from tests.wire.parts import Serve
 
 
@@ -24,3 +29,30 @@ async def test_pass_through(serve: Serve) -> None:
     await guard.call("ModelConfig")
     assert [(call["model"], call["code"]) for call in guard.metrics.upstream] == [("", "OK")]
     assert guard.metrics.finished == []
+
+
+async def test_refused(serve: Serve, message: bytes) -> None:
+    """A request that is refused counts under the model that it names, from when its name could be read."""
+    guard = await serve(MalformedRequest("no"))
+    await guard.call("ModelInfer", message)
+    await guard.call(
+        "ModelInfer", ModelInferRequest(model_name="digits", raw_input_contents=[b"x"]).SerializeToString()
+    )
+    await guard.call("ModelInfer", b"\x3a\xff")
+    assert [(each["model"], each["decision"]) for each in guard.metrics.finished] == [
+        ("digits", None),
+        ("digits", None),
+        ("", None),
+    ]
+
+
+async def test_time_is_not_taken_before_the_message_is_there(serve: Serve, message: bytes) -> None:
+    """How long a client takes to send its request is no part of the request's duration."""
+    guard = await serve()
+
+    async def late() -> AsyncIterator[bytes]:
+        await asyncio.sleep(0.5)
+        yield message
+
+    await guard.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(late())
+    assert guard.metrics.finished[0]["duration_s"] < 0.4

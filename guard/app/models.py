@@ -1,0 +1,177 @@
+"""A model of the policy, loaded: its profile, its judge and its replicas; or all that is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from guard.config import Certify, Device, ModelPolicy, Replica, Settings
+from guard.decide.judge import Judge
+from guard.errors import BackendError, ConfigError, GuardError, ProfileMismatch, RateUnsupported, SeveralProblems
+from guard.model.backend import Backend
+from guard.model.onnx import OnnxBackend, network_backend
+from guard.model.upstream import UpstreamBackend
+from guard.profile import store
+from guard.profile.profile import Profile
+from guard.profile.spec import NetworkSpec, SmoothingSpec
+from guard.screen.trial import MODEL, NETWORK
+from guard.values import ModelInfo
+
+_PROVIDERS = {
+    Device.CPU: ("CPUExecutionProvider",),
+    Device.CUDA: ("CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a model, and the setting of its policy to look at."""
+
+    setting: str
+    error: GuardError
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """What guarding a model takes. `info` has the name that it is served under, which is not always the profile's.
+
+    `backends` are by the name that trials ask for them; `opened` those that nobody else closes.
+    """
+
+    policy: ModelPolicy
+    profile: Profile
+    info: ModelInfo
+    judge: Judge
+    backends: Mapping[str, Backend]
+    opened: tuple[Backend, ...]
+
+    def close(self) -> None:
+        """Close what was opened for it."""
+        for backend in self.opened:
+            backend.close()
+
+
+def load_models(settings: Settings, replicas: Mapping[str, Backend]) -> dict[str, LoadedModel]:
+    """Load all models that the settings name; where one fails, none stays open.
+
+    Raises:
+        GuardError: the one problem that there is, or SeveralProblems.
+    """
+    loaded: dict[str, LoadedModel] = {}
+    errors: list[GuardError] = []
+    for name in settings.models:
+        model = load_model(settings, name, replicas.get(name))
+        if isinstance(model, LoadedModel):
+            loaded[name] = model
+        else:
+            errors += [problem.error for problem in model]
+    if errors:
+        for each in loaded.values():
+            each.close()
+        raise errors[0] if len(errors) == 1 else SeveralProblems(errors)
+    return loaded
+
+
+def load_model(settings: Settings, name: str, given: Backend | None = None) -> LoadedModel | tuple[Problem, ...]:
+    """Load one model, with the replica `given`, if any, in place of the policy's; or say all that is wrong with it."""
+    policy, problems = settings.models[name], _Problems()
+    profile = problems.unless("profile", partial(store.load, policy.profile))
+    if profile is None:
+        problems.unless("model", partial(_model_file, name, policy))
+        return tuple(problems.found)
+    problems.unless("certificate", partial(_check_certificate, name, policy, profile))
+    judge = problems.unless("false_positive_rate", partial(_judge, name, policy, profile))
+    replica = problems.unless("model", partial(_replica, settings, name, profile, given))
+    network = problems.unless("profile", partial(_network, profile))
+    opened = tuple(each for each in (replica if given is None else None, network) if each is not None)
+    if judge is None or replica is None or problems.found:
+        for each in opened:
+            each.close()
+        return tuple(problems.found)
+    backends = {MODEL: replica} | ({} if network is None else {NETWORK: network})
+    return LoadedModel(policy, profile, replace(profile.model, name=name), judge, backends, opened)
+
+
+class _Problems:
+    """Goes on after a problem, and keeps it."""
+
+    def __init__(self) -> None:
+        self.found: list[Problem] = []
+
+    def unless(self, setting: str, make: Callable[[], _Made]) -> _Made | None:
+        """What `make` makes; None, and a problem with `setting`, where it raises."""
+        try:
+            return make()
+        except GuardError as exc:
+            self.found.append(Problem(setting, exc))
+            return None
+
+
+def _check_certificate(name: str, policy: ModelPolicy, profile: Profile) -> None:
+    certifies = any(isinstance(spec, SmoothingSpec) for spec in profile.detectors)
+    if policy.certificate is not Certify.SKIP and not certifies:
+        raise ConfigError(
+            f"model {name!r}: `certificate: {policy.certificate}` needs a profile with a smoothing detector, and this "
+            "one has none; calibrate again, or leave it out"
+        )
+
+
+def _judge(name: str, policy: ModelPolicy, profile: Profile) -> Judge:
+    try:
+        return Judge(
+            profile,
+            false_positive_rate=policy.false_positive_rate,
+            confidence=policy.false_positive_confidence,
+            require_certificate=policy.certificate is Certify.REQUIRE,
+        )
+    except RateUnsupported as exc:
+        raise RateUnsupported(f"model {name!r}: {exc}") from exc
+
+
+def _network(profile: Profile) -> Backend | None:
+    for spec in profile.detectors:
+        if isinstance(spec, NetworkSpec):
+            return network_backend(profile.network_bytes(spec), profile.model)
+    return None
+
+
+def _replica(settings: Settings, name: str, profile: Profile, given: Backend | None) -> Backend:
+    policy = settings.models[name]
+    if given is not None:
+        return _same_model(name, given, profile)
+    content = _model_file(name, policy)
+    if content is None:
+        return UpstreamBackend(settings.upstream.address, replace(profile.model, name=name))
+    if hashlib.sha256(content).hexdigest() != profile.model.fingerprint:
+        raise ProfileMismatch(
+            f"model {name!r}: the profile was calibrated with another model than {policy.model}; "
+            "calibrate this one with `guard calibrate`, name the file that the profile belongs to, or, for a profile "
+            "made with --upstream, say `replica: upstream`"
+        )
+    return OnnxBackend(content, profile.model, providers=_PROVIDERS[policy.device])
+
+
+def _model_file(name: str, policy: ModelPolicy) -> bytes | None:
+    """The ONNX file of the policy; None where the upstream itself answers."""
+    if policy.replica is Replica.UPSTREAM:
+        return None
+    if policy.model is None:
+        raise ConfigError(f"model {name!r}: `replica: onnx` needs `model`, the ONNX file; or say `replica: upstream`")
+    try:
+        return policy.model.read_bytes()
+    except OSError as exc:
+        raise BackendError(
+            f"model {name!r}: {policy.model} can't be read ({exc.strerror}); correct `model` in the policy"
+        ) from exc
+
+
+def _same_model(name: str, backend: Backend, profile: Profile) -> Backend:
+    if backend.info.fingerprint != profile.model.fingerprint:
+        raise ProfileMismatch(
+            f"model {name!r}: the profile was calibrated with another model than the replica given; calibrate this one"
+        )
+    return backend

@@ -1,0 +1,63 @@
+"""The command line: a module for each command.
+
+Each command imports what it needs when it runs, so that `guard --help` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from guard import __version__
+from guard.cli.calibrate import calibrate
+from guard.cli.check_config import check_config
+from guard.cli.demo import demo
+from guard.cli.profile import profile_app
+from guard.cli.serve import serve
+from guard.cli.words import out
+from guard.errors import GuardError
+
+app = typer.Typer(
+    help="Guard screens inference traffic for adversarial inputs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+app.command()(calibrate)
+app.command()(check_config)
+app.command()(serve)
+app.add_typer(profile_app, name="profile")
+
+
+def main() -> NoReturn:
+    """Run the command line; errors of Guard's own become one message and an exit code."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC prints is no log line, and its errors are reported
+    try:
+        app(standalone_mode=True)
+    except GuardError as exc:
+        Console(stderr=True, markup=False, emoji=False, highlight=False).print(
+            f"guard: {exc}", style="red", soft_wrap=True
+        )
+        sys.exit(exc.exit_code)
+    sys.exit(0)
+
+
+def _version(*, show: bool) -> None:
+    if show:
+        out.print(f"guard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=lambda show: _version(show=show), is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    """Guard screens inference traffic for adversarial inputs."""

@@ -1,0 +1,52 @@
+"""`guard calibrate`."""
+
+# ruff: noqa: PLC0415 - see guard/cli/__init__.py
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guard.cli.words import LARGEST_SEED, out
+
+
+class Mutation(StrEnum):
+    """Kinds of sensitivity beside the Gaussian one."""
+
+    UNIFORM = "uniform"
+    SHIFT_ROTATE = "shift_rotate"
+    CONTRAST_BRIGHTNESS = "contrast_brightness"
+
+
+def calibrate(
+    *,
+    data: Annotated[Path, typer.Option(help="Clean samples: a folder of images or npy files, an npz or an npy.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="Where the profile goes.")],
+    model: Annotated[Path | None, typer.Option(help="The model, an ONNX file.")] = None,
+    upstream: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Or the server that has it.")] = None,
+    model_name: Annotated[str | None, typer.Option(help="Its name on the server.")] = None,
+    bounds: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Of input values.")] = (0.0, 1.0),
+    mutation: Annotated[list[Mutation] | None, typer.Option(help="Further sensitivity detectors.")] = None,
+    network: Annotated[bool, typer.Option(help="Train a detector network; confident attacks pass without.")] = True,
+    radius_sigmas: Annotated[float, typer.Option(min=0.01, max=3.0, help="Radius to certify, in sigmas.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits and training.")] = 0,
+) -> None:
+    """Measure a model on clean samples and write its profile."""
+    from guard.environment import check_onnxruntime
+    from guard.observe.logs import configure_logging
+    from guard.offline.calibrate import Options
+    from guard.offline.command import Source, calibrate_to
+
+    check_onnxruntime()
+    configure_logging(json=False, level="warning")
+    source = Source(model=model, upstream=upstream, model_name=model_name, bounds=bounds)
+    options = Options(
+        seed=seed,
+        radius_sigmas=radius_sigmas,
+        mutations=tuple(dict.fromkeys(str(kind) for kind in mutation or ())),
+        network=network,
+    )
+    calibrate_to(source, data, out_folder, options, out)

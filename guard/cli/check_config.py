@@ -1,0 +1,52 @@
+"""`guard check-config`."""
+
+# ruff: noqa: PLC0415 - see guard/cli/__init__.py
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guard.cli.words import out, summary
+from guard.config import Settings
+from guard.errors import ConfigError
+
+
+def check_config(
+    *,
+    policy: Annotated[Path | None, typer.Argument(help="The policy file.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of policy files instead.")] = False,
+) -> None:
+    """Check a policy file, every mistake with its line and what to do; then load its profiles and models."""
+    from guard.config_file import json_schema, load_settings
+    from guard.environment import check_onnxruntime
+
+    if schema:
+        out.print_json(json.dumps(json_schema()))
+        return
+    if policy is None:
+        raise ConfigError("name the policy file: guard check-config policy.yaml")
+    settings = load_settings(policy)
+    check_onnxruntime()
+    problems = list(_problems(policy, settings))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    out.print(f"{policy} is fine: {summary(settings)}.", soft_wrap=True)
+
+
+def _problems(policy: Path, settings: Settings) -> Iterator[str]:
+    """What is wrong with the models, by `file:line`. Each is loaded as `guard serve` would, and closed again."""
+    from guard.app.models import LoadedModel, load_model
+    from guard.config_file import locate
+
+    for name in settings.models:
+        model = load_model(settings, name)
+        if isinstance(model, LoadedModel):
+            model.close()
+        else:
+            for problem in model:
+                yield f"{locate(policy, ('models', name, problem.setting))}: {problem.error}"

@@ -1,0 +1,34 @@
+"""`guard demo`."""
+
+# ruff: noqa: PLC0415 - see guard/cli/__init__.py
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from guard.cli.words import LARGEST_SEED, out
+
+
+def demo(
+    *,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="For the results.")] = None,
+    keep_running: Annotated[bool, typer.Option(help="Keep the servers up at the end.")] = False,
+    folder: Annotated[Path, typer.Option("--dir", help="Where the model and its profile go.")] = Path("guard-demo"),
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits, training and attacks.")] = 0,
+) -> None:
+    """Guard a small model, attack it, and show what was caught: a few minutes on two cores."""
+    from guard.demo.run import Request, run
+    from guard.observe.logs import configure_logging
+
+    configure_logging(json=False, level="error")
+    signal.signal(signal.SIGTERM, _interrupt)
+    run(Request(folder=folder, seed=seed, json_file=json_file, keep_running=keep_running), out)
+
+
+def _interrupt(_signum: int, _frame: object) -> NoReturn:
+    """End like Ctrl-C, which stops the servers on its way out."""
+    raise KeyboardInterrupt

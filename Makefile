@@ -13,7 +13,10 @@ SCHEMA := deploy/policy.schema.json
 # Its date is that of the last complete installation.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test env triton lint format proto schema constraints clean distclean
+# Real images to measure on: mnist.npz and cifar10-jpeg.zip.
+DATA ?= $(firstword $(wildcard data ../shared/data) data)
+
+.PHONY: help demo test bench bench-train soak env triton lint format proto schema constraints clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +27,16 @@ demo: $(INSTALLED) ## Guard a small model, attack it, and show what was caught (
 test: lint triton ## Run every check and the whole test suite, with a real Triton (under ten minutes)
 	@echo "== pytest"
 	@$(BIN)/pytest
+
+bench: $(INSTALLED) ## Measure the screening engine beside every reference (under fifteen minutes; DATA=folder of images)
+	@$(BIN)/python -m benchmarks.engine --data $(DATA)
+
+bench-train: $(INSTALLED) ## Train the benchmarks' models again (an hour; DATA=folder of images)
+	@$(BIN)/python -m benchmarks.train lenet5 --data $(DATA)
+	@$(BIN)/python -m benchmarks.train resnet20 --data $(DATA)
+
+soak: $(INSTALLED) ## Run the engine at 80 % load with random cancellations for half an hour (DATA=folder of images)
+	@$(BIN)/python -m benchmarks.engine.soak --data $(DATA)
 
 env: $(INSTALLED) ## Make .venv with everything that Guard and its tests import
 	@echo "$(VENV) is ready."
@@ -56,7 +69,7 @@ constraints: $(INSTALLED) ## Write constraints.txt from .venv, after packages in
 
 clean: ## Remove caches and build outputs
 	@rm -rf build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	@find guard tests -name __pycache__ -prune -exec rm -rf {} +
+	@find guard tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove both environments and what the demo made too
 	@rm -rf $(VENV) $(TRITON_VENV) guard-demo

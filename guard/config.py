@@ -125,6 +125,14 @@ class Limits(_Section):
     max_batch_items: Count = Field(256, description="items in one request")
 
 
+class Certify(StrEnum):
+    """What is made of a model's certificate of robustness."""
+
+    SKIP = "skip"
+    REPORT = "report"
+    REQUIRE = "require"
+
+
 class ModelPolicy(_Section):
     """How one model is guarded."""
 
@@ -152,8 +160,10 @@ class ModelPolicy(_Section):
     )
     on_unscreened: Action = Field(Action.REJECT, description="what to do with what could not be screened")
     on_abstain: Action = Field(Action.FLAG, description="what to do where the detectors can't tell")
-    require_certificate: bool = Field(
-        False, strict=True, description="abstain on inputs whose radius can't be certified"
+    certificate: Certify = Field(
+        Certify.SKIP,
+        description="skip the certificate (it costs evaluations), report it, or require it: abstain on inputs whose "
+        "radius can't be certified",
     )
     screening_budget_s: float = Field(
         2.0, gt=0, strict=True, allow_inf_nan=False, description="longest time screening may take, in seconds"

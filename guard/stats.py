@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import sys
 from enum import Enum
+from typing import overload
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 from scipy import stats as distributions
 
-from guard.values import Float64Array
+from guard.values import Float64Array, IntArray
 
 _ROUNDING = 1e-9
 """So that 0.05 * 100 counts as 5."""
@@ -28,7 +30,13 @@ class Sprt(Enum):
     SENSITIVE = 2
 
 
-def wald_log_likelihood_ratio(changes: int, n: int, p0: float, p1: float) -> float:
+@overload
+def wald_log_likelihood_ratio(changes: int, n: int, p0: float, p1: float) -> float: ...
+@overload
+def wald_log_likelihood_ratio(changes: IntArray, n: IntArray, p0: float, p1: float) -> Float64Array: ...
+def wald_log_likelihood_ratio(
+    changes: int | IntArray, n: int | IntArray, p0: float, p1: float
+) -> float | npt.NDArray[np.floating]:
     """Log-likelihood ratio of label-change rate p1 against p0 after `changes` in `n` copies (Wald, 1945)."""
     return changes * math.log(p1 / p0) + (n - changes) * math.log((1 - p1) / (1 - p0))
 
@@ -54,7 +62,13 @@ def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
 
 def clopper_pearson_upper(successes: int, n: int, alpha: float) -> float:
     """Upper bound of a binomial proportion holding with probability >= 1 - alpha (Clopper and Pearson, 1934)."""
-    return 1.0 if successes == n else float(distributions.beta.ppf(1 - alpha, successes + 1, n - successes))
+    return float(clopper_pearson_uppers(np.array([successes]), n, alpha)[0])
+
+
+def clopper_pearson_uppers(successes: IntArray, n: int, alpha: float) -> Float64Array:
+    """`clopper_pearson_upper` of each count."""
+    inside = np.minimum(successes, n - 1)
+    return np.where(successes >= n, 1.0, distributions.beta.ppf(1 - alpha, inside + 1, n - inside))
 
 
 def clopper_pearson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -72,11 +86,21 @@ def log_e_value_below(changes: int, n: int, k0: float) -> float:
     Krichevsky-Trofimov mixture. It is a supermartingale whatever kappa >= k0, so by Ville's inequality it exceeds
     1/alpha at *any* time with probability at most alpha (Ramdas et al., 2023, sections 3 and 4).
     """
+    return float(log_e_values_below(np.array([changes]), np.array([n]), k0)[0])
+
+
+def log_e_values_below(changes: IntArray, n: IntArray, k0: float) -> Float64Array:
+    """`log_e_value_below` of each pair."""
     return _log_mixture_ratio(changes, n - changes, k0, 1 - k0)
 
 
 def log_e_value_above(changes: int, n: int, k0: float) -> float:
     """Log of the evidence that kappa > k0: the mirror image of `log_e_value_below`."""
+    return float(log_e_values_above(np.array([changes]), np.array([n]), k0)[0])
+
+
+def log_e_values_above(changes: IntArray, n: IntArray, k0: float) -> Float64Array:
+    """`log_e_value_above` of each pair."""
     return _log_mixture_ratio(n - changes, changes, 1 - k0, k0)
 
 
@@ -182,23 +206,33 @@ def true_rate_interval(n: int, threshold: float, confidence: float = 0.95) -> tu
     return float(low), float(high)
 
 
-def _log_mixture_ratio(changes: int, others: int, k0: float, rest: float) -> float:
+def _log_mixture_ratio(changes: IntArray, others: IntArray, k0: float, rest: float) -> Float64Array:
     """Log-likelihood ratio of the Jeffreys mixture over (0, k0) against k0; `rest` is 1 - k0, exact where k0 is not."""
-    mixture = _log_incomplete_beta(changes + 0.5, others + 0.5, k0, rest) - _log_incomplete_beta(0.5, 0.5, k0, rest)
-    return mixture - changes * math.log(k0) - others * math.log(rest)
+    half = np.array([0.5])
+    a, b = changes.astype(np.float64), others.astype(np.float64)
+    mixture = _log_incomplete_beta(a + 0.5, b + 0.5, k0, rest) - _log_incomplete_beta(half, half, k0, rest)
+    ratio: Float64Array = mixture - a * math.log(k0) - b * math.log(rest)
+    return ratio
 
 
-def _log_incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
+def _log_incomplete_beta(a: Float64Array, b: Float64Array, x: float, rest: float) -> Float64Array:
     """Log of the unregularised incomplete beta function B(x; a, b), also where it underflows; `rest` is 1 - x."""
-    regularised = float(special.betainc(a, b, x))
-    if regularised > 1e-250:  # noqa: PLR2004 - above it scipy has full relative precision
-        return math.log(regularised) + float(special.betaln(a, b))
-    # B(x; a, b) = x^a (1 - x)^b / a * 2F1(a + b, 1; a + 1; x), a series of positive terms that shrink from the first
-    # on, x being far below the mean. scipy's own hyp2f1 overflows here.
-    series = term = 1.0
+    regularised = special.betainc(a, b, x)
+    tiny = regularised <= 1e-250  # noqa: PLR2004 - above it scipy has full relative precision
+    logs: Float64Array = np.log(np.where(tiny, 1.0, regularised)) + special.betaln(a, b)
+    logs[tiny] = _log_incomplete_beta_series(a[tiny], b[tiny], x, rest)
+    return logs
+
+
+def _log_incomplete_beta_series(a: Float64Array, b: Float64Array, x: float, rest: float) -> Float64Array:
+    """The same as B(x; a, b) = x^a (1 - x)^b / a * 2F1(a + b, 1; a + 1; x), where x is far below the mean.
+
+    A series of positive terms that shrink from the first on; scipy's own hyp2f1 overflows here.
+    """
+    series, term = np.ones_like(a), np.ones_like(a)
     k = 0
-    while term > sys.float_info.epsilon * series:
+    while bool((term > sys.float_info.epsilon * series).any()):
         term *= (a + b + k) / (a + 1 + k) * x
         series += term
         k += 1
-    return a * math.log(x) + b * math.log(rest) - math.log(a) + math.log(series)
+    return a * math.log(x) + b * math.log(rest) - np.log(a) + np.log(series)

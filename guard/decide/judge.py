@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -59,6 +59,11 @@ class Judge:
             )
         self.threshold = stats.p_value_threshold(n, false_positive_rate, confidence)
 
+    def certain(self, label: int, findings: Iterable[Finding]) -> bool:
+        """Whether an item with these findings is flagged whatever else is found: more evidence never takes any away."""
+        scores = {f.detector: f.score for f in findings if isinstance(f, Evidence) and math.isfinite(f.score)}
+        return bool(scores) and self._p_value(scores, label) <= self.threshold
+
     def judge(self, screening: Screening) -> ItemDecision:
         """The verdict on one item."""
         label = screening.label
@@ -66,7 +71,7 @@ class Judge:
         scores = {f.detector: f.score for f in findings if isinstance(f, Evidence)}
         p_value = None
         if label is not None and scores:
-            p_value = stats.conformal_p_value(self._benign, self._combination(scores, label))
+            p_value = self._p_value(scores, label)
         if p_value is not None and p_value <= self.threshold:
             return ItemDecision(Verdict.ADVERSARIAL, p_value, findings)
         fault = next((f for f in findings if isinstance(f, Fault)), None)
@@ -77,6 +82,9 @@ class Judge:
         if self._abstains(findings):
             return ItemDecision(Verdict.ABSTAIN, p_value, findings)
         return ItemDecision(Verdict.CLEAN, p_value, findings)
+
+    def _p_value(self, scores: Mapping[str, float], label: int) -> float:
+        return stats.conformal_p_value(self._benign, self._combination(scores, label))
 
     def _abstains(self, findings: Iterable[Finding]) -> bool:
         for finding in findings:

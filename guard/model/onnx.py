@@ -25,7 +25,6 @@ _DATATYPES = {
     "tensor(uint8)": "UINT8",
     "tensor(int8)": "INT8",
 }
-_IMAGE_RANK = 4
 
 
 class OnnxBackend:

@@ -24,6 +24,7 @@ from guard import stats
 from guard.errors import DataError
 from guard.model.backend import Backend
 from guard.model.onnx import network_backend
+from guard.model.sweep import best_batch
 from guard.offline.network import train_network, train_surrogate
 from guard.offline.progress import Reporter, quiet
 from guard.offline.tune import choose_hypotheses, choose_sigma, choose_squeezers, label_change_rates
@@ -88,6 +89,9 @@ def calibrate(
     backend.info = with_output_kind(backend.info, backend, fit[:_CANARIES])
     files = {_NETWORK_FILE: _train(backend, fit, options, reporter)} if options.network else {}
     detectors, measured = _choose_detectors(backend, fit, options, files, reporter)
+    sweep = best_batch(backend)
+    backend.preferred_batch = sweep.batch
+    measured |= {"batch": float(sweep.batch), "evaluation_s": sweep.evaluation_s}
     with _engine(backend, detectors, files, options.seed) as engine:
         ordinary = _score(engine, reference, detectors, reporter, "reference")
         calibration = _score(engine, held_out, detectors, reporter, "calibration")
@@ -192,7 +196,8 @@ def _engine(
     if files:
         backends[NETWORK] = network_backend(files[_NETWORK_FILE], backend.info)
     engine = Engine(
-        detectors=build_detectors(detectors),
+        # A certificate is no score, and nothing of it is kept.
+        detectors=build_detectors(each for each in detectors if not isinstance(each, spec.SmoothingSpec)),
         backends=backends,
         secret=f"calibration {seed}".encode(),  # no secret: its noise is only ever seen here, and repeats with the seed
         max_queued_items=_QUEUE,

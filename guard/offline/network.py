@@ -103,8 +103,8 @@ def _drifted(x: Tensor, bounds: Bounds, rng: np.random.Generator, per_sample: in
             ContrastBrightness(contrast=0.3, brightness=0.12),
         ]
     )
-    drifted = [copies(next(kinds), sample, 1, rng, bounds) for sample in x for _ in range(per_sample)]
-    return torch.cat(drifted).clamp(*bounds)
+    drifted = [copies(next(kinds), sample, 1, rng, bounds) for sample in x.numpy() for _ in range(per_sample)]
+    return torch.from_numpy(np.concatenate(drifted)).clamp(*bounds)
 
 
 def _quantise(x: Tensor, bounds: Bounds) -> Tensor:

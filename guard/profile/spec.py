@@ -95,6 +95,9 @@ RandomMutation: TypeAlias = Annotated[
     Gaussian | Uniform | ShiftRotate | ContrastBrightness,
     Field(discriminator="kind"),
 ]
+RANDOM = (Gaussian, Uniform, ShiftRotate, ContrastBrightness)
+"""The mutations that draw something."""
+
 Squeezer: TypeAlias = Annotated[BitDepth | Median | NonLocalMeans, Field(discriminator="kind")]
 Mutation: TypeAlias = (
     Identity | Gaussian | Uniform | ShiftRotate | ContrastBrightness | BitDepth | Median | NonLocalMeans
@@ -110,7 +113,7 @@ class SensitivitySpec(_Spec):
     p1: float = Field(gt=0, lt=1, description="label-change rate of a sensitive input")
     alpha: float = Field(0.01, gt=0, lt=0.5)
     beta: float = Field(0.05, gt=0, lt=0.5)
-    batch: int = Field(8, ge=1, description="copies between two looks at the boundaries")
+    first_chunk: int = Field(8, ge=1, description="copies bought before the first look at how many more it takes")
     cap: int = Field(64, ge=1, description="copies after which the test is truncated")
     undecided: Literal["sign", "abstain"] = Field(
         "sign", description="at the cap: decide by the sign of the log-likelihood ratio, or abstain"
@@ -141,14 +144,17 @@ class SqueezingSpec(_Spec):
 
 
 class SmoothingSpec(_Spec):
-    """An anytime-valid certificate of an L2 radius by Gaussian smoothing."""
+    """A certificate of an L2 radius by Gaussian smoothing."""
 
     kind: Literal["smoothing"] = "smoothing"
     sigma: float = Field(gt=0, description="deviation of the noise, in units of the input")
     radius: float = Field(gt=0, description="L2 radius to prove, in units of the input")
     alpha: float = Field(0.001, gt=0, lt=0.5, description="chance of a false certificate")
-    batch: int = Field(8, ge=1)
+    first_chunk: int = Field(8, ge=1, description="copies bought before the first look at how many more it takes")
     cap: int = Field(64, ge=1)
+    test: Literal["anytime", "fixed"] = Field(
+        "anytime", description="stop as soon as the radius is proved or lost, or look once, at the cap"
+    )
 
     @property
     def name(self) -> str:

@@ -12,23 +12,26 @@ from guard.screen.network import NetworkTrial
 from guard.screen.sensitivity import SensitivityTrial
 from guard.screen.smoothing import SmoothingTrial
 from guard.screen.squeezing import SqueezingTrial
-from guard.screen.trial import Detector, Trial
+from guard.screen.trial import Detector, SequentialTrial, Trial
+
+_STAGES: dict[type[DetectorSpec], int] = {SensitivitySpec: 1, SmoothingSpec: 2}
 
 
 @dataclass(frozen=True, slots=True)
 class _Configured:
-    """A detector: its name, and what starts it on an input."""
+    """A detector: its name, its stage, and what starts it on an input."""
 
     name: str
-    open: Callable[[], Trial]
+    stage: int
+    open: Callable[[], Trial | SequentialTrial]
 
 
 def build_detectors(specs: Iterable[DetectorSpec]) -> tuple[Detector, ...]:
     """One detector a spec, in order."""
-    return tuple(_Configured(spec.name, _opener(spec)) for spec in specs)
+    return tuple(_Configured(spec.name, _STAGES.get(type(spec), 0), _opener(spec)) for spec in specs)
 
 
-def _opener(spec: DetectorSpec) -> Callable[[], Trial]:
+def _opener(spec: DetectorSpec) -> Callable[[], Trial | SequentialTrial]:
     match spec:
         case ConfidenceSpec():
             return partial(ConfidenceTrial, spec.name)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
-from torch import Tensor
-
-from guard.screen.trial import ITSELF, Probes, margins
+from guard.screen.trial import ITSELF, Answers, Probes
 from guard.values import Abstention, Evidence, Finding
 
 
 class ConfidenceTrial:
     """One look at the input's own logits."""
+
+    __slots__ = ("_margin", "_name")
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -26,12 +25,12 @@ class ConfidenceTrial:
         """The input itself, once."""
         return (ITSELF,) if self._margin is None else ()
 
-    def tell(self, probes: Probes, logits: Float[Tensor, "1 classes"]) -> None:  # noqa: ARG002 - one kind of probe
+    def tell(self, probes: Probes, answers: Answers) -> None:  # noqa: ARG002 - one kind of probe
         """Measure how far the label leads."""
-        self._margin = float(margins(logits, int(logits[0].argmax()))[0])
+        self._margin = float(answers.margins[0])
 
-    def finding(self) -> Finding:
+    def finding(self, duration_s: float = 0.0) -> Finding:
         """Minus the margin of the label over the next class, in logits: high for the unsure."""
         if self._margin is None:
-            return Abstention(self._name, 0, "the input was not classified")
-        return Evidence(detector=self._name, score=-self._margin, evaluations=1)
+            return Abstention(self._name, 0, "the input was not classified", duration_s)
+        return Evidence(detector=self._name, score=-self._margin, evaluations=1, duration_s=duration_s)

@@ -1,54 +1,46 @@
-"""The engine: a continuous batch over live trials, on one thread beside the event loop.
+"""The engine: a continuous batch over live items, on one thread beside the event loop.
 
-Each turn it collects what all live trials ask for, fills one batch a backend, runs it, tells the answers, retires
-what is decided and admits what waits. Nothing waits for a batch to fill.
+Each turn it fills one batch a backend with the copies that live items want, oldest first, runs it, hands out the
+answers, retires what is decided, and admits as many items as the next batch has room for. Nothing waits for a batch to
+fill.
 """
 
 from __future__ import annotations
 
 import hmac
-import queue
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import groupby
 
 import structlog
 import torch
 
-from guard.errors import BackendError, DeadlineExceeded, EngineStopped, GuardError, Overloaded
+from guard.errors import DeadlineExceeded, EngineStopped, GuardError, Overloaded
 from guard.model.backend import Backend
-from guard.screen.live import LiveItem, Stream
+from guard.screen.admission import Door, Job, Pace
+from guard.screen.batch import Replica
+from guard.screen.keystream import NONCE_BYTES
+from guard.screen.live import Decided, LiveItem, Share, Stages
 from guard.screen.trial import MODEL, Detector
 from guard.values import FaultReason, Float32Array, Screening
 
 _IDLE_S = 0.05
+_SWITCH_S = 5e-4
+"""How long this thread may keep the interpreter from the event loop: Python's own 5 ms would show in its latency."""
+_CAUTION = 1.25
+"""By how much the wait may turn out longer than expected. What expires half-way has cost evaluations for nothing."""
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """An item that was handed in. `deadline` is on the monotonic clock."""
-
-    x: Float32Array
-    deadline: float | None
-    future: Future[Screening]
-
-    @property
-    def expired(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
-
-
-_Wanted: TypeAlias = tuple[LiveItem, Stream, int, str]
 
 
 class Engine:
     """Screens items against one guarded model.
 
     `backends` maps a trial's backend name to a replica; MODEL is always there. `secret` seeds the noise by
-    HMAC(secret, model fingerprint and input), so that a replay gets the same answer.
+    HMAC(secret, model fingerprint and input), so that a replay gets the same answer. With `decided`, detectors run
+    stage by stage, and later stages are spared an item whose verdict can't change any more.
     """
 
     def __init__(
@@ -57,16 +49,19 @@ class Engine:
         detectors: Sequence[Detector],
         backends: Mapping[str, Backend],
         secret: bytes,
+        decided: Decided | None = None,
         max_queued_items: int = 256,
         max_live_items: int = 16,
     ) -> None:
-        self._detectors = tuple(detectors)
-        self._backends = dict(backends)
-        self._bounds = {name: backend.info.bounds for name, backend in self._backends.items()}
-        self._secret = secret
-        self._fingerprint = self._backends[MODEL].info.fingerprint.encode()
-        self._waiting: queue.Queue[_Job] = queue.Queue(max_queued_items)
-        self._live: dict[LiveItem, _Job] = {}
+        self._stages = _stages(detectors, staged=decided is not None)
+        self._backends = frozenset(backends)
+        self._decided = decided
+        self._key = hmac.digest(secret, backends[MODEL].info.fingerprint.encode(), "sha256")
+        self._replicas = tuple(Replica(name, backend, self._key) for name, backend in backends.items())
+        self._room = backends[MODEL].preferred_batch
+        self._door = Door(max_queued_items)
+        self._pace = Pace()
+        self._live: dict[LiveItem, Job] = {}
         self._max_live_items = max_live_items
         self._stopping = threading.Event()
         self._dead = threading.Event()
@@ -74,6 +69,7 @@ class Engine:
 
     def start(self) -> None:
         """Start the engine thread."""
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -94,28 +90,46 @@ class Engine:
     @property
     def depth(self) -> int:
         """Items waiting to be admitted."""
-        return self._waiting.qsize()
+        return len(self._door)
 
-    def submit(self, x: Float32Array, *, deadline_s: float | None = None) -> Future[Screening]:
+    @property
+    def live(self) -> int:
+        """Items that are being screened."""
+        return len(self._live)
+
+    def submit(
+        self, x: Float32Array, *, deadline_s: float | None = None, decision_id: str = "", client: str = ""
+    ) -> Future[Screening]:
         """Hand in one input of the model's shape, to be screened within `deadline_s` seconds from now.
 
-        The future may be cancelled. It fails with DeadlineExceeded if its turn never came.
+        The future may be cancelled. It fails with DeadlineExceeded if its turn never came, and with Overloaded if it
+        had to leave the queue for another client's. What is logged about the input carries `decision_id`.
 
         Raises:
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or too long for the item to be screened in time.
             EngineStopped: the thread isn't running.
         """
         if not self.alive:
             raise EngineStopped("the screening engine isn't running")
+        if deadline_s is not None:
+            self._refuse_hopeless(deadline_s)
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
         future: Future[Screening] = Future()
-        try:
-            self._waiting.put_nowait(_Job(x, deadline, future))
-        except queue.Full:
-            raise Overloaded(f"{self._waiting.maxsize} items are waiting to be screened already") from None
+        evicted = self._door.enter(Job(x, deadline, future, decision_id, client))
+        if evicted is not None:
+            _fail(evicted, Overloaded("the queue is full, and this client has more of it than others"))
         if self._stopping.is_set() or self._dead.is_set():  # it stopped meanwhile, and may have missed this one
             self._fail_all()
         return future
+
+    def _refuse_hopeless(self, deadline_s: float) -> None:
+        ahead = self.depth + len(self._live) / 2  # live ones are half done, on average
+        expected_s = _CAUTION * (ahead + 1) * self._pace.item_s
+        if ahead >= 1 and expected_s > deadline_s:
+            raise Overloaded(
+                f"{self.depth} items are waiting to be screened, which takes about {expected_s * 1000:.0f} ms, and "
+                f"there are {deadline_s * 1000:.0f} ms for this one"
+            )
 
     def _run(self) -> None:
         torch.set_num_threads(1)  # of this thread: the copies are small, and the cores are shared with a server
@@ -130,92 +144,93 @@ class Engine:
             self._fail_all()
 
     def _turn(self) -> None:
-        self._admit()
-        self._retire_abandoned()
-        by_backend: dict[str, list[_Wanted]] = {}
-        for item in list(self._live):
-            for backend, stream, count, payer in item.wanted():
-                by_backend.setdefault(backend, []).append((item, stream, count, payer))
+        answered: dict[LiveItem, None] = {}
+        for replica in self._replicas:
+            shares = self._next_batch(replica)
+            if shares:
+                started = time.perf_counter()
+                replica.evaluate(shares)
+                if replica.name == MODEL:
+                    self._pace.evaluated(sum(share.copies for share in shares), time.perf_counter() - started)
+                answered.update((share.item, None) for share in shares)
+        for item in answered:
+            item.advance()
+        for item, job in list(self._live.items()):
             if item.done:
                 self._retire(item)
-        for name, wanted in by_backend.items():
-            self._evaluate(name, wanted)
+            elif job.future.cancelled():
+                del self._live[item]
+            elif job.expired:
+                self._retire(item, FaultReason.DEADLINE)
 
-    def _admit(self) -> None:
-        while len(self._live) < self._max_live_items:
-            try:
-                job = self._waiting.get(timeout=None if self._live else _IDLE_S, block=not self._live)
-            except queue.Empty:
-                return
+    def _next_batch(self, replica: Replica) -> list[Share]:
+        """What is wanted of a replica, oldest item first; new items are let in for as long as there is room."""
+        shares: list[Share] = []
+        room = replica.room
+        for item in self._live:
+            room = _share_out(item.wants(replica.name), room, shares)
+        while room > 0 and replica.name == MODEL and len(self._live) < self._max_live_items:
+            admitted = self._admit()
+            if admitted is None:
+                break
+            room = _share_out(admitted.wants(MODEL), room, shares)
+        return shares
+
+    def _admit(self) -> LiveItem | None:
+        """Let in the next item that is still waited for; with nothing else to do, wait for one a moment."""
+        while (job := self._door.next(0.0 if self._live else _IDLE_S)) is not None:
             if job.future.cancelled():
                 continue
             if job.expired:
                 _fail(job, DeadlineExceeded("the time allowed for screening ran out in the queue"))
                 continue
-            key = hmac.digest(self._secret, self._fingerprint + job.x.tobytes(), "sha256")
-            item = LiveItem(torch.tensor(job.x), key, self._detectors, self._bounds)
+            nonce = hmac.digest(self._key, job.x.tobytes(), "sha256")[:NONCE_BYTES]
+            item = LiveItem(
+                job.x, nonce, self._stages, self._backends, decided=self._decided, decision_id=job.decision_id
+            )
             self._live[item] = job
-
-    def _retire_abandoned(self) -> None:
-        """Drop what nobody waits for any more before it costs anything further."""
-        for item, job in list(self._live.items()):
-            if job.future.cancelled():
-                del self._live[item]
-            elif job.expired:
-                self._retire(item, FaultReason.DEADLINE)
+            return item
+        return None
 
     def _retire(self, item: LiveItem, reason: FaultReason | None = None) -> None:
+        screening = item.close(reason)
+        if reason is None:
+            self._pace.finished(sum(screening.spent.values()))
         job = self._live.pop(item)
         try:
-            job.future.set_result(item.close(reason))
+            job.future.set_result(screening)
         except InvalidStateError:  # cancelled a moment ago
             return
-
-    def _evaluate(self, name: str, wanted: Sequence[_Wanted]) -> None:
-        """Classify one batch of what is wanted, oldest item first; the rest waits for the next turn."""
-        backend = self._backends[name]
-        room = backend.preferred_batch
-        taken: list[tuple[Stream, int]] = []
-        parts = []
-        for item, stream, count, payer in wanted:
-            take = min(count, room)
-            if take == 0:
-                break
-            made = stream.make(take)
-            if made is None:
-                continue
-            parts.append(made)
-            taken.append((stream, take))
-            item.charge(name, payer, take)
-            room -= take
-        if not parts:
-            return
-        try:
-            logits = backend.logits(torch.cat(parts))
-            expected = (backend.preferred_batch - room, backend.info.classes)
-            if tuple(logits.shape) != expected:
-                raise BackendError(f"the replica answered shape {tuple(logits.shape)}, expected {expected}")
-        except Exception as exc:  # noqa: BLE001 - whatever a replica does must cost findings, not the engine
-            _log.warning("a replica failed", backend=name, model=backend.info.name, error=str(exc))
-            for stream, _ in taken:
-                stream.fault = FaultReason.BACKEND
-            return
-        for (stream, _), rows in zip(taken, torch.split(logits, [take for _, take in taken]), strict=True):
-            stream.add(rows)
 
     def _fail_all(self) -> None:
         """Fail every item. Any thread may: it leaves the live ones in place, and what is set later comes to nothing."""
         stopped = EngineStopped("the screening engine stopped before this input was screened")
         for job in list(self._live.values()):
             _fail(job, stopped)
-        while True:
-            try:
-                _fail(self._waiting.get_nowait(), stopped)
-            except queue.Empty:
-                return
+        for job in self._door.drain():
+            _fail(job, stopped)
 
 
-def _fail(job: _Job, error: GuardError) -> None:
+def _stages(detectors: Sequence[Detector], *, staged: bool) -> Stages:
+    """Detectors with their places, by stage; in one stage where nothing could be spared anyway."""
+    placed = list(enumerate(detectors))
+    if not staged:
+        return [placed]
+    placed.sort(key=lambda pair: pair[1].stage)
+    return [list(group) for _, group in groupby(placed, key=lambda pair: pair[1].stage)]
+
+
+def _share_out(wanted: Sequence[Share], room: int, shares: list[Share]) -> int:
+    """Put as much of what is wanted into a batch as it has room for; the room that is left."""
+    for share in wanted:
+        if room == 0:
+            break
+        shares.append(share if share.copies <= room else share._replace(copies=room))
+        room -= shares[-1].copies
+    return room
+
+
+def _fail(job: Job, error: GuardError) -> None:
     try:
         job.future.set_exception(error)
     except InvalidStateError:  # cancelled a moment ago

@@ -2,184 +2,296 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import structlog
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from guard.profile.spec import Mutation
-from guard.screen.mutations import Bounds, copies
-from guard.screen.trial import ITSELF, MODEL, Detector, Probes, Trial
-from guard.values import Fault, FaultReason, Finding, Screening
+from guard.screen.trial import ITSELF, MODEL, Answers, Detector, Probes, SequentialTrial, Source, Trial
+from guard.values import Abstention, Fault, FaultReason, Finding, Float32Array, Screening
 
 LABEL = "label"
 """What the evaluation of the unchanged input is charged to."""
+
+Decided: TypeAlias = Callable[[int, Sequence[Finding]], bool]
+"""Whether the verdict on an item with this label can't change any more, whatever is found beyond these findings."""
+
+Stages: TypeAlias = Sequence[Sequence[tuple[int, Detector]]]
+"""Detectors with their place among the findings, those that begin together together."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Stream:
-    """An item's copies under one mutation for one backend: made in order, classified once, kept for every trial."""
+    """An item's copies from one source: made in order, classified once, kept for every trial."""
 
-    def __init__(self, mutation: Mutation, x: Float[Tensor, "*dims"], key: bytes, bounds: Bounds) -> None:
-        self._mutation = mutation
-        self._x = x
-        self._bounds = bounds
-        # A counter-based generator with a 128-bit key: torch's CPU generator keeps only 32 bits of its seed.
-        digest = hashlib.sha256(key + mutation.model_dump_json().encode()).digest()
-        self._rng = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-        self._logits: list[Float[Tensor, " classes"]] = []
-        self.fault: FaultReason | None = None
+    __slots__ = ("claims", "fault", "known", "parts", "source", "walks", "wanted")
 
-    @property
-    def known(self) -> int:
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.known = 0
         """Copies classified so far."""
-        return len(self._logits)
+        self.wanted = 0
+        """Copies that trials asked for so far."""
+        self.fault: FaultReason | None = None
+        self.claims: list[tuple[int, str]] = []
+        """Up to which copy who pays: who asks first."""
+        self.parts: list[Answers] = []
+        self.walks: list[tuple[int, str, SequentialTrial]] = []
+        """Sequential trials that are not at their end, with place and name."""
 
-    def make(self, count: int) -> Float[Tensor, "{count} *dims"] | None:
-        """The next `count` copies; None, and a fault, if they can't be made. Made once, so they must be classified."""
-        try:
-            return copies(self._mutation, self._x, count, self._rng, self._bounds)
-        except Exception:  # noqa: BLE001 - a mutation's bug must cost its findings, not the engine
-            _log.exception("a copy could not be made", mutation=self._mutation.kind)
-            self.fault = FaultReason.DETECTOR
-            return None
+    def want(self, end: int, who: str) -> None:
+        """Ask for all copies before `end`."""
+        if end > self.wanted:
+            self.wanted = end
+            self.claims.append((end, who))
 
-    def add(self, logits: Float[Tensor, "count classes"]) -> None:
-        """Take the logits of the copies made last."""
-        if not bool(torch.isfinite(logits).all()):
-            self.fault = FaultReason.NON_FINITE_OUTPUT
-        self._logits.extend(logits)
-
-    def answer(self, probes: Probes) -> Float[Tensor, "count classes"]:
-        """Logits of copies that are all known."""
-        return torch.stack(self._logits[probes.start : probes.start + probes.count])
+    def answers(self, probes: Probes) -> Answers:
+        """Answers about copies that are all known."""
+        if len(self.parts) > 1:
+            self.parts = [_joined(self.parts)]
+        return self.parts[0].part(probes.start, probes.start + probes.copies)
 
 
-@dataclass(slots=True)
-class _Running:
-    """A trial, opened on first use, and what it waits for."""
+class Share(NamedTuple):
+    """What one stream wants, or gets, of a batch: its next copies."""
 
-    detector: Detector
-    trial: Trial | None = None
-    waiting: list[Probes] = field(default_factory=list)
-    finding: Finding | None = None
+    item: LiveItem
+    stream: Stream
+    copies: int
 
-    @property
-    def name(self) -> str:
-        return self.detector.name
 
-    def opened(self) -> Trial:
-        self.trial = self.trial or self.detector.open()
-        return self.trial
+class _Asking:
+    """A trial that is told what it asked for, and what it waits for."""
+
+    __slots__ = ("index", "name", "trial", "waiting")
+
+    def __init__(self, index: int, name: str, trial: Trial) -> None:
+        self.index = index
+        self.name = name
+        self.trial = trial
+        self.waiting: list[Probes] = []
 
 
 class LiveItem:
-    """One item under all configured detectors."""
+    """One item under all configured detectors, stage by stage; `decided`, if given, may spare it the later stages."""
+
+    __slots__ = (
+        "_asking",
+        "_backends",
+        "_decided",
+        "_findings",
+        "_opened_at",
+        "_spent",
+        "_stage",
+        "_stages",
+        "_streams",
+        "_walking",
+        "decision_id",
+        "done",
+        "label",
+        "nonce",
+        "x",
+    )
 
     def __init__(
-        self, x: Float[Tensor, "*dims"], key: bytes, detectors: Sequence[Detector], bounds: Mapping[str, Bounds]
+        self,
+        x: Float32Array,
+        nonce: bytes,
+        stages: Stages,
+        backends: Container[str],
+        *,
+        decided: Decided | None = None,
+        decision_id: str = "",
     ) -> None:
-        self._x = x
-        self._key = key
-        self._bounds = bounds
-        self._opened_at = time.monotonic()
-        self._streams: dict[tuple[str, Mutation], Stream] = {}
-        self._running = [_Running(detector) for detector in detectors]
+        self.x = x
+        self.nonce = nonce
+        self.decision_id = decision_id
+        self.label: int | None = None
+        """The model's own label of the input, once it was asked."""
+        self.done = False
+        """Whether every detector has its finding."""
+        self._backends = backends
+        self._decided = decided
+        self._stages = stages
+        self._stage = 0
+        self._findings: list[Finding | None] = [None] * sum(map(len, stages))
+        self._asking: list[_Asking] = []
+        self._walking = 0
+        self._streams: dict[Source, Stream] = {}
         self._spent: dict[str, int] = {}
+        self._opened_at = time.monotonic()
+        self.advance()
 
-    def wanted(self) -> list[tuple[str, Stream, int, str]]:
-        """Copies still to classify: (backend, stream, count, who pays), the stream's next ones each time.
+    def wants(self, backend: str) -> list[Share]:
+        """The copies that are still wanted of a backend."""
+        return [
+            Share(self, stream, stream.wanted - stream.known)
+            for stream in self._streams.values()
+            if stream.wanted > stream.known and stream.source.backend == backend and stream.fault is None
+        ]
 
-        Asks every idle trial first, and tells those whose copies are all known until none moves any more.
-        """
-        self._settle_known()
-        wanted = []
-        for key, stream in self._streams.items():
-            asked = [
-                (probes.start + probes.count, running.name)
-                for running in self._running
-                for probes in running.waiting
-                if (probes.backend, probes.mutation) == key
-            ]
-            end = max((end for end, _ in asked), default=0)
-            if end > stream.known:
-                payer = LABEL if key == (MODEL, ITSELF.mutation) else next(who for e, who in asked if e > stream.known)
-                wanted.append((key[0], stream, end - stream.known, payer))
-        return wanted
+    def take(self, stream: Stream, answers: Answers) -> None:
+        """Take the answers about a stream's next copies; sequential trials move at once."""
+        if stream.source.backend == MODEL:
+            self._charge(stream, len(answers.logits))
+        stream.known += len(answers.logits)
+        stream.parts.append(answers)
+        if stream.walks:
+            before = len(stream.walks)
+            stream.walks = [walk for walk in stream.walks if not self._walked(stream, walk, answers)]
+            self._walking -= before - len(stream.walks)
 
-    @property
-    def done(self) -> bool:
-        """Whether every trial has its finding."""
-        return all(running.finding is not None for running in self._running)
+    def fail(self, stream: Stream, reason: FaultReason) -> None:
+        """A stream's next copies could not be made, or not classified."""
+        stream.fault = reason
+        # Without the input's own label nothing can be said about its mutants either.
+        for each in self._streams.values() if stream.source is ITSELF.source else (stream,):
+            for index, name, _ in each.walks:
+                self._findings[index] = Fault(name, reason, each.known, self._age_s())
+            self._walking -= len(each.walks)
+            each.walks = []
 
-    def charge(self, backend: str, payer: str, count: int) -> None:
-        """Account for evaluations of the guarded model; a detector's own network costs none."""
-        if backend == MODEL:
-            self._spent[payer] = self._spent.get(payer, 0) + count
+    def advance(self) -> None:
+        """Move the trials that ask as far as the answers allow, and begin the next stage where one is over."""
+        while True:
+            if self._asking:
+                self._asking = [asking for asking in self._asking if not self._moved_to_its_end(asking)]
+            if self._asking or self._walking or self.done:
+                return
+            self._begin_next_stage()
 
     def close(self, reason: FaultReason | None = None) -> Screening:
-        """The findings; trials cut short by `reason` fault with it, so that they can't pass for looked and clean.
+        """The findings; trials cut short by `reason` fault with it, so that they can't pass for looked and clean."""
+        if not self.done:
+            for stage in self._stages:
+                for index, detector in stage:
+                    if self._findings[index] is None:
+                        self._findings[index] = Fault(
+                            detector.name, reason or FaultReason.DETECTOR, duration_s=self._age_s()
+                        )
+        findings = tuple(finding for finding in self._findings if finding is not None)
+        return Screening(label=self.label, findings=findings, spent=self._spent)
 
-        What is decided by answers that are in already counts as decided.
-        """
-        self._settle_known()
-        for running in self._running:
-            if running.finding is None:
-                self._settle(running, Fault(running.name, reason or FaultReason.DETECTOR))
-        itself = self._streams.get((MODEL, ITSELF.mutation))
-        known = itself is not None and itself.known > 0 and itself.fault is None
-        label = int(itself.answer(ITSELF)[0].argmax()) if itself is not None and known else None
-        findings = tuple(running.finding for running in self._running if running.finding is not None)
-        return Screening(label=label, findings=findings, spent=dict(self._spent))
+    def _charge(self, stream: Stream, copies: int) -> None:
+        """Account for evaluations of the guarded model; a detector's own network costs none."""
+        start, stop = stream.known, stream.known + copies
+        for end, who in stream.claims:
+            paid = min(end, stop) - start
+            if paid > 0:
+                self._spent[who] = self._spent.get(who, 0) + paid
+                start += paid
 
-    def _settle_known(self) -> None:
-        while any(self._advance(running) for running in self._running if running.finding is None):
-            pass
+    def _begin_next_stage(self) -> None:
+        if self._stage == len(self._stages) or self._spared():
+            self.done = True
+            return
+        stage = self._stages[self._stage]
+        self._stage += 1
+        for index, detector in stage:
+            try:
+                trial = detector.open()
+                if isinstance(trial, SequentialTrial):
+                    self._join(index, detector.name, trial)
+                else:
+                    self._asking.append(_Asking(index, detector.name, trial))
+            except Exception:  # noqa: BLE001 - a detector's bug must cost that detector's finding, not the engine
+                self._failed(index, detector.name)
 
-    def _advance(self, running: _Running) -> bool:
-        """Move one trial as far as known answers allow; whether it moved."""
+    def _spared(self) -> bool:
+        """Whether the verdict is certain before this stage; its detectors and later ones then abstain."""
+        if not self._stage or self._decided is None or self.label is None:
+            return False
         try:
-            if not running.waiting:
-                running.waiting = list(running.opened().ask())
-                if not running.waiting:
-                    self._settle(running, running.opened().finding())
-                    return True
-                for probes in running.waiting:  # open them all, so that one turn serves all that was asked for
-                    self._stream(probes)
-            return self._tell(running)
-        except Exception:  # noqa: BLE001 - a detector's bug must cost that detector's finding, not the engine
-            _log.exception("detector failed", detector=running.name)
-            self._settle(running, Fault(running.name, FaultReason.DETECTOR))
+            if not self._decided(self.label, [finding for finding in self._findings if finding is not None]):
+                return False
+        except Exception:  # noqa: BLE001 - the price of a bug there is the evaluations that could have been spared
+            _log.exception("whether the verdict is certain could not be said", decision_id=self.decision_id)
+            return False
+        for stage in self._stages[self._stage :]:
+            for index, detector in stage:
+                self._findings[index] = Abstention(detector.name, 0, "not needed: the verdict was certain without it")
+        return True
+
+    def _join(self, index: int, name: str, trial: SequentialTrial) -> None:
+        """Begin a sequential trial, with the copies that are known already."""
+        itself, stream = self._stream(ITSELF.source), self._stream(trial.source)
+        itself.want(1, LABEL)
+        walk = (index, name, trial)
+        fault = itself.fault or stream.fault
+        if fault is not None:
+            self._findings[index] = Fault(name, fault, 0, self._age_s())
+            return
+        if not stream.parts:
+            stream.want(trial.wanted, name)
+        elif self._walked(stream, walk, stream.answers(Probes(stream.source, 0, stream.known))):
+            return
+        stream.walks.append(walk)
+        self._walking += 1
+
+    def _walked(self, stream: Stream, walk: tuple[int, str, SequentialTrial], answers: Answers) -> bool:
+        """Move a sequential trial; whether it is at its end."""
+        index, name, trial = walk
+        try:
+            if not trial.take(answers):
+                stream.want(trial.wanted, name)
+                return False
+            self._findings[index] = trial.finding(self.label, self._age_s())
+        except Exception:  # noqa: BLE001 - as in _begin_next_stage
+            self._failed(index, name)
+        return True
+
+    def _moved_to_its_end(self, asking: _Asking) -> bool:
+        try:
+            return self._move(asking)
+        except Exception:  # noqa: BLE001 - as in _begin_next_stage
+            self._failed(asking.index, asking.name)
             return True
 
-    def _tell(self, running: _Running) -> bool:
-        moved = False
-        while running.waiting:
-            probes = running.waiting[0]
-            stream = self._stream(probes)
-            if stream.fault is not None:
-                self._settle(running, Fault(running.name, stream.fault, min(stream.known, probes.start)))
-                return True
-            if stream.known < probes.start + probes.count:
-                return moved
-            running.opened().tell(probes, stream.answer(probes))
-            running.waiting.pop(0)
-            moved = True
-        return moved
+    def _move(self, asking: _Asking) -> bool:
+        """Move a trial that asks as far as known answers allow; whether it is at its end."""
+        trial, waiting = asking.trial, asking.waiting
+        while True:
+            if not waiting:
+                waiting.extend(trial.ask())
+                if not waiting:
+                    self._findings[asking.index] = trial.finding(self._age_s())
+                    return True
+                for probes in waiting:
+                    who = LABEL if probes.source is ITSELF.source else asking.name
+                    self._stream(probes.source).want(probes.start + probes.copies, who)
+            while waiting:
+                probes = waiting[0]
+                stream = self._streams[probes.source]
+                if stream.fault is not None:
+                    known = min(stream.known, probes.start)
+                    self._findings[asking.index] = Fault(asking.name, stream.fault, known, self._age_s())
+                    return True
+                if stream.known < probes.start + probes.copies:
+                    return False
+                trial.tell(probes, stream.answers(probes))
+                del waiting[0]
 
-    def _settle(self, running: _Running, finding: Finding) -> None:
-        running.waiting.clear()
-        running.finding = replace(finding, duration_s=time.monotonic() - self._opened_at)
+    def _failed(self, index: int, name: str) -> None:
+        _log.exception("detector failed", detector=name, decision_id=self.decision_id)
+        self._findings[index] = Fault(name, FaultReason.DETECTOR, duration_s=self._age_s())
 
-    def _stream(self, probes: Probes) -> Stream:
-        key = (probes.backend, probes.mutation)
-        if key not in self._streams:
-            self._streams[key] = Stream(probes.mutation, self._x, self._key, self._bounds[probes.backend])
-        return self._streams[key]
+    def _age_s(self) -> float:
+        return time.monotonic() - self._opened_at
+
+    def _stream(self, source: Source) -> Stream:
+        stream = self._streams.get(source)
+        if stream is None:
+            if source.backend not in self._backends:
+                raise LookupError(f"there is no backend {source.backend!r} to classify {source.mutation.kind} copies")
+            stream = self._streams[source] = Stream(source)
+        return stream
+
+
+def _joined(parts: Sequence[Answers]) -> Answers:
+    logits, changed, margins = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    return Answers(
+        logits, changed, margins, sum(part.changes for part in parts), sum(part.margin_sum for part in parts)
+    )

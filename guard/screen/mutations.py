@@ -1,63 +1,104 @@
-"""Making copies: one function a mutation, an explicit generator, no loop over a batch in any detector."""
+"""Making copies: one function a mutation, which fills the rows of many inputs at once; noise from their own streams."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from guard.errors import ConfigError
 from guard.profile import spec
+from guard.screen.keystream import Draw, gaussians, seeded, uniforms
 from guard.screen.layout import from_channels_first, is_image, to_channels_first
+from guard.values import Float32Array
 
 Bounds: TypeAlias = tuple[float, float]
 _LEVELS_8_BIT = 255.0
 
 
-def copies(
-    mutation: spec.Mutation, x: Float[Tensor, "*dims"], count: int, rng: np.random.Generator, bounds: Bounds
-) -> Float[Tensor, "{count} *dims"]:
-    """Make `count` copies of one input. Random ones take their draws from `rng` in order, so chunking changes nothing.
+class Wanted(NamedTuple):
+    """So many copies of `x`, with their noise if the mutation draws any."""
+
+    x: Float[npt.NDArray[np.float32], "*dims"]
+    copies: int
+    noise: Draw | None = None
+
+
+def make(
+    mutation: spec.Mutation,
+    wanted: Sequence[Wanted],
+    out: Float[npt.NDArray[np.float32], "copies *dims"],
+    bounds: Bounds,
+) -> None:
+    """Fill `out` with copies, input after input.
 
     Raises:
         ConfigError: a mutation in space, of an input that is no image.
     """
-    if isinstance(mutation, (spec.ShiftRotate, spec.Median, spec.NonLocalMeans)) and not is_image(tuple(x.shape)):
-        raise ConfigError(f"{mutation.kind} needs images, and the model takes shape {list(x.shape)}: leave it out")
-    make = _MAKERS[type(mutation)]
-    return make(mutation, x, count, rng, bounds)
+    shape = tuple(out.shape[1:])
+    if isinstance(mutation, (spec.ShiftRotate, spec.Median, spec.NonLocalMeans)) and not is_image(shape):
+        raise ConfigError(f"{mutation.kind} needs images, and the model takes shape {list(shape)}: leave it out")
+    _MAKERS[type(mutation)](mutation, wanted, out, bounds)
 
 
-def _identity(
-    _mutation: spec.Identity, x: Float[Tensor, "*dims"], count: int, _rng: np.random.Generator, _bounds: Bounds
-) -> Float[Tensor, "count *dims"]:
-    return x.expand(count, *x.shape)
+def copies(
+    mutation: spec.Mutation,
+    x: Float[npt.NDArray[np.float32], "*dims"],
+    count: int,
+    rng: np.random.Generator,
+    bounds: Bounds,
+) -> Float[npt.NDArray[np.float32], "{count} *dims"]:
+    """Copies of one input for work that must repeat with a seed, and keeps no secret.
+
+    Raises:
+        ConfigError: as `make`.
+    """
+    made = np.empty((count, *x.shape), dtype=np.float32)
+    make(mutation, (Wanted(x, count, seeded(rng, count)),), made, bounds)
+    return made
 
 
-def _gaussian(
-    mutation: spec.Gaussian, x: Float[Tensor, "*dims"], count: int, rng: np.random.Generator, _bounds: Bounds
-) -> Float[Tensor, "count *dims"]:
-    noise = torch.from_numpy(rng.standard_normal((count, *x.shape), dtype=np.float32))
-    return noise.mul_(mutation.sigma).add_(x)
+def _rows(wanted: Sequence[Wanted], out: Float32Array) -> Iterator[tuple[Float32Array, Float32Array]]:
+    """Each input with its own rows."""
+    start = 0
+    for x, count, _ in wanted:
+        yield x, out[start : start + count]
+        start += count
 
 
-def _uniform(
-    mutation: spec.Uniform, x: Float[Tensor, "*dims"], count: int, rng: np.random.Generator, bounds: Bounds
-) -> Float[Tensor, "count *dims"]:
-    noise = torch.from_numpy(rng.random((count, *x.shape), dtype=np.float32))
-    return noise.mul_(2 * mutation.width).sub_(mutation.width).add_(x).clamp_(*bounds)
+def _draws(wanted: Sequence[Wanted]) -> list[Draw]:
+    return [noise for _, _, noise in wanted if noise is not None]
 
 
-def _shift_rotate(
-    mutation: spec.ShiftRotate, x: Float[Tensor, "*dims"], count: int, rng: np.random.Generator, _bounds: Bounds
-) -> Float[Tensor, "count *dims"]:
-    draws = torch.from_numpy(rng.uniform(-1, 1, (count, 3)).astype(np.float32))
-    image = to_channels_first(x.expand(count, *x.shape))
+def _identity(_mutation: spec.Identity, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds) -> None:
+    for x, rows in _rows(wanted, out):
+        rows[:] = x
+
+
+def _gaussian(mutation: spec.Gaussian, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds) -> None:
+    gaussians(_draws(wanted), mutation.sigma, out.reshape(len(out), -1))
+    for x, rows in _rows(wanted, out):
+        np.add(rows, x, out=rows)
+
+
+def _uniform(mutation: spec.Uniform, wanted: Sequence[Wanted], out: Float32Array, bounds: Bounds) -> None:
+    noise = uniforms(_draws(wanted), out[0].size).reshape(out.shape)
+    np.multiply(noise, np.float32(2 * mutation.width), out=out)
+    out -= np.float32(mutation.width)
+    for x, rows in _rows(wanted, out):
+        np.add(rows, x, out=rows)
+    np.clip(out, *bounds, out=out)
+
+
+def _shift_rotate(mutation: spec.ShiftRotate, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds) -> None:
+    draws = torch.from_numpy(2 * uniforms(_draws(wanted), 3) - 1)
+    repeated = np.concatenate([np.broadcast_to(x, (count, *x.shape)) for x, count, _ in wanted])
+    image = to_channels_first(torch.from_numpy(repeated))
     height, width = image.shape[-2:]
     angle = torch.deg2rad(draws[:, 0] * mutation.max_degrees)
     cos, sin = torch.cos(angle), torch.sin(angle)
@@ -71,58 +112,65 @@ def _shift_rotate(
     )
     grid = torch.nn.functional.affine_grid(affine, list(image.shape), align_corners=False)
     moved = torch.nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
-    return from_channels_first(moved, tuple(x.shape))
+    out[:] = from_channels_first(moved, tuple(out.shape[1:])).numpy()
 
 
 def _contrast_brightness(
-    mutation: spec.ContrastBrightness, x: Float[Tensor, "*dims"], count: int, rng: np.random.Generator, bounds: Bounds
-) -> Float[Tensor, "count *dims"]:
-    draws = torch.from_numpy(rng.uniform(-1, 1, (count, 2)).astype(np.float32))
-    shape = (count,) + (1,) * x.ndim
-    gain = (1 + draws[:, 0] * mutation.contrast).reshape(shape)
-    offset = (draws[:, 1] * mutation.brightness * (bounds[1] - bounds[0])).reshape(shape)
-    mean = x.mean()
-    return ((x - mean) * gain + mean + offset).clamp_(*bounds)
+    mutation: spec.ContrastBrightness, wanted: Sequence[Wanted], out: Float32Array, bounds: Bounds
+) -> None:
+    draws = 2 * uniforms(_draws(wanted), 2) - 1
+    shape = (-1,) + (1,) * (out.ndim - 1)
+    gain = (1 + draws[:, 0] * np.float32(mutation.contrast)).reshape(shape)
+    offset = (draws[:, 1] * np.float32(mutation.brightness * (bounds[1] - bounds[0]))).reshape(shape)
+    start = 0
+    for x, rows in _rows(wanted, out):
+        end = start + len(rows)
+        mean = x.mean()
+        rows[:] = (x - mean) * gain[start:end] + mean + offset[start:end]
+        start = end
+    np.clip(out, *bounds, out=out)
 
 
-def _bit_depth(
-    mutation: spec.BitDepth, x: Float[Tensor, "*dims"], count: int, _rng: np.random.Generator, bounds: Bounds
-) -> Float[Tensor, "count *dims"]:
+def _bit_depth(mutation: spec.BitDepth, wanted: Sequence[Wanted], out: Float32Array, bounds: Bounds) -> None:
     levels = 2**mutation.bits - 1
     span = bounds[1] - bounds[0]
-    squeezed: Tensor = torch.round((x - bounds[0]) / span * levels) / levels * span + bounds[0]
-    return squeezed.expand(count, *x.shape)
+    _identity(spec.Identity(), wanted, out, bounds)
+    out -= np.float32(bounds[0])
+    out *= np.float32(levels / span)
+    np.rint(out, out=out)
+    out *= np.float32(span / levels)
+    out += np.float32(bounds[0])
 
 
-def _median(
-    mutation: spec.Median, x: Float[Tensor, "*dims"], count: int, _rng: np.random.Generator, _bounds: Bounds
-) -> Float[Tensor, "count *dims"]:
-    image = to_channels_first(x[None]).contiguous()
-    planes = [cv2.medianBlur(plane.cpu().numpy(), mutation.size) for plane in image[0]]
-    filtered = torch.from_numpy(np.stack(planes))[None]
-    return from_channels_first(filtered, tuple(x.shape)).expand(count, *x.shape)
+def _median(mutation: spec.Median, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds) -> None:
+    for x, rows in _rows(wanted, out):
+        rows[:] = _by_plane(lambda plane: np.asarray(cv2.medianBlur(plane, mutation.size), dtype=np.float32), x)
 
 
-def _non_local_means(
-    mutation: spec.NonLocalMeans, x: Float[Tensor, "*dims"], count: int, _rng: np.random.Generator, bounds: Bounds
-) -> Float[Tensor, "count *dims"]:
+def _non_local_means(mutation: spec.NonLocalMeans, wanted: Sequence[Wanted], out: Float32Array, bounds: Bounds) -> None:
     span = bounds[1] - bounds[0]
-    image = to_channels_first(x[None])[0]
-    levels = ((image - bounds[0]) / span * _LEVELS_8_BIT).round().clamp(0, _LEVELS_8_BIT).to(torch.uint8)
-    planes = [
-        cv2.fastNlMeansDenoising(
-            np.ascontiguousarray(plane.cpu().numpy()),
-            h=mutation.h,
-            templateWindowSize=mutation.template_px,
-            searchWindowSize=mutation.search_px,
+
+    def denoise(plane: Float32Array) -> Float32Array:
+        levels = np.clip(np.rint((plane - bounds[0]) / span * _LEVELS_8_BIT), 0, _LEVELS_8_BIT).astype(np.uint8)
+        smooth = cv2.fastNlMeansDenoising(
+            levels, h=mutation.h, templateWindowSize=mutation.template_px, searchWindowSize=mutation.search_px
         )
-        for plane in levels
-    ]
-    filtered = torch.from_numpy(np.stack(planes))[None].to(torch.float32) / _LEVELS_8_BIT * span + bounds[0]
-    return from_channels_first(filtered, tuple(x.shape)).expand(count, *x.shape)
+        denoised: Float32Array = smooth.astype(np.float32) * np.float32(span / _LEVELS_8_BIT) + np.float32(bounds[0])
+        return denoised
+
+    for x, rows in _rows(wanted, out):
+        rows[:] = _by_plane(denoise, x)
 
 
-_Maker: TypeAlias = Callable[..., Float[Tensor, "count *dims"]]
+def _by_plane(function: Callable[[Float32Array], Float32Array], x: Float32Array) -> Float32Array:
+    """Apply a function of (height, width) to each channel of an image."""
+    planes = to_channels_first(torch.tensor(x)[None])[0].numpy()
+    filtered = np.stack([function(np.ascontiguousarray(plane)) for plane in planes])
+    made: Float32Array = from_channels_first(torch.from_numpy(filtered)[None], tuple(x.shape)).numpy()[0]
+    return made
+
+
+_Maker: TypeAlias = Callable[..., None]
 _MAKERS: dict[type[spec.Mutation], _Maker] = {
     spec.Identity: _identity,
     spec.Gaussian: _gaussian,

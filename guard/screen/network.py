@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
-from torch import Tensor
-
 from guard.profile.spec import Identity
-from guard.screen.trial import NETWORK, Probes
+from guard.screen.trial import NETWORK, Answers, Probes, source
 from guard.values import Abstention, Evidence, Finding
 
-_ASK = Probes(Identity(), backend=NETWORK)
+_ASK = Probes(source(Identity(), NETWORK))
 
 
 class NetworkTrial:
     """One answer of the network: logits of (benign, adversarial)."""
+
+    __slots__ = ("_name", "_score")
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -28,12 +27,12 @@ class NetworkTrial:
         """The input, once, of the network."""
         return (_ASK,) if self._score is None else ()
 
-    def tell(self, probes: Probes, logits: Float[Tensor, "1 2"]) -> None:  # noqa: ARG002 - one kind of probe
+    def tell(self, probes: Probes, answers: Answers) -> None:  # noqa: ARG002 - one kind of probe
         """Take the network's answer."""
-        self._score = float(logits[0, 1] - logits[0, 0])
+        self._score = float(answers.logits[0, 1] - answers.logits[0, 0])
 
-    def finding(self) -> Finding:
+    def finding(self, duration_s: float = 0.0) -> Finding:
         """The log-odds that the input is adversarial, by the network's own reckoning."""
         if self._score is None:
-            return Abstention(self._name, 0, "the detector network was not asked")
-        return Evidence(detector=self._name, score=self._score, evaluations=0)
+            return Abstention(self._name, 0, "the detector network was not asked", duration_s)
+        return Evidence(detector=self._name, score=self._score, evaluations=0, duration_s=duration_s)

@@ -4,44 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
 
 from guard.profile.spec import SqueezingSpec
-from guard.screen.trial import ITSELF, Probes
-from guard.values import Abstention, Evidence, Finding
+from guard.screen.trial import ITSELF, Answers, Probes, source
+from guard.values import Abstention, Evidence, Finding, Float32Array, Float64Array
 
 
 class SqueezingTrial:
     """Asks for the input and each squeezed copy at once; one answer decides it."""
 
+    __slots__ = ("_asked", "_logits", "_spec")
+
     def __init__(self, spec: SqueezingSpec) -> None:
         self._spec = spec
-        self._plain: Float[Tensor, " classes"] | None = None
-        self._distances: dict[Probes, float] = {}
+        self._asked = (ITSELF, *(Probes(source(squeezer)) for squeezer in dict.fromkeys(spec.squeezers)))
+        self._logits: list[Float32Array] = []
 
     def ask(self) -> Sequence[Probes]:
         """All copies in one go."""
-        if self._plain is not None:
-            return ()
-        return (ITSELF, *(Probes(squeezer) for squeezer in self._spec.squeezers))
+        return () if self._logits else self._asked
 
-    def tell(self, probes: Probes, logits: Float[Tensor, "count classes"]) -> None:
-        """Measure the L1 distance of a squeezed copy's softmax from the input's."""
-        probabilities = logits[0].double().softmax(dim=0)
-        if probes == ITSELF:
-            self._plain = probabilities
-            return
-        assert self._plain is not None  # noqa: S101 - the engine tells in the order of asking
-        self._distances[probes] = float((probabilities - self._plain).abs().sum())
+    def tell(self, probes: Probes, answers: Answers) -> None:  # noqa: ARG002 - they come in the order of asking
+        """Keep the logits of a squeezed copy, or of the input."""
+        self._logits.append(answers.logits[0])
 
-    def finding(self) -> Finding:
+    def finding(self, duration_s: float = 0.0) -> Finding:
         """The largest distance, in [0, 2]; each squeezer's as details."""
-        if len(self._distances) < len(set(self._spec.squeezers)):
-            return Abstention(self._spec.name, len(self._distances), "not every squeezed copy was classified")
+        squeezed = len(self._asked) - 1
+        if len(self._logits) <= squeezed:
+            told = max(len(self._logits) - 1, 0)
+            return Abstention(self._spec.name, told, "not every squeezed copy was classified", duration_s)
+        probabilities = _softmax(np.asarray(self._logits, dtype=np.float64))
+        distances = np.abs(probabilities[1:] - probabilities[0]).sum(axis=1).tolist()
         return Evidence(
             detector=self._spec.name,
-            score=max(self._distances.values()),
-            evaluations=len(self._distances),
-            details={squeezer.name: self._distances[Probes(squeezer)] for squeezer in self._spec.squeezers},
+            score=max(distances),
+            evaluations=squeezed,
+            details={
+                squeezer.name: distance
+                for squeezer, distance in zip(dict.fromkeys(self._spec.squeezers), distances, strict=True)
+            },
+            duration_s=duration_s,
         )
+
+
+def _softmax(logits: Float64Array) -> Float64Array:
+    powers: Float64Array = np.exp(logits - logits.max(axis=1, keepdims=True))
+    powers /= powers.sum(axis=1, keepdims=True)
+    return powers

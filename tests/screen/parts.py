@@ -15,7 +15,8 @@ from guard.model.backend import Backend
 from guard.profile.spec import DetectorSpec
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
-from guard.screen.trial import MODEL, Detector, Probes, Trial
+from guard.screen.live import Decided
+from guard.screen.trial import ITSELF, MODEL, Detector, Probes, SequentialTrial, Trial, compare
 from guard.values import Finding, Float32Array, ModelInfo, OutputKind, Screening
 
 TIMEOUT_S = 20.0
@@ -45,7 +46,7 @@ class FakeBackend:
 
     def logits(self, x: Tensor) -> Tensor:
         """Answer."""
-        self.batches.append(x)
+        self.batches.append(x.clone())  # the engine makes its next copies in the same memory
         return self._respond(x)
 
     def close(self) -> None:
@@ -53,7 +54,7 @@ class FakeBackend:
 
 
 class HeldBackend(FakeBackend):
-    """A replica that waits in its first batch until it is released."""
+    """A replica that waits in each batch until it is released."""
 
     def __init__(self, respond: Respond, *, batch: int = 32) -> None:
         super().__init__(respond, batch=batch)
@@ -82,6 +83,13 @@ def item(number: int) -> Float32Array:
     return np.array([100 * number, *rng.uniform(0, 0.6, 2)], dtype=np.float32)
 
 
+def itself_and_mutants(backend: FakeBackend, x: Float32Array) -> tuple[Tensor, Tensor]:
+    """What a replica was asked about one input: the input, which may be anywhere in its batch, and its mutants."""
+    rows = torch.cat(backend.batches)
+    unchanged = (rows == torch.from_numpy(x)).all(dim=1)
+    return rows[unchanged], rows[~unchanged]
+
+
 def numbers(batch: Tensor) -> set[int]:
     """Whose copies are in a batch of `item`s."""
     return {round(value) for value in (batch[:, 0] / 100).tolist()}
@@ -94,6 +102,7 @@ def running(
     *,
     others: Mapping[str, Backend] | None = None,
     secret: bytes = b"secret",
+    decided: Decided | None = None,
     max_queued_items: int = 256,
     max_live_items: int = 16,
 ) -> Iterator[Engine]:
@@ -102,6 +111,7 @@ def running(
         detectors=detectors,
         backends={MODEL: backend, **(others or {})},
         secret=secret,
+        decided=decided,
         max_queued_items=max_queued_items,
         max_live_items=max_live_items,
     )
@@ -125,11 +135,27 @@ def untimed(screening: Screening) -> tuple[int | None, tuple[Finding, ...]]:
     return screening.label, tuple(replace(finding, duration_s=0.0) for finding in screening.findings)
 
 
-def drive(trial: Trial, answer: Callable[[Probes], Tensor]) -> int:
-    """Run a trial to its end without an engine; how many copies it asked for."""
+def drive(trial: Trial | SequentialTrial, answer: Callable[[Probes], Tensor]) -> int:
+    """Run a trial to its end without an engine; how many copies that took, the input itself counted."""
+    if isinstance(trial, SequentialTrial):
+        return 1 + _drive_sequential(trial, answer)
     evaluations = 0
+    label = -1
     while asked := trial.ask():
         for probes in asked:
-            trial.tell(probes, answer(probes))
-            evaluations += probes.count
+            logits = answer(probes).numpy()
+            label = int(logits[0].argmax()) if probes is ITSELF else label
+            trial.tell(probes, compare(logits, np.full(len(logits), label)))
+            evaluations += probes.copies
     return evaluations
+
+
+def _drive_sequential(trial: SequentialTrial, answer: Callable[[Probes], Tensor]) -> int:
+    label, known, ended = int(answer(ITSELF)[0].argmax()), 0, False
+    while not ended:
+        assert trial.wanted > known
+        logits = answer(Probes(trial.source, known, trial.wanted - known)).numpy()
+        known += len(logits)
+        ended = trial.take(compare(logits, np.full(len(logits), label)))
+    assert trial.wanted == 0
+    return known

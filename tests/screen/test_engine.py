@@ -21,6 +21,7 @@ from tests.screen.parts import (
     HeldBackend,
     drive,
     item,
+    itself_and_mutants,
     model_info,
     numbers,
     pixels,
@@ -44,15 +45,15 @@ class TestEvaluations:
 
     @pytest.mark.parametrize("specs", [(SENSITIVITY, SMOOTHING), (SMOOTHING, SENSITIVITY)], ids=["first", "second"])
     def test_shared(self, specs: tuple[spec.DetectorSpec, ...]) -> None:
-        """Sensitivity and a certificate with one sigma share their copies: 24 beside the label for a stable input."""
+        """Sensitivity and a certificate with one sigma share their copies: 22 beside the label for a stable input."""
         backend = FakeBackend(steady)
         screening = screen(backend, specs, item(1))
         spent = dict(screening.spent)
         assert spent.pop("label") == 1
-        assert sum(spent.values()) == 24
-        assert sum(backend.sizes) == 25
+        assert sum(spent.values()) == 22
+        assert sum(backend.sizes) == 23
         assert [finding.evaluations for finding in screening.findings] == [
-            24 if isinstance(finding, Certified) else 16 for finding in screening.findings
+            22 if isinstance(finding, Certified) else 15 for finding in screening.findings
         ]
 
     def test_charged_to_who_asked_first(self) -> None:
@@ -61,24 +62,24 @@ class TestEvaluations:
         specs = (*ALL, NETWORK_SPEC)
         with running(FakeBackend(steady), build_detectors(specs), others={NETWORK: network}) as engine:
             screening = engine.submit(item(1)).result(TIMEOUT_S)
-        assert screening.spent == {"label": 1, "sensitivity_gaussian": 16, "smoothing": 8, "squeezing": 2}
+        assert screening.spent == {"label": 1, "sensitivity_gaussian": 15, "smoothing": 7, "squeezing": 2}
         assert network.sizes == [1]
 
     def test_different_sigma_shares_nothing(self) -> None:
         """Copies under another sigma are others."""
         smoothing = spec.SmoothingSpec(sigma=0.6, radius=0.3)
         screening = screen(FakeBackend(steady), (SENSITIVITY, smoothing), item(1))
-        assert screening.spent == {"label": 1, "sensitivity_gaussian": 16, "smoothing": 24}
+        assert screening.spent == {"label": 1, "sensitivity_gaussian": 15, "smoothing": 22}
 
     def test_one_batch_for_all_that_is_asked(self) -> None:
         """What trials ask for in one go is classified in one go: the input, its squeezed copies and first mutants."""
         backend = FakeBackend(steady)
         screen(backend, ALL, item(1))
-        assert backend.sizes == [1 + 8 + 2, 8, 8]
+        assert backend.sizes == [1 + 8 + 2, 14]
 
     def test_two_items_share_batches(self) -> None:
         """Items that wait together are classified together."""
-        backend = HeldBackend(steady)
+        backend = HeldBackend(steady, batch=36)
         with running(backend, build_detectors(ALL)) as engine:
             first = engine.submit(item(1))
             assert backend.entered.wait(TIMEOUT_S)
@@ -86,7 +87,7 @@ class TestEvaluations:
             backend.release.set()
             for future in (first, *others):
                 future.result(TIMEOUT_S)
-        assert backend.sizes == [11, 8 + 2 * 11, 8 + 2 * 8, 2 * 8]
+        assert backend.sizes == [11, 14 + 2 * 11, 2 * 14]
 
 
 class TestFindings:
@@ -101,13 +102,13 @@ class TestFindings:
 
     @pytest.mark.parametrize("number", range(1, 6))
     def test_told_what_was_asked(self, number: int) -> None:
-        """A trial is told the logits of exactly the copies it asked for, in their order."""
+        """A trial is told the answers about exactly the copies it asked for, in their order."""
         backend = FakeBackend(pixels, batch=3)
         screening = screen(backend, (SENSITIVITY,), item(number))
-        itself, mutants = torch.cat(backend.batches).split([1, sum(backend.sizes) - 1])
+        itself, mutants = itself_and_mutants(backend, item(number))
         trial = SensitivityTrial(SENSITIVITY)
-        drive(trial, lambda asked: pixels(itself if asked == ITSELF else mutants[asked.start :][: asked.count]))
-        assert untimed(screening)[1] == (trial.finding(),)
+        drive(trial, lambda asked: pixels(itself if asked == ITSELF else mutants[asked.start :][: asked.copies]))
+        assert untimed(screening)[1] == (trial.finding(screening.label),)
 
     def test_no_detectors(self) -> None:
         """Without detectors there are no findings, and nothing hangs."""
@@ -133,7 +134,7 @@ class TestFindings:
             x = item(1)
             x[1] += nudge
             screen(backend, (SENSITIVITY,), x, secret)
-            return torch.cat(backend.batches)[1:17] - torch.from_numpy(x)
+            return itself_and_mutants(backend, x)[1] - torch.from_numpy(x)
 
         assert torch.equal(noise(b"secret", "ab", 0.0), noise(b"secret", "ab", 0.0))
         difference = noise(b"secret", "ab", 0.0) - noise(secret, fingerprint, nudge)
@@ -206,7 +207,7 @@ class TestAdmission:
             other = engine.submit(item(2))
             backend.release.set()
             other.result(TIMEOUT_S)
-        assert [1 in numbers(batch) for batch in backend.batches] == [True, False, False, False]
+        assert [1 in numbers(batch) for batch in backend.batches] == [True, False, False]
 
     def test_deadline_midway(self) -> None:
         """At its deadline an item keeps what its answers decided by then; the rest is Fault(DEADLINE)."""

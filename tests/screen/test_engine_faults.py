@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import pytest
@@ -12,47 +13,26 @@ from torch import Tensor
 from guard.errors import BackendError, EngineStopped
 from guard.profile import spec
 from guard.screen.build import build_detectors
-from guard.screen.trial import ITSELF, NETWORK, Probes, Trial
-from guard.values import Abstention, Certified, Evidence, Fault, FaultReason, Finding
-from tests.screen.parts import TIMEOUT_S, FakeBackend, HeldBackend, item, model_info, running, screen, steady
+from guard.screen.engine import Engine
+from guard.screen.trial import NETWORK
+from guard.values import Certified, Evidence, Fault, FaultReason, Screening
+from tests.screen.parts import (
+    TIMEOUT_S,
+    FakeBackend,
+    HeldBackend,
+    item,
+    model_info,
+    running,
+    screen,
+    steady,
+    untimed,
+)
 
 GAUSSIAN = spec.Gaussian(sigma=0.5)
 CONFIDENCE = spec.ConfidenceSpec()
 SENSITIVITY = spec.SensitivitySpec(mutation=GAUSSIAN, p0=0.02, p1=0.2)
 SMOOTHING = spec.SmoothingSpec(sigma=0.5, radius=0.25)
 ALL = (CONFIDENCE, SENSITIVITY, SMOOTHING)
-
-
-class Raising:
-    """A detector that raises in one of its methods, and its own trial."""
-
-    name = "raising"
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def _maybe_raise(self, where: str) -> None:
-        if where == self._where:
-            raise ZeroDivisionError(where)
-
-    def open(self) -> Trial:
-        """Start."""
-        self._maybe_raise("open")
-        return self
-
-    def ask(self) -> Sequence[Probes]:
-        """The input, for ever: told or not."""
-        self._maybe_raise("ask")
-        return () if self._where == "finding" else (ITSELF,)
-
-    def tell(self, probes: Probes, logits: Tensor) -> None:  # noqa: ARG002 - it hears nothing
-        """Hear nothing."""
-        self._maybe_raise("tell")
-
-    def finding(self) -> Finding:
-        """Find nothing."""
-        self._maybe_raise("finding")
-        return Abstention(self.name, 0, "")
 
 
 @dataclass
@@ -70,18 +50,6 @@ class FailsOnce:
         if isinstance(self.first, Exception):
             raise self.first
         return self.first
-
-
-@pytest.mark.parametrize("where", ["open", "ask", "tell", "finding"])
-def test_detector_raises(where: str) -> None:
-    """A detector that raises, wherever it does, costs its own finding and no other."""
-    detectors = (Raising(where), *build_detectors(ALL))
-    with running(FakeBackend(steady), detectors) as engine:
-        raising, *others = engine.submit(item(1)).result(TIMEOUT_S).findings
-        assert isinstance(raising, Fault)
-        assert (raising.detector, raising.reason) == ("raising", FaultReason.DETECTOR)
-        assert [type(finding) for finding in others] == [Evidence, Evidence, Certified]
-        assert engine.alive
 
 
 @pytest.mark.parametrize("unusable", [spec.SqueezingSpec(squeezers=(spec.Median(),)), spec.NetworkSpec(sha256="")])
@@ -117,6 +85,26 @@ def test_replica_fails(first: Exception | Tensor, reason: FaultReason) -> None:
         assert [type(finding) for finding in fine.findings] == [Evidence, Evidence, Certified]
 
 
+def test_itself_fails_alone() -> None:
+    """A failure on the input itself faults every detector, since nothing can be compared with its label."""
+
+    def answer(x: Tensor) -> Tensor:
+        logits = steady(x).clone()
+        logits[(x == torch.from_numpy(item(1))).all(dim=1)] = float("nan")
+        return logits
+
+    screening = screen(FakeBackend(answer), ALL, item(1))
+    assert screening.label is None
+    assert [type(finding) for finding in screening.findings] == [Fault] * 3
+
+
+def test_answers_are_kept_apart() -> None:
+    """A model that answers with a view of its own input gets the findings of one that answers with a copy."""
+    specs = (spec.SqueezingSpec(squeezers=tuple(spec.BitDepth(bits=bits) for bits in range(1, 6))), *ALL)
+    kept = FakeBackend(lambda x: x, batch=2)
+    assert untimed(screen(kept, specs, item(1))) == untimed(screen(FakeBackend(torch.clone, batch=2), specs, item(1)))
+
+
 def test_network_fails_alone() -> None:
     """A failing detector network costs its own finding; the model's answers stand."""
     network = FakeBackend(FailsOnce(BackendError("gone")), info=model_info(classes=2))
@@ -132,7 +120,8 @@ def test_non_finite_copy() -> None:
 
     def answer(x: Tensor) -> Tensor:
         logits = steady(x).clone()
-        logits[3:] = float("nan")
+        mutants = (x != torch.from_numpy(item(1))).any(dim=1).nonzero()
+        logits[mutants[2]] = float("nan")
         return logits
 
     screening = screen(FakeBackend(answer), ALL, item(1))
@@ -176,3 +165,29 @@ def test_dying_thread() -> None:
         assert not engine.alive
         with pytest.raises(EngineStopped):
             engine.submit(item(4))
+
+
+def test_stop_races_with_submit() -> None:
+    """Of items handed in while the engine stops, each is refused or its future ends: none is left hanging."""
+    for _ in range(20):
+        futures: list[Future[Screening]] = []
+        with running(FakeBackend(steady), build_detectors([CONFIDENCE])) as engine:
+            started = threading.Event()
+
+            def hand_in(engine: Engine, futures: list[Future[Screening]], started: threading.Event) -> None:
+                try:
+                    while True:
+                        futures.append(engine.submit(item(1)))
+                        futures[-1].add_done_callback(lambda _: started.set())
+                        if len(futures) % 8 == 0:
+                            futures[-8].exception(TIMEOUT_S)
+                except EngineStopped:
+                    return
+
+            thread = threading.Thread(target=hand_in, args=(engine, futures, started))
+            thread.start()
+            assert started.wait(TIMEOUT_S)
+            engine.stop()
+            thread.join(TIMEOUT_S)
+            assert not thread.is_alive()
+        assert all(isinstance(future.exception(TIMEOUT_S), EngineStopped | None) for future in futures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from guard.screen.build import build_detectors
 from guard.screen.confidence import ConfidenceTrial
 from guard.screen.network import NetworkTrial
 from guard.screen.squeezing import SqueezingTrial
-from guard.screen.trial import ITSELF, MODEL, NETWORK, Detector, Probes, Trial, margins
+from guard.screen.trial import ITSELF, MODEL, NETWORK, Detector, Probes, SequentialTrial, Trial, compare, source
 from guard.values import Abstention, Evidence
 from tests.screen.parts import drive
 
@@ -25,9 +26,9 @@ class TestSqueezing:
         """The score is the largest distance, each squeezer's is kept by name."""
         softmax = {
             ITSELF: [0.1, 0.7, 0.2],
-            Probes(SQUEEZERS[0]): [0.1, 0.6, 0.3],
-            Probes(SQUEEZERS[1]): [0.7, 0.1, 0.2],
-            Probes(SQUEEZERS[2]): [0.1, 0.7, 0.2],
+            Probes(source(SQUEEZERS[0])): [0.1, 0.6, 0.3],
+            Probes(source(SQUEEZERS[1])): [0.7, 0.1, 0.2],
+            Probes(source(SQUEEZERS[2])): [0.1, 0.7, 0.2],
         }
         trial = SqueezingTrial(spec.SqueezingSpec(squeezers=SQUEEZERS))
         assert drive(trial, lambda probes: torch.tensor([softmax[probes]]).log()) == 4
@@ -43,7 +44,7 @@ class TestSqueezing:
         """With an answer missing it abstains, since the largest distance may be the missing one."""
         trial = SqueezingTrial(spec.SqueezingSpec(squeezers=SQUEEZERS))
         for probes in trial.ask()[:3]:
-            trial.tell(probes, LABEL[None])
+            trial.tell(probes, compare(LABEL[None].numpy(), np.array([1])))
         assert isinstance(trial.finding(), Abstention)
         assert trial.finding().evaluations == 2
 
@@ -70,20 +71,51 @@ class TestOneAnswer:
         trial = NetworkTrial("network")
         assert isinstance(trial.finding(), Abstention)
         (probes,) = trial.ask()
-        assert probes.backend == NETWORK != MODEL
+        assert probes.source.backend == NETWORK != MODEL
         drive(trial, lambda _: torch.tensor([[0.5, 3.0]]))
         assert trial.finding() == Evidence("network", score=2.5, evaluations=0)
 
 
-def test_margins() -> None:
-    """The lead of the label over the best other class, negative where another leads; the logits stay as they were."""
-    logits = torch.stack([LABEL, OTHER])
-    assert margins(logits, 1).tolist() == [2.0, -4.0]
-    assert torch.equal(logits, torch.stack([LABEL, OTHER]))
+class TestAnswers:
+    """What trials are told."""
+
+    def test_compare(self) -> None:
+        """Whose label changed, and the lead of the label over the best other class; the logits stay as they were."""
+        logits = torch.stack([LABEL, OTHER, OTHER]).numpy()
+        before = logits.copy()
+        answers = compare(logits, np.array([1, 1, 0]))
+        assert answers.changed.tolist() == [False, True, False]
+        assert answers.margins.tolist() == [2.0, -4.0, 4.0]
+        assert (answers.changes, answers.margin_sum) == (1, 2.0)
+        assert np.array_equal(answers.logits, before)
+        assert np.array_equal(logits, before)
+
+    def test_part(self) -> None:
+        """Part of the answers are those about its rows, their counts and sums too."""
+        rng = np.random.default_rng(1)
+        logits, labels = rng.normal(size=(40, 3)).astype(np.float32), rng.integers(0, 3, 40)
+        whole = compare(logits, labels)
+        for start, stop in ((0, 40), (0, 7), (7, 40), (13, 13), (39, 40)):
+            part, expected = whole.part(start, stop), compare(logits[start:stop], labels[start:stop])
+            for found, right in zip(part, expected, strict=True):
+                assert np.array_equal(found, right)
+
+    def test_sums_do_not_depend_on_chunks(self) -> None:
+        """The margins of chunks sum to those of the whole exactly, however it is cut."""
+        margins = np.random.default_rng(2).normal(size=(60, 1)).astype(np.float32) * 100
+        whole = compare(np.hstack([margins, np.zeros_like(margins)]), np.zeros(60, dtype=np.int64))
+        for size in (1, 7, 32):
+            assert sum(whole.part(at, min(at + size, 60)).margin_sum for at in range(0, 60, size)) == whole.margin_sum
+
+    def test_one_source_for_the_same_copies(self) -> None:
+        """Copies that are the same have one source, by identity; others, or those of another backend, have not."""
+        assert source(spec.Gaussian(sigma=0.1)) is source(spec.Gaussian(sigma=0.1))
+        others = {source(spec.Gaussian(sigma=0.1)), source(spec.Gaussian(sigma=0.2)), source(spec.Uniform(width=0.1))}
+        assert len(others | {source(spec.Gaussian(sigma=0.1), NETWORK)}) == 4
 
 
 def test_build() -> None:
-    """Each spec becomes its detector, in order, under its name, and opens a fresh trial each time."""
+    """Each spec becomes its detector, in order, under its name, in its stage, and opens a fresh trial each time."""
     specs = (
         spec.ConfidenceSpec(),
         spec.NetworkSpec(sha256=""),
@@ -94,7 +126,8 @@ def test_build() -> None:
     detectors = build_detectors(specs)
     names = ["confidence", "network", "smoothing", "sensitivity_uniform", "squeezing"]
     assert [detector.name for detector in detectors] == names
+    assert [detector.stage for detector in detectors] == [0, 0, 2, 1, 0]
     for detector in detectors:
         assert isinstance(detector, Detector)
-        assert isinstance(detector.open(), Trial)
+        assert isinstance(detector.open(), Trial | SequentialTrial)
         assert detector.open() is not detector.open()

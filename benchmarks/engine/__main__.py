@@ -1,0 +1,82 @@
+"""Run the table: `python -m benchmarks.engine --data FOLDER`, or `make bench`."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks.engine import load
+from benchmarks.engine.rows import SIZES, Bench
+from benchmarks.engine.subject import Subject
+from benchmarks.engine.subject import load as load_subjects
+from benchmarks.engine.table import Row, write
+
+_LOAD_S = 12.0
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with mnist.npz and cifar10-jpeg.zip.")],
+    out: Annotated[Path, typer.Option(help="Where engine.json, engine.md and engine.png go.")] = Path(
+        "benchmarks/results"
+    ),
+    only: Annotated[list[int] | None, typer.Option(help="Rows to run; all if none is named.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the images, the noise of references and the arrivals.")] = 0,
+) -> None:
+    """Measure the screening engine beside every reference, and write the table."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    console = Console()
+    console.print("Loading models and images, and trying batch sizes")
+    subjects = load_subjects(data, seed=seed)
+    gc.freeze()
+    rows: list[Row] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        parts = [part for subject in subjects for part in _parts(subject, seed, set(only or range(1, 11)))]
+        task = progress.add_task("measuring", total=len(parts))
+        for description, part in parts:
+            progress.update(task, description=description)
+            for row in part():
+                rows.append(row)
+                mark = "[green]holds[/]" if row.holds else "[red]does not hold[/]"
+                sign = ">=" if row.better == "at least" else "<="
+                console.print(
+                    f"{row.number:>2}  {row.compare}, {row.model}: {row.measured:.3g} "
+                    f"({row.low:.3g} to {row.high:.3g}), target {sign} {row.target:g}: {mark}\n      {row.detail}",
+                    highlight=False,
+                )
+            progress.advance(task)
+    rows.sort(key=lambda row: row.number)
+    write(rows, out)
+    console.print(f"{sum(row.holds for row in rows)} of {len(rows)} hold; written to {out}/engine.json, .md and .png")
+
+
+def _parts(subject: Subject, seed: int, only: set[int]) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
+    bench = Bench(subject, SIZES[subject.name], seed)
+    measures: list[tuple[tuple[int, ...], str, Callable[[], Iterator[Row]]]] = [
+        ((1,), "rho", bench.rho),
+        ((2, 3), "mutation testing", bench.mutation_testing),
+        ((4,), "fixed-n certificates", bench.fixed_certificates),
+        ((5,), "sequential certificates", bench.sequential_certificates),
+        ((6,), "confidence sequences", bench.confidence_sequence),
+        ((7,), "detectors", bench.detectors),
+        ((8,), "shared stream", bench.shared_stream),
+        ((9,), "Poisson load", lambda: load.poisson(subject, _LOAD_S, seed)),
+        ((9,), "echo", lambda: load.echo(subject, _LOAD_S, seed)),
+        ((10,), "overload", lambda: load.overload(subject, _LOAD_S, seed)),
+    ]
+    for numbers, name, measure in measures:
+        if only.intersection(numbers):
+            yield f"{subject.name}: {name}", measure
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,37 @@
+"""Fair ratios on a noisy machine: the sides take turns, and each round gives a ratio of its own."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Ratio(NamedTuple):
+    """Median, least and largest over rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+def ratio(numerator: Callable[[], float], denominator: Callable[[], float], rounds: int) -> Ratio:
+    """The ratio of two measured costs. Each side gives its cost (seconds, or seconds a unit) for a round of work."""
+    found = []
+    for turn in range(rounds):
+        gc.collect()
+        if turn % 2:
+            below, above = denominator(), numerator()
+        else:
+            above, below = numerator(), denominator()
+        found.append(above / below)
+    return Ratio(statistics.median(found), min(found), max(found))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -1,0 +1,54 @@
+"""Which batch a replica likes best, found by trying: short, at start-up, before anything is served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from guard.model.backend import Backend
+
+BUCKETS: Final = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+_GOOD_ENOUGH = 1.02
+"""Of the best time a copy: a smaller batch makes shorter turns, and shorter waits for what arrives meanwhile."""
+_SHORTEST_S = 2e-3
+"""A turn costs the engine a tenth of a millisecond whatever is in it, so shorter batches than this waste time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The batch chosen, and the seconds that one evaluation takes at it."""
+
+    batch: int
+    evaluation_s: float
+
+
+def best_batch(backend: Backend, *, budget_s: float = 0.5, clock: Callable[[], float] = time.perf_counter) -> Sweep:
+    """The smallest batch that wastes no time, a copy or in all, of those that could be tried in `budget_s`.
+
+    Raises:
+        BackendError: the replica fails.
+    """
+    times: dict[int, float] = {}
+    deadline = clock() + budget_s
+    largest = backend.info.max_batch or BUCKETS[-1]
+    for bucket in dict.fromkeys(min(bucket, largest) for bucket in BUCKETS):
+        copies = torch.zeros(bucket, *backend.info.shape)
+        backend.logits(copies)  # the first call of a size allocates
+        tries = []
+        for _ in range(5):
+            started = clock()
+            backend.logits(copies)
+            tries.append(clock() - started)
+            if clock() >= deadline:
+                break
+        times[bucket] = min(tries) / bucket
+        if clock() >= deadline:
+            break
+    least = min(times.values())
+    good = [bucket for bucket, seconds in times.items() if seconds <= _GOOD_ENOUGH * least]
+    batch = next((bucket for bucket in good if bucket * times[bucket] >= _SHORTEST_S), good[-1])
+    return Sweep(batch, times[batch])

@@ -135,7 +135,7 @@ def _judge(name: str, policy: ModelPolicy, profile: Profile) -> Judge:
 def _network(profile: Profile) -> Backend | None:
     for spec in profile.detectors:
         if isinstance(spec, NetworkSpec):
-            return network_backend(profile.network_bytes(spec), profile.model)
+            return network_backend(profile.bytes_of(spec), profile.model)
     return None
 
 
@@ -152,6 +152,8 @@ def _replica(settings: Settings, name: str, profile: Profile, given: Backend | N
             "calibrate this one with `guard calibrate`, name the file that the profile belongs to, or, for a profile "
             "made with --upstream, say `replica: upstream`"
         )
+    if profile.replica is not None:
+        content = profile.bytes_of(profile.replica)
     return OnnxBackend(content, profile.model, providers=_PROVIDERS[policy.device])
 
 

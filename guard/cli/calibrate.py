@@ -31,6 +31,9 @@ def calibrate(
     bounds: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Of input values.")] = (0.0, 1.0),
     mutation: Annotated[list[Mutation] | None, typer.Option(help="Further sensitivity detectors.")] = None,
     network: Annotated[bool, typer.Option(help="Train a detector network; confident attacks pass without.")] = True,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Screen with an int8 replica if it is faster and agrees.")
+    ] = False,
     radius_sigmas: Annotated[float, typer.Option(min=0.01, max=3.0, help="Radius to certify, in sigmas.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits and training.")] = 0,
 ) -> None:
@@ -48,5 +51,6 @@ def calibrate(
         radius_sigmas=radius_sigmas,
         mutations=tuple(dict.fromkeys(str(kind) for kind in mutation or ())),
         network=network,
+        int8=int8,
     )
     calibrate_to(source, data, out_folder, options, out)

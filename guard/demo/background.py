@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, for servers beside synchronous client code."""
+"""An event loop on a thread of its own, for servers beside blocking client code: the demo's, and that of the tests."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from typing import Any, Self, TypeVar
 _Result = TypeVar("_Result")
 
 
-class Background:
-    """Runs coroutines on a loop in another thread, one call at a time."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="guard-demo-loop", daemon=True)
+class LoopThread:
+    """Runs coroutines: `with LoopThread() as loop: port = loop.run(server.start())`."""
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="guard-servers", daemon=True)
         self._thread.start()
         return self
 
@@ -29,6 +27,10 @@ class Background:
         self._thread.join()
         self._loop.close()
 
-    def run(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-        """Run a coroutine there and wait for its result here."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+    def run(self, coroutine: Coroutine[Any, Any, _Result], *, timeout_s: float = 60.0) -> _Result:
+        """Run a coroutine on the loop and wait for its result.
+
+        Raises:
+            TimeoutError: it did not end in time.
+        """
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)

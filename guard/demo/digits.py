@@ -68,7 +68,9 @@ def train_classifier(digits: Split, *, seed: int, reporter: Reporter) -> nn.Modu
     rng = np.random.default_rng(seed)
     images, labels = torch.from_numpy(digits.images), torch.from_numpy(digits.labels)
     move = ShiftRotate(max_shift_px=0.7, max_degrees=10)
-    moved = torch.cat([copies(move, image, _MOVED_COPIES, rng, BOUNDS) for image in images])
+    moved = torch.from_numpy(
+        np.concatenate([copies(move, image, _MOVED_COPIES, rng, BOUNDS) for image in digits.images])
+    )
     everything = torch.cat([images, moved])
     targets = torch.cat([labels, labels.repeat_interleave(_MOVED_COPIES)])
     with (

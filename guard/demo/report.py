@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from guard import __version__
 from guard.demo.traffic import TARGET_CAUGHT, Kind
 
 STABLE_BUDGET = 24
+"""What sensitivity and certificate together may cost for an image of which no noisy copy changes the label."""
+
 _SHARED = ("sensitivity_gaussian", "smoothing")
 
 
@@ -23,20 +25,42 @@ def show(console: Console, kinds: Sequence[Kind], *, asked: float, accuracy: flo
     console.print(_table(kinds))
     benign = _benign(kinds)
     low, high = benign.caught_interval
-    cost = benign.evaluations_for(*_SHARED)
     held = "consistent with it" if low <= asked else "EXCEEDED"
     measured = f"{benign.caught / benign.requests:.1%} [{low:.1%}, {high:.1%}]"
-    stable = f"{np.median(cost):.0f} evaluations for a stable digit, the median"
-    within = f"{np.mean(cost <= STABLE_BUDGET):.0%} of held-out digits cost at most {STABLE_BUDGET}"
     for line in (
         f"The model is right on {accuracy:.1%} of held-out digits; only attacks that made it wrong were sent.",
         f"False-positive rate: asked {asked:.1%}, measured {measured} on {benign.requests} held-out digits: {held}.",
-        f"Sensitivity and certificate together cost {stable} ({within}).",
+        _stable_in_words(_stable(benign)),
     ):
         console.print(line, highlight=False)
     missed = [kind.name for kind in kinds if kind.reaches_target is False]
     if missed:
         console.print(f"Caught less than {TARGET_CAUGHT:.0%}: {', '.join(missed)}.", style="yellow", highlight=False)
+
+
+def _stable(benign: Kind) -> dict[str, Any]:
+    """What sensitivity and certificate together cost for stable digits, beside what was promised, and for all."""
+    stable, everything = benign.evaluations_if_stable(*_SHARED), benign.evaluations_for(*_SHARED)
+    most = float(stable.max()) if stable.size else None
+    return {
+        "promised": STABLE_BUDGET,
+        "stable": len(stable),
+        "requests": len(everything),
+        "maximum": most,
+        "kept": None if most is None else most <= STABLE_BUDGET,
+        "share_of_all_within": float(np.mean(everything <= STABLE_BUDGET)),
+    }
+
+
+def _stable_in_words(cost: Mapping[str, Any]) -> str:
+    digits = f"{cost['stable']} of {cost['requests']} held-out digits are stable: no noisy copy had another label."
+    if cost["maximum"] is None:
+        return digits
+    promise = f"{cost['promised']} were promised: {'kept' if cost['kept'] else 'EXCEEDED'}"
+    return (
+        f"{digits} Sensitivity and certificate together cost at most {cost['maximum']:.0f} evaluations for each of "
+        f"these; {promise}. {cost['share_of_all_within']:.0%} of all held-out digits cost {cost['promised']} or fewer."
+    )
 
 
 def _table(kinds: Sequence[Kind]) -> Table:
@@ -47,12 +71,11 @@ def _table(kinds: Sequence[Kind]) -> Table:
     for heading in ("sent", "forwarded/\nflagged/\nrejected", "caught", "evals", "added\nms\np50", "\n\np99"):
         table.add_column(heading, justify="right", no_wrap=True)
     for kind in kinds:
-        low, high = kind.caught_interval
         table.add_row(
             kind.name,
             str(kind.requests),
             " / ".join(str(kind.outcomes[outcome]) for outcome in ("forwarded", "flagged", "rejected")),
-            f"{kind.caught / max(kind.requests, 1):.1%} [{100 * low:.0f}, {100 * high:.0f}]",
+            _caught(kind),
             f"{kind.mean_evaluations:.1f}",
             f"{1000 * kind.added_quantile_s(0.5):.1f}",
             f"{1000 * kind.added_quantile_s(0.99):.1f}",
@@ -61,10 +84,15 @@ def _table(kinds: Sequence[Kind]) -> Table:
     return table
 
 
+def _caught(kind: Kind) -> str:
+    low, high = kind.caught_interval
+    share = f"{kind.caught / max(kind.requests, 1):.1%} [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{share}\nBELOW {TARGET_CAUGHT:.0%}" if kind.reaches_target is False else share
+
+
 def as_json(kinds: Sequence[Kind], *, asked: float, accuracy: float, seed: int) -> dict[str, Any]:
     """The same, for machines."""
     benign = _benign(kinds)
-    cost = benign.evaluations_for(*_SHARED)
     return {
         "guard_version": __version__,
         "seed": seed,
@@ -75,11 +103,7 @@ def as_json(kinds: Sequence[Kind], *, asked: float, accuracy: float, seed: int) 
             "interval_95": list(benign.caught_interval),
             "requests": benign.requests,
         },
-        "stable_evaluations": {
-            "median": float(np.median(cost)),
-            "share_within_budget": float(np.mean(cost <= STABLE_BUDGET)),
-            "budget": STABLE_BUDGET,
-        },
+        "stable_evaluations": _stable(benign),
         "traffic": [_row(kind) for kind in kinds],
     }
 

@@ -16,11 +16,12 @@ from rich.console import Console
 from torch import nn
 
 from guard.app import Sidecar
-from guard.config import Listen, ModelPolicy, Settings, Upstream
+from guard.config import Certify, Listen, ModelPolicy, Settings, Upstream
 from guard.demo.attacks import craft
-from guard.demo.background import Background
+from guard.demo.background import LoopThread
 from guard.demo.digits import BOUNDS, SHAPE, Digits, load_digits, train_classifier
 from guard.demo.report import as_json, show
+from guard.demo.stable import noise_secret, screen_again
 from guard.demo.traffic import MODEL, Client, Kind, send_all
 from guard.embedded import EmbeddedServer
 from guard.errors import ConfigError, UpstreamUnavailable
@@ -73,10 +74,13 @@ def run(request: Request, console: Console) -> None:
     with one_thread():
         net = train_classifier(digits.training, seed=request.seed, reporter=reporter)
     model_file, profile_folder = _prepare(net, digits, request, reporter)
-    with _servers(model_file, profile_folder) as (sidecar, direct_port):
+    with noise_secret() as secret_file, _servers(model_file, profile_folder, secret_file) as (sidecar, direct_port):
         ports = f"Guard on 127.0.0.1:{sidecar.grpc_port}, the model server behind it on 127.0.0.1:{direct_port}"
         console.print(f"{ports}, metrics on http://127.0.0.1:{sidecar.admin_port}/metrics", highlight=False)
         kinds = _send(net, digits, request.seed, sidecar=sidecar, direct_port=direct_port, reporter=reporter)
+        kinds[0].noisy = screen_again(
+            digits.held_out.images, profile_folder=profile_folder, model_file=model_file, secret_file=secret_file
+        )
         accuracy = _accuracy(net, digits)
         show(console, kinds, asked=ASKED_RATE, accuracy=accuracy)
         _show_metrics(console, sidecar)
@@ -103,10 +107,10 @@ def _prepare(net: nn.Module, digits: Digits, request: Request, reporter: Reporte
 
 
 @contextmanager
-def _servers(model_file: Path, profile_folder: Path) -> Iterator[tuple[Sidecar, int]]:
+def _servers(model_file: Path, profile_folder: Path, secret_file: Path) -> Iterator[tuple[Sidecar, int]]:
     """The embedded server with the model, and Guard in front of it, on free ports; stopped at the end."""
     embedded = EmbeddedServer({MODEL: model_file})
-    with Background() as background:
+    with LoopThread() as background:
         direct_port = background.run(embedded.start())
         try:
             policy = ModelPolicy(
@@ -114,6 +118,7 @@ def _servers(model_file: Path, profile_folder: Path) -> Iterator[tuple[Sidecar, 
                 model=model_file,
                 mode=Mode.ENFORCE,
                 false_positive_rate=ASKED_RATE,
+                certificate=Certify.REPORT,
                 screening_budget_s=_BUDGET_S,
             )
             sidecar = Sidecar(
@@ -121,6 +126,7 @@ def _servers(model_file: Path, profile_folder: Path) -> Iterator[tuple[Sidecar, 
                     upstream=Upstream(address=f"127.0.0.1:{direct_port}"),
                     listen=Listen(address="127.0.0.1:0", admin_address="127.0.0.1:0"),
                     models={MODEL: policy},
+                    noise_secret_file=secret_file,
                 )
             )
             background.run(sidecar.start())

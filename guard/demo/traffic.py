@@ -12,6 +12,7 @@ import numpy as np
 
 from guard import stats
 from guard.app import Sidecar
+from guard.demo.stable import Noisy
 from guard.errors import EnvironmentProblem, ScreeningError
 from guard.offline.progress import Reporter
 from guard.values import Float32Array, Float64Array, Verdict
@@ -22,7 +23,10 @@ TARGET_CAUGHT = 0.9
 
 @dataclass(slots=True)
 class Kind:
-    """One kind of traffic and what became of it; latencies in seconds, evaluations by what they were spent on."""
+    """One kind of traffic and what became of it; latencies in seconds, evaluations by what they were spent on.
+
+    `noisy` has the noisy copies of each image, in the order of the requests; empty where they weren't counted.
+    """
 
     name: str
     attack: bool
@@ -30,6 +34,7 @@ class Kind:
     added_s: list[float] = field(default_factory=list)
     evaluations: list[Mapping[str, float]] = field(default_factory=list)
     attempts: int | None = None
+    noisy: list[Noisy] = field(default_factory=list)
 
     @property
     def requests(self) -> int:
@@ -63,6 +68,11 @@ class Kind:
     def evaluations_for(self, *detectors: str) -> Float64Array:
         """Evaluations spent on some detectors, one number a request."""
         return np.array([sum(spent.get(name, 0) for name in detectors) for spent in self.evaluations])
+
+    def evaluations_if_stable(self, *detectors: str) -> Float64Array:
+        """The same, of those requests only of whose images no noisy copy changed the label."""
+        spent: Float64Array = self.evaluations_for(*detectors)
+        return spent[[row for row, noisy in enumerate(self.noisy) if noisy.stable]]
 
 
 class Client:

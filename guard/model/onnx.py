@@ -35,6 +35,8 @@ class OnnxBackend:
     ) -> None:
         self.info = info
         self.preferred_batch = batch
+        self.content = model
+        """The ONNX file."""
         self._session = open_session(model, providers)
         self._dtype = np.dtype(datatypes.WIRE_DTYPES[info.datatype])
 

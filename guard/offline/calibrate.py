@@ -23,10 +23,11 @@ import guard
 from guard import stats
 from guard.errors import DataError
 from guard.model.backend import Backend
-from guard.model.onnx import network_backend
+from guard.model.onnx import OnnxBackend, network_backend
 from guard.model.sweep import best_batch
 from guard.offline.network import train_network, train_surrogate
 from guard.offline.progress import Reporter, quiet
+from guard.offline.quantise import Variant, int8_variant
 from guard.offline.tune import choose_hypotheses, choose_sigma, choose_squeezers, label_change_rates
 from guard.profile import spec
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
@@ -58,13 +59,15 @@ class Options:
     """What a person may choose; the rest is measured.
 
     `radius_sigmas` is the L2 radius to certify, in deviations of the noise. `mutations` names the kinds of sensitivity
-    beside the Gaussian one: uniform, shift_rotate, contrast_brightness. `network` trains a detector network.
+    beside the Gaussian one: uniform, shift_rotate, contrast_brightness. `network` trains a detector network. `int8`
+    asks for a replica in 8-bit integers, taken if it is faster and agrees.
     """
 
     seed: int = 0
     radius_sigmas: float = 0.5
     mutations: tuple[str, ...] = ()
     network: bool = True
+    int8: bool = False
     budget: Budget = field(default_factory=Budget)
 
 
@@ -87,6 +90,10 @@ def calibrate(
     first, second = round(len(samples) * _FIT_SHARE), round(len(samples) * (_FIT_SHARE + _REFERENCE_SHARE))
     fit, reference, held_out = (samples[part] for part in (order[:first], order[first:second], order[second:]))
     backend.info = with_output_kind(backend.info, backend, fit[:_CANARIES])
+    original = backend
+    variant = _int8(backend, fit) if options.int8 else None
+    if variant is not None:
+        backend = variant.backend
     files = {_NETWORK_FILE: _train(backend, fit, options, reporter)} if options.network else {}
     detectors, measured = _choose_detectors(backend, fit, options, files, reporter)
     sweep = best_batch(backend)
@@ -101,7 +108,7 @@ def calibrate(
         detectors=detectors,
         reference=ordinary,
         calibration=calibration,
-        canaries=Canaries(canaries, backend.logits(torch.from_numpy(canaries)).numpy()),
+        canaries=Canaries(canaries, original.logits(torch.from_numpy(canaries)).numpy()),
         provenance=Provenance(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             guard_version=guard.__version__,
@@ -110,8 +117,15 @@ def calibrate(
             versions=_versions(),
             measured=measured,
         ),
-        files=files,
+        files=files | ({} if variant is None else {variant.spec.file: variant.content}),
+        replica=None if variant is None else variant.spec,
     )
+
+
+def _int8(backend: Backend, fit: Float32Array) -> Variant | None:
+    if not isinstance(backend, OnnxBackend):
+        raise DataError("an int8 replica is made from an ONNX file: name it with --model, or leave out --int8")
+    return int8_variant(backend, fit)
 
 
 def with_output_kind(info: ModelInfo, backend: Backend, samples: Float32Array) -> ModelInfo:

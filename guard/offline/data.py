@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from guard.errors import DataError
 from guard.values import Float32Array
@@ -17,8 +19,11 @@ _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 _KEYS = ("inputs", "images", "x", "data")
 _LEVELS = 255.0
 _MATRIX = 2
+_TOLERATED_DUPLICATES = 0.1
 # What numpy raises of a file that is cut short, altered, or holds Python objects.
 _DAMAGE = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+_log = structlog.get_logger(__name__)
 
 
 def load_samples(path: Path, bounds: tuple[float, float]) -> Float32Array:
@@ -26,10 +31,10 @@ def load_samples(path: Path, bounds: tuple[float, float]) -> Float32Array:
 
     `path` is an npz (an array named inputs, images, x or data, or the only one), an npy, or a folder of images or npy
     files, one sample a file, searched through its subfolders. 8-bit values are scaled from 0..255 to the bounds; other
-    types are taken as they are.
+    types are taken as they are. Many duplicates are warned of.
 
     Raises:
-        DataError: nothing there, unreadable, of different shapes, or not finite.
+        DataError: nothing there, unreadable, of different shapes, not finite, or all the same.
     """
     raw = _read(path)
     if not raw.ndim or not raw.size or raw.dtype.kind not in "buif":
@@ -46,7 +51,26 @@ def load_samples(path: Path, bounds: tuple[float, float]) -> Float32Array:
             f"{path}: values run from {samples.min():g} to {samples.max():g}, outside the model's bounds "
             f"{bounds[0]:g} to {bounds[1]:g}; give the model's own with --bounds"
         )
+    _check_duplicates(path, samples)
     return samples
+
+
+def _check_duplicates(path: Path, samples: Float32Array) -> None:
+    """One image many times is one sample, however many the file holds: what is calibrated on it knows nothing else."""
+    distinct = len({hashlib.sha256(sample.tobytes()).digest() for sample in samples})
+    duplicates = len(samples) - distinct
+    if distinct == 1:
+        raise DataError(
+            f"{path} holds one sample only, {len(samples)} times: give different ones, as the model's traffic has them"
+        )
+    if duplicates > _TOLERATED_DUPLICATES * len(samples):
+        _log.warning(
+            "many clean samples are exact duplicates of others, and the false-positive rate holds for distinct ones: "
+            "remove the duplicates or give more samples",
+            data=str(path),
+            samples=len(samples),
+            duplicates=duplicates,
+        )
 
 
 def layouts(shape: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -27,6 +27,7 @@ def describe(profile: Profile) -> Group:
             f"{model.input_name}: {model.datatype} {list(model.shape)}, values in [{low:g}, {high:g}]",
         ),
         ("output", f"{model.output_name}: {model.classes} classes, {model.output_kind}"),
+        ("replica", _replica(profile)),
         ("made", f"{made.created} by guard {made.guard_version}, seed {made.seed}"),
         ("samples", ", ".join(f"{count} {part}" for part, count in made.samples.items())),
         ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
@@ -39,6 +40,15 @@ def describe(profile: Profile) -> Group:
     for spec in profile.detectors:
         detectors.add_row(spec.name, _settings(spec), *_spread(profile, spec.name))
     return Group(facts, detectors, _rates(len(profile.calibration)))
+
+
+def _replica(profile: Profile) -> str:
+    if profile.replica is None:
+        return "the model itself"
+    return (
+        f"int8, {profile.replica.speedup:.1f} times as fast; "
+        f"it gives {profile.replica.agreement:.1%} of clean samples the model's label"
+    )
 
 
 def print_profile(console: Console, profile: Profile) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 
@@ -23,6 +24,9 @@ _KEPT_LABELS = 0.95
 _LEAST_P0 = 0.02
 _LEAST_P1 = 0.2
 _MOST_P1 = 0.5
+_WEAKEST_SQUEEZER = spec.BitDepth(bits=6)
+
+_log = structlog.get_logger(__name__)
 
 
 def label_change_rates(
@@ -31,9 +35,8 @@ def label_change_rates(
     """Share of `count` copies of each sample whose label differs from the sample's own."""
     rates = np.empty(len(samples))
     for row, sample in enumerate(samples):
-        x = torch.from_numpy(sample)
-        mutants = copies(mutation, x, count, rng, backend.info.bounds)
-        labels = _classify(backend, torch.cat([x[None], mutants])).argmax(dim=1)
+        mutants = copies(mutation, sample, count, rng, backend.info.bounds)
+        labels = _classify(backend, torch.from_numpy(np.concatenate([sample[None], mutants]))).argmax(dim=1)
         rates[row] = float((labels[1:] != labels[0]).double().mean())
     return rates
 
@@ -41,15 +44,25 @@ def label_change_rates(
 def choose_sigma(backend: Backend, samples: Float32Array, rng: np.random.Generator) -> float:
     """The noise below the first at which fewer than nine benign inputs in ten keep their label in nine copies of ten.
 
-    Strong enough that inputs near a boundary are shaken off it, weak enough that benign ones are not.
+    Strong enough that inputs near a boundary are shaken off it, weak enough that benign ones are not. Where the
+    weakest noise is too strong already, it is chosen all the same, with a warning.
     """
     span = backend.info.bounds[1] - backend.info.bounds[0]
-    chosen = _SIGMAS[0] * span
+    chosen = None
     for share in _SIGMAS:
         rates = label_change_rates(backend, samples[:_TUNING_SAMPLES], spec.Gaussian(sigma=share * span), _COPIES, rng)
-        if np.quantile(rates, 1 - _TOLERATED_CHANGES) > _TOLERATED_CHANGES:
+        changes = float(np.quantile(rates, 1 - _TOLERATED_CHANGES))
+        if changes > _TOLERATED_CHANGES:
             break
         chosen = share * span
+    if chosen is None:
+        chosen = _SIGMAS[0] * span
+        _log.warning(
+            "the weakest noise moves the labels of too many clean samples, and is used all the same: sensitivity and "
+            "certificates will tell little; check that samples are scaled as the model was trained on",
+            sigma=chosen,
+            label_change_rate_of_one_in_ten=changes,
+        )
     return chosen
 
 
@@ -61,14 +74,23 @@ def choose_hypotheses(rates: Float64Array) -> tuple[float, float]:
 
 
 def choose_squeezers(backend: Backend, samples: Float32Array) -> tuple[spec.Squeezer, ...]:
-    """The strongest squeezer of each kind that leaves the label of nineteen benign inputs in twenty alone."""
+    """The strongest squeezer of each kind that leaves the label of nineteen benign inputs in twenty alone.
+
+    Where no squeezer does, the weakest there is, with a warning.
+    """
     families: list[Sequence[spec.Squeezer]] = [[spec.BitDepth(bits=b) for b in (1, 2, 3, 4, 5)]]
     if is_image(backend.info.shape):
         families.append([spec.Median(size=5), spec.Median(size=3)])
         families.append([spec.NonLocalMeans(h=h) for h in (32, 16, 8, 4)])
     chosen = (_strongest(backend, samples[: 2 * _TUNING_SAMPLES], family) for family in families)
     found = tuple(squeezer for squeezer in chosen if squeezer is not None)
-    return found or (spec.BitDepth(bits=6),)
+    if not found:
+        _log.warning(
+            "every squeezer moves the labels of too many clean samples, and the weakest is used all the same: "
+            "squeezing will tell little; check that samples are scaled as the model was trained on",
+            squeezer=_WEAKEST_SQUEEZER.name,
+        )
+    return found or (_WEAKEST_SQUEEZER,)
 
 
 def _strongest(backend: Backend, samples: Float32Array, family: Iterable[spec.Squeezer]) -> spec.Squeezer | None:

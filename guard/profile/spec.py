@@ -186,6 +186,15 @@ class NetworkSpec(_Spec):
         return "network"
 
 
+class Int8Replica(_Spec):
+    """The model in 8-bit integers, an ONNX file inside the profile, as the replica that was calibrated with."""
+
+    file: str
+    sha256: str
+    speedup: float = Field(gt=0, description="how many times faster than the model it was where it was calibrated")
+    agreement: float = Field(ge=0, le=1, description="share of clean samples with the model's own label")
+
+
 TWO_SIDED = (ConfidenceSpec, SensitivitySpec, SqueezingSpec)
 """Detectors whose scores are evidence in both directions: confident attacks are steadier than benign inputs."""
 

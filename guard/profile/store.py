@@ -17,10 +17,10 @@ from pydantic import TypeAdapter
 
 from guard.errors import ProfileError
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
-from guard.profile.spec import DetectorSpec, NetworkSpec
+from guard.profile.spec import DetectorSpec, Int8Replica, NetworkSpec
 from guard.values import ModelInfo
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "profile.json"
 ARRAYS = "scores.npz"
 
@@ -28,6 +28,7 @@ _REMAKE = "make it again with `guard calibrate`"
 _INFO: TypeAdapter[ModelInfo] = TypeAdapter(ModelInfo)
 _PROVENANCE: TypeAdapter[Provenance] = TypeAdapter(Provenance)
 _DETECTORS: TypeAdapter[tuple[DetectorSpec, ...]] = TypeAdapter(tuple[DetectorSpec, ...])
+_REPLICA: TypeAdapter[Int8Replica | None] = TypeAdapter(Int8Replica | None)
 
 
 def save(profile: Profile, directory: Path) -> None:
@@ -51,6 +52,7 @@ def save(profile: Profile, directory: Path) -> None:
         "arrays_sha256": _sha256((directory / ARRAYS).read_bytes()),
         "model": _INFO.dump_python(profile.model, mode="json"),
         "detectors": _DETECTORS.dump_python(profile.detectors, mode="json"),
+        "replica": _REPLICA.dump_python(profile.replica, mode="json"),
         "provenance": _PROVENANCE.dump_python(profile.provenance, mode="json"),
     }
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -77,11 +79,17 @@ def load(directory: Path) -> Profile:
         with np.load(io.BytesIO(packed), allow_pickle=False) as packed_arrays:
             arrays = dict(packed_arrays)
         detectors = _DETECTORS.validate_python(manifest["detectors"])
+        replica = _REPLICA.validate_python(manifest["replica"])
+        with_files: list[NetworkSpec | Int8Replica] = [
+            *(each for each in detectors if isinstance(each, NetworkSpec)),
+            *([replica] if replica else []),
+        ]
         profile = Profile(
             model=_INFO.validate_python(manifest["model"]),
             detectors=detectors,
             provenance=_PROVENANCE.validate_python(manifest["provenance"]),
-            files={spec.file: _network(directory, spec) for spec in detectors if isinstance(spec, NetworkSpec)},
+            files={spec.file: _file(directory, spec) for spec in with_files},
+            replica=replica,
             reference=_benign(arrays, "reference"),
             calibration=_benign(arrays, "calibration"),
             canaries=Canaries(arrays["canary_inputs"], arrays["canary_logits"]),
@@ -102,7 +110,7 @@ def _benign(arrays: Mapping[str, npt.NDArray[Any]], part: str) -> BenignScores:
     return BenignScores(labels=arrays[f"{part}_labels"], scores=scores)
 
 
-def _network(directory: Path, spec: NetworkSpec) -> bytes:
+def _file(directory: Path, spec: NetworkSpec | Int8Replica) -> bytes:
     if Path(spec.file).name != spec.file:
         raise ProfileError(f"{directory / MANIFEST} names a file outside the profile: {spec.file!r}; {_REMAKE}")
     try:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -108,31 +107,27 @@ def test_false_positive_rate_holds(demo: Run) -> None:
     assert "held-out digits: consistent with it" in " ".join(demo.output.split())
 
 
-def test_most_attacks_are_caught_and_the_others_admitted(demo: Run) -> None:
-    """Nine in ten adversarial inputs are caught over all; an attack of which fewer are is named below the table."""
-    sent, caught = (np.array([f(row) for row in demo.attacks]) for f in (_requests, _caught))
-    assert caught.sum() >= 0.9 * sent.sum()
+def test_attacks_are_caught_or_the_misses_admitted(demo: Run) -> None:
+    """Of each attack at each strength nine in ten are caught, give or take chance; a row of which fewer are says so."""
     admitted = re.search(r"Caught less than 90%: ((.|\n)*?)\.\n", demo.output)
     named = " ".join(admitted[1].split()) if admitted else ""
     for row in demo.attacks:
+        assert row["caught_interval_95"][1] >= 0.9
         assert row["reaches_target"] is (row["caught"] >= 0.9)
         assert (row["kind"] in named) is not row["reaches_target"]
-
-
-def _requests(row: dict[str, Any]) -> int:
-    return int(row["requests"])
-
-
-def _caught(row: dict[str, Any]) -> int:
-    return int(row["flagged"] + row["rejected"])
+    assert demo.output.count("BELOW 90%") == sum(not row["reaches_target"] for row in demo.attacks)
 
 
 def test_stable_digits_are_cheap(demo: Run) -> None:
-    """A stable digit costs at most 24 evaluations for sensitivity and certificate together, and the demo says so."""
+    """A stable digit costs at most 24 evaluations for sensitivity and certificate together, and most are stable."""
     stable = demo.results["stable_evaluations"]
-    assert stable["budget"] == 24
-    assert 8 <= stable["median"] <= 24
-    assert f"cost {stable['median']:.0f} evaluations for a stable digit, the median" in " ".join(demo.output.split())
+    assert (stable["promised"], stable["requests"]) == (24, demo.benign["requests"])
+    assert stable["stable"] > 0.75 * stable["requests"]
+    assert 8 <= stable["maximum"] <= 24
+    assert stable["kept"] is True
+    said = " ".join(demo.output.split())
+    assert f"{stable['stable']} of {stable['requests']} held-out digits are stable" in said
+    assert f"cost at most {stable['maximum']:.0f} evaluations for each of these; 24 were promised: kept." in said
 
 
 def test_table(demo: Run) -> None:

@@ -103,7 +103,7 @@ def test_false_positive_rate_on_held_out_digits() -> None:
     judge = Judge(profile, false_positive_rate=rate)
     backends = {MODEL: digits_backend()}
     (network,) = (each for each in profile.detectors if isinstance(each, spec.NetworkSpec))
-    backends[NETWORK] = network_backend(profile.network_bytes(network), profile.model)
+    backends[NETWORK] = network_backend(profile.bytes_of(network), profile.model)
     engine = Engine(
         detectors=build_detectors(profile.detectors), backends=backends, secret=bytes(32), max_queued_items=m
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from guard.errors import DataError
 from guard.offline.data import layouts, load_samples, to_layout
@@ -32,8 +33,8 @@ def test_npz(tmp_path: Path, name: str) -> None:
 
 def test_npy(tmp_path: Path) -> None:
     """An npy holds all samples, of any shape; integers other than 8-bit ones are taken as they are."""
-    np.save(tmp_path / "samples.npy", np.array([[3, 1000]], np.int32))
-    np.testing.assert_array_equal(load_samples(tmp_path / "samples.npy", (0, 1000)), [[3, 1000]])
+    np.save(tmp_path / "samples.npy", np.array([[3, 1000], [2, 999]], np.int32))
+    np.testing.assert_array_equal(load_samples(tmp_path / "samples.npy", (0, 1000)), [[3, 1000], [2, 999]])
 
 
 @pytest.mark.parametrize("bounds", [UNIT, (0.0, 255.0), (-1.0, 1.0), (-2.1179, 2.64), (0.1, 0.7)])
@@ -66,7 +67,7 @@ def test_folder_of_jpegs(tmp_path: Path, channels: int) -> None:
     image = ramp if channels == 1 else np.stack([ramp, ramp.T, 255 - ramp], axis=-1)
     stored = image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     cv2.imwrite(str(tmp_path / "a.jpg"), stored, [cv2.IMWRITE_JPEG_QUALITY, 100])
-    cv2.imwrite(str(tmp_path / "b.jpeg"), stored, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    cv2.imwrite(str(tmp_path / "b.jpeg"), stored[:, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])
     samples = load_samples(tmp_path, UNIT)
     assert samples.shape == (2, *image.shape)
     assert np.abs(samples[0] - image / 255).mean() < 0.03
@@ -129,6 +130,9 @@ def spoilt_npz(path: Path) -> None:
         ("a.npy", lambda p: pack(p, np.zeros((4, 0))), "holds no numeric samples"),
         ("a.npy", lambda p: pack(p, np.array([[0, 1], [np.nan, np.inf]])), "1 of 2 samples hold NaN or infinity"),
         ("a.npy", lambda p: pack(p, np.array([[-0.5, 1.5]])), "run from -0.5 to 1.5, outside .* 0 to 1; .*--bounds"),
+        ("a.npy", lambda p: pack(p, FLOATS[[0] * 300]), "holds one sample only, 300 times: give different ones"),
+        ("a.npy", lambda p: pack(p, FLOATS[:1]), "holds one sample only, 1 times: give different ones"),
+        ("folder", lambda p: pack(p, GREY[0], GREY[0]), "holds one sample only, 2 times"),
         ("folder", lambda p: p.mkdir(), "holds no images .* and no npy files"),
         ("folder", lambda p: pack(p, FLOATS[0], FLOATS[0].T), r"1.npy has shape \[5, 4\] and .*0.npy has \[4, 5\]"),
         ("folder", lambda p: pack(p, GREY[0], GREY[1] / 255), "mixes float64 and uint8 samples: save all .*one type"),
@@ -142,6 +146,20 @@ def test_unusable_data(tmp_path: Path, name: str, make: Callable[[Path], object]
     with pytest.raises(DataError, match=f"(?s){says}") as caught:
         load_samples(tmp_path / name, UNIT)
     assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(("duplicates", "warned"), [(0, False), (4, False), (5, True), (37, True)])
+def test_duplicates(tmp_path: Path, duplicates: int, warned: bool) -> None:  # noqa: FBT001 - a table's column
+    """More than one sample in ten that repeats another is warned of with the count; the samples stay as they are."""
+    stored = RNG.random((40, 4, 5), np.float32)
+    stored[1 : 1 + duplicates] = stored[0]
+    stored = stored[RNG.permutation(40)]
+    np.save(tmp_path / "samples.npy", stored)
+    with capture_logs() as logs:
+        np.testing.assert_array_equal(load_samples(tmp_path / "samples.npy", UNIT), stored)
+    counts = [(log["log_level"], log["duplicates"], log["samples"]) for log in logs]
+    assert counts == [("warning", duplicates, 40)] * warned
+    assert all(log["data"] == str(tmp_path / "samples.npy") for log in logs)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from structlog.testing import capture_logs
 
 from guard.offline.tune import choose_hypotheses, choose_sigma, choose_squeezers, label_change_rates
 from guard.profile import spec
@@ -63,6 +64,16 @@ def test_sigma_is_for_nine_inputs_in_ten() -> None:
         assert choose_sigma(backend, samples, rng()) == sigma
 
 
+@pytest.mark.parametrize(("margin", "sigma", "warned"), [(0.0, 0.01, True), (0.02, 0.01, False), (0.1, 0.05, False)])
+def test_noise_that_is_too_strong_is_admitted(margin: float, sigma: float, warned: bool) -> None:  # noqa: FBT001 - a table's column
+    """Where even the weakest noise moves the labels, it is chosen with a warning; where it fits, without one."""
+    backend = Ruled(lambda x: x[:, 0] >= 0.5, (2,))
+    with capture_logs() as logs:
+        assert choose_sigma(backend, np.full((96, 2), 0.5 + margin, np.float32), rng()) == pytest.approx(sigma)
+    assert [(log["log_level"], log["sigma"]) for log in logs] == [("warning", sigma)] * warned
+    assert all("weakest noise" in log["event"] and log["label_change_rate_of_one_in_ten"] > 0.3 for log in logs)
+
+
 @pytest.mark.parametrize(
     ("rates", "p0", "p1"),
     [
@@ -108,7 +119,9 @@ def test_robust_model_gets_the_strongest_squeezers(shape: tuple[int, ...], kinds
 def test_squeezers_keep_benign_labels() -> None:
     """A model that needs two bits gets the squeezer of two bits, the strongest that leaves its labels alone."""
     two_bits = Ruled(lambda x: ((x > 0.1) & (x < 0.9)).flatten(1).any(dim=1), (16,))
-    assert choose_squeezers(two_bits, flat((16,))) == (spec.BitDepth(bits=2),)
+    with capture_logs() as logs:
+        assert choose_squeezers(two_bits, flat((16,))) == (spec.BitDepth(bits=2),)
+    assert not logs
 
 
 def test_nineteen_in_twenty_are_enough() -> None:
@@ -121,8 +134,11 @@ def test_nineteen_in_twenty_are_enough() -> None:
 
 
 def test_touchy_model_gets_the_weakest_squeezer() -> None:
-    """A model whose labels every squeezer moves still gets one: its scores are calibrated like any other's."""
+    """A model whose labels every squeezer moves still gets one, with a warning: its scores are calibrated as any."""
     exact = Ruled(lambda x: (x == 0.3).flatten(1).any(dim=1), (1, 8, 8))
     noise = np.random.default_rng(0).random((8, 1, 8, 8), np.float32)
     noise[:, 0, 0, 0] = 0.3
-    assert choose_squeezers(exact, noise) == (spec.BitDepth(bits=6),)
+    with capture_logs() as logs:
+        assert choose_squeezers(exact, noise) == (spec.BitDepth(bits=6),)
+    assert [(log["log_level"], log["squeezer"]) for log in logs] == [("warning", "bit_depth_6")]
+    assert "every squeezer moves the labels" in logs[0]["event"]

@@ -88,7 +88,7 @@ def test_round_trip(saved: Path) -> None:
             assert scores.scores[name].dtype == np.float64
     np.testing.assert_array_equal(loaded.canaries.inputs, original.canaries.inputs)
     np.testing.assert_array_equal(loaded.canaries.logits, original.canaries.logits)
-    assert loaded.network_bytes(NETWORK_SPEC) == NETWORK
+    assert loaded.bytes_of(NETWORK_SPEC) == NETWORK
 
 
 def test_certificates_do_not_score() -> None:
@@ -129,8 +129,8 @@ def corrupt_compressed(directory: Path) -> None:
         (lambda d: (d / ARRAYS).unlink(), "holds no profile: scores.npz is missing"),
         (lambda d: (d / MANIFEST).write_text("{"), "can't be read"),
         (lambda d: (d / MANIFEST).write_bytes(b"\xff\xfe"), "can't be read"),
-        (lambda d: (d / MANIFEST).write_text("[]"), "is not a profile of format 1"),
-        (lambda d: edit_manifest(d, lambda m: m.update(format=2)), "is not a profile of format 1"),
+        (lambda d: (d / MANIFEST).write_text("[]"), "is not a profile of format 2"),
+        (lambda d: edit_manifest(d, lambda m: m.update(format=1)), "is not a profile of format 2"),
         (shorten, "is not the file that profile.json was written with"),
         (lambda d: replace_arrays(d, (d / ARRAYS).read_bytes()[:-40]), "is damaged"),
         (lambda d: replace_arrays(d, b""), "is damaged"),

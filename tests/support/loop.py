@@ -1,32 +1,7 @@
-"""An event loop on a thread of its own, so that tests can use blocking clients against asynchronous servers."""
+"""The demo's loop on a thread of its own: tests, too, use blocking clients against asynchronous servers."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Coroutine
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from guard.demo.background import LoopThread
 
-T = TypeVar("T")
-
-
-class LoopThread:
-    """Runs coroutines: `with LoopThread() as loop: port = loop.run(server.start())`."""
-
-    def __enter__(self) -> Self:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="test servers", daemon=True)
-        self._thread.start()
-        return self
-
-    def run(self, coroutine: Coroutine[Any, Any, T], *, timeout_s: float = 60.0) -> T:
-        """Run a coroutine on the loop and wait for its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+__all__ = ["LoopThread"]

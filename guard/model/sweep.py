@@ -12,7 +12,7 @@ import torch
 from guard.model.backend import Backend
 
 BUCKETS: Final = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-_GOOD_ENOUGH = 1.02
+_GOOD_ENOUGH = 1.05
 """Of the best time a copy: a smaller batch makes shorter turns, and shorter waits for what arrives meanwhile."""
 _SHORTEST_S = 2e-3
 """A turn costs the engine a tenth of a millisecond whatever is in it, so shorter batches than this waste time."""

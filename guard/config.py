@@ -121,7 +121,7 @@ class Limits(_Section):
     """Bounds on what one Guard holds at a time."""
 
     max_queued_items: Count = Field(256, description="items waiting for the engine, over which Guard is overloaded")
-    max_live_items: Count = Field(16, description="items the engine screens at once")
+    max_live_items: Count = Field(32, description="items the engine screens at once")
     max_batch_items: Count = Field(256, description="items in one request")
 
 

@@ -12,7 +12,7 @@ from guard import stats
 from guard.screen.boundaries import START, Boundaries, Stop, anytime, fixed, wald
 
 RUNS = 20_000
-CHUNK = 100
+CHUNK = 400
 SIGNIFICANCE = 1e-4
 """A correct test fails here once in ten thousand seeds, and the seeds are fixed."""
 

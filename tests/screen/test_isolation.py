@@ -134,7 +134,7 @@ class Judge:
         return set()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     arrive=st.fixed_dictionaries(dict.fromkeys(ITEMS, st.integers(0, 8))),
     cancel=st.dictionaries(st.sampled_from(ITEMS), st.integers(0, 12), max_size=3),

@@ -202,3 +202,23 @@ def test_always_finite() -> None:
     for start in range(0, 100, 10):
         made = normal([draw(start, 10)], 100_000)
         assert float(np.abs(made).max()) < 6.7  # false for NaN
+
+
+class Stuck(Keystream):
+    """Words that are all the same."""
+
+    def __init__(self, word: int) -> None:
+        super().__init__(KEY)
+        self._word = word
+
+    def write(self, nonce: bytes, block: int, size: int, buffer: memoryview) -> None:  # noqa: ARG002 - all the same
+        """The same."""
+        buffer[:size] = self._word.to_bytes(4, "little") * (size // 4)
+
+
+@pytest.mark.parametrize("word", [0, 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 1], ids=hex)
+def test_extreme_words(word: int) -> None:
+    """No word there is makes anything but a number within its range."""
+    stuck = [Draw(Stuck(word), NONCE, 0, 2)]
+    assert float(np.abs(normal(stuck, 9)).max()) < 6.7  # false for NaN
+    assert 0 <= float(uniforms(stuck, 9).min()) <= float(uniforms(stuck, 9).max()) < 1

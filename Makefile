@@ -91,3 +91,7 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
 		2> >(grep -v '^WARNING: Location .* is ignored' >&2) \
 		| sed -unE 's/^(Collecting [[:alnum:]_.-]+).*/  \1/p; s/^(Installing) collected.*/  \1 .../p'
 	@touch $@
+
+.PHONY: bench-gpu
+bench-gpu: $(INSTALLED) ## Check the engine on a GPU and measure it there (under eight minutes; without a GPU: the checks only)
+	@$(BIN)/python -m benchmarks.engine.gpu --data $(DATA)

@@ -135,3 +135,54 @@ def _with_weights(net: _Net, path: Path) -> _Net:
     for parameter in net.parameters():
         parameter.requires_grad = False
     return net.eval()
+
+
+class _Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut, which is projected where the shape changes."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = 4 * width
+        self.first = nn.Conv2d(inputs, width, 1)
+        self.second = nn.Conv2d(width, width, 3, stride=stride, padding=1)
+        self.third = nn.Conv2d(width, outputs, 1)
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = self.third(torch.relu(self.second(torch.relu(self.first(x)))))
+        return torch.relu(output + self.shortcut(x))
+
+
+class ResNet50(nn.Sequential):
+    """He et al. (2016), table 1, as it runs: batch normalisation is folded into the convolutions."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        blocks: list[nn.Module] = []
+        inputs = 64
+        for stage, count in enumerate((3, 4, 6, 3)):
+            for block in range(count):
+                blocks.append(_Bottleneck(inputs, 64 * 2**stage, 2 if stage > 0 and block == 0 else 1))
+                inputs = 256 * 2**stage
+        super().__init__(
+            nn.Conv2d(3, 64, 7, stride=2, padding=3),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2, padding=1),
+            *blocks,
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(inputs, classes),
+        )
+
+
+def resnet50(seed: int = 0) -> ResNet50:
+    """ResNet-50 for 3x224x224 with random weights: its shape and cost, and nothing learnt."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = ResNet50()
+    for module in net.modules():
+        if isinstance(module, _Bottleneck):
+            module.third.weight.data *= 0.25  # so that sums over blocks stay small
+    for parameter in net.parameters():
+        parameter.requires_grad = False
+    return net.eval()

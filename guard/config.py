@@ -165,6 +165,9 @@ class ModelPolicy(_Section):
         description="skip the certificate (it costs evaluations), report it, or require it: abstain on inputs whose "
         "radius can't be certified",
     )
+    certified_radius: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = Field(
+        None, description="L2 radius to certify, in units of the model's input; without it the profile's"
+    )
     screening_budget_s: float = Field(
         2.0, gt=0, strict=True, allow_inf_nan=False, description="longest time screening may take, in seconds"
     )

@@ -25,17 +25,18 @@ def check_onnxruntime() -> str:
     installed = [name for name in RUNTIMES if _is_installed(name)]
     if not installed:
         msg = (
-            "ONNX Runtime is not installed. Install it for the CPU or, on a machine with an NVIDIA GPU, with CUDA:\n"
-            "  pip install 'guard-sidecar[cpu]'\n"
-            "  pip install 'guard-sidecar[gpu]'"
+            "ONNX Runtime is not installed. In a clone of Guard, install it for the CPU or, on a machine with an "
+            "NVIDIA GPU, with CUDA:\n"
+            "  pip install '.[cpu]'\n"
+            "  pip install '.[gpu]'"
         )
         raise EnvironmentProblem(msg)
     if len(installed) > 1:
         msg = (
             f"{' and '.join(installed)} are both installed and overwrite each other's files. Remove both, then install "
-            "one of them:\n"
+            "one of them, in a clone of Guard:\n"
             f"  pip uninstall --yes {' '.join(installed)}\n"
-            "  pip install 'guard-sidecar[cpu]'    (on a machine with an NVIDIA GPU: 'guard-sidecar[gpu]')"
+            "  pip install '.[cpu]'    (on a machine with an NVIDIA GPU: '.[gpu]')"
         )
         raise EnvironmentProblem(msg)
     return installed[0]
@@ -57,7 +58,7 @@ def check_providers(asked: Sequence[str], got: Sequence[str]) -> None:
             "Check that `nvidia-smi` lists a GPU and that its driver, CUDA and cuDNN are those that the installed "
             "onnxruntime-gpu was built for. If the CPU wheel is installed, change it for the other:\n"
             "  pip uninstall --yes onnxruntime\n"
-            "  pip install 'guard-sidecar[gpu]'"
+            "  pip install '.[gpu]'"
         )
         raise EnvironmentProblem(msg)
 

@@ -125,26 +125,31 @@ class Gate:
 async def _screen_all(
     engine: Engine, inputs: Float32Array, budget_s: float, decision_id: str, client: str
 ) -> list[Screening | ItemDecision]:
-    """Screen each item; where that was not possible, the decision that says so. Cancelled with the caller."""
+    """Screen each item, or none; where that was not possible, why. Cancelled with the caller."""
     if budget_s <= 0:
         return [unscreened_item(UnscreenedReason.DEADLINE)] * len(inputs)
+    idle = engine.idle
     waiting: list[asyncio.Future[Screening]] = []
     try:
         for item in inputs:
             future = _submit(engine, item, budget_s, decision_id, client)
             if future is None:
-                break
+                return [unscreened_item(_why_refused(engine, idle=idle))] * len(inputs)
             waiting.append(asyncio.wrap_future(future))
             waiting[-1].add_done_callback(_read)
         if waiting:
             await asyncio.wait(waiting, timeout=budget_s + _GRACE_S)
-        overloaded = len(inputs) - len(waiting)
-        return [_result(future) for future in waiting] + [
-            unscreened_item(UnscreenedReason.OVERLOAD if engine.alive else UnscreenedReason.FAULT)
-        ] * overloaded
+        return [_result(future) for future in waiting]
     finally:
         for each in waiting:
             each.cancel()  # and with it the engine's; one that failed late has nobody else to read its exception
+
+
+def _why_refused(engine: Engine, *, idle: bool) -> UnscreenedReason:
+    """Why an item was not let in. Where nothing else waited, it is its own batch that is too large for the time."""
+    if not engine.alive:
+        return UnscreenedReason.FAULT
+    return UnscreenedReason.DEADLINE if idle else UnscreenedReason.OVERLOAD
 
 
 def _submit(

@@ -180,7 +180,16 @@ class Fault:
     duration_s: float = 0.0
 
 
-Finding: TypeAlias = Evidence | Certified | Abstention | Fault
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """A detector was not asked: the verdict was certain without it."""
+
+    detector: str
+    evaluations: int = 0
+    duration_s: float = 0.0
+
+
+Finding: TypeAlias = Evidence | Certified | Abstention | Fault | Spared
 
 
 @dataclass(frozen=True, slots=True)

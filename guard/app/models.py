@@ -16,7 +16,8 @@ from guard.model.onnx import OnnxBackend, network_backend
 from guard.model.upstream import UpstreamBackend
 from guard.profile import store
 from guard.profile.profile import Profile
-from guard.profile.spec import NetworkSpec, SmoothingSpec
+from guard.profile.spec import DetectorSpec, NetworkSpec, SmoothingSpec
+from guard.screen.smoothing import at_radius
 from guard.screen.trial import MODEL, NETWORK
 from guard.values import ModelInfo
 
@@ -39,13 +40,15 @@ class Problem:
 class LoadedModel:
     """What guarding a model takes. `info` has the name that it is served under, which is not always the profile's.
 
-    `backends` are by the name that trials ask for them; `opened` those that nobody else closes.
+    `detectors` are the profile's, as the policy has them; `backends` are by the name that trials ask for them, `opened`
+    those that nobody else closes.
     """
 
     policy: ModelPolicy
     profile: Profile
     info: ModelInfo
     judge: Judge
+    detectors: tuple[DetectorSpec, ...]
     backends: Mapping[str, Backend]
     opened: tuple[Backend, ...]
 
@@ -84,16 +87,17 @@ def load_model(settings: Settings, name: str, given: Backend | None = None) -> L
         problems.unless("model", partial(_model_file, name, policy))
         return tuple(problems.found)
     problems.unless("certificate", partial(_check_certificate, name, policy, profile))
+    detectors = problems.unless("certified_radius", partial(_detectors, name, policy, profile))
     judge = problems.unless("false_positive_rate", partial(_judge, name, policy, profile))
     replica = problems.unless("model", partial(_replica, settings, name, profile, given))
-    network = problems.unless("profile", partial(_network, profile))
+    network = problems.unless("profile", partial(_network, profile, replica))
     opened = tuple(each for each in (replica if given is None else None, network) if each is not None)
-    if judge is None or replica is None or problems.found:
+    if judge is None or replica is None or detectors is None or problems.found:
         for each in opened:
             each.close()
         return tuple(problems.found)
     backends = {MODEL: replica} | ({} if network is None else {NETWORK: network})
-    return LoadedModel(policy, profile, replace(profile.model, name=name), judge, backends, opened)
+    return LoadedModel(policy, profile, replace(profile.model, name=name), judge, detectors, backends, opened)
 
 
 class _Problems:
@@ -120,6 +124,19 @@ def _check_certificate(name: str, policy: ModelPolicy, profile: Profile) -> None
         )
 
 
+def _detectors(name: str, policy: ModelPolicy, profile: Profile) -> tuple[DetectorSpec, ...]:
+    """The profile's detectors; a certificate where the policy asks for one, and of its radius."""
+    if policy.certificate is Certify.SKIP:
+        return tuple(spec for spec in profile.detectors if not isinstance(spec, SmoothingSpec))
+    radius = policy.certified_radius
+    if radius is None:
+        return profile.detectors
+    try:
+        return tuple(at_radius(s, radius) if isinstance(s, SmoothingSpec) else s for s in profile.detectors)
+    except ConfigError as exc:
+        raise ConfigError(f"model {name!r}: {exc}") from exc
+
+
 def _judge(name: str, policy: ModelPolicy, profile: Profile) -> Judge:
     try:
         return Judge(
@@ -132,10 +149,12 @@ def _judge(name: str, policy: ModelPolicy, profile: Profile) -> Judge:
         raise RateUnsupported(f"model {name!r}: {exc}") from exc
 
 
-def _network(profile: Profile) -> Backend | None:
+def _network(profile: Profile, replica: Backend | None) -> Backend | None:
+    """The profile's detector network, where an ONNX replica runs: inputs are uploaded once for both."""
+    providers = replica.providers if isinstance(replica, OnnxBackend) else _PROVIDERS[Device.CPU]
     for spec in profile.detectors:
         if isinstance(spec, NetworkSpec):
-            return network_backend(profile.bytes_of(spec), profile.model)
+            return network_backend(profile.bytes_of(spec), profile.model, providers=providers)
     return None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from guard.app.models import LoadedModel, load_models
-from guard.config import Certify, ModelPolicy, Settings
+from guard.config import ModelPolicy, Settings
 from guard.environment import check_onnxruntime
 from guard.errors import ConfigError
 from guard.gate import Gate, GuardedModel
@@ -21,7 +21,6 @@ from guard.model.upstream import UpstreamBackend
 from guard.observe.admin import AdminServer
 from guard.observe.metrics import Metrics
 from guard.profile.profile import Profile
-from guard.profile.spec import DetectorSpec, SmoothingSpec
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
 from guard.screen.trial import MODEL
@@ -102,7 +101,7 @@ class Sidecar:
         if not isinstance(model.backends[MODEL], UpstreamBackend):  # which other clients wait for
             model.backends[MODEL].preferred_batch = best_batch(model.backends[MODEL]).batch
         engine = Engine(
-            detectors=build_detectors(_bought(model)),
+            detectors=build_detectors(model.detectors),
             backends=model.backends,
             secret=secret,
             decided=model.judge.certain,
@@ -150,11 +149,3 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Side
         await stop.wait()
     finally:
         await sidecar.stop()
-
-
-def _bought(model: LoadedModel) -> tuple[DetectorSpec, ...]:
-    """The profile's detectors, but for a certificate that the policy does not ask for."""
-    detectors = model.profile.detectors
-    if model.policy.certificate is Certify.SKIP:
-        return tuple(spec for spec in detectors if not isinstance(spec, SmoothingSpec))
-    return detectors

@@ -13,7 +13,7 @@ import typer
 
 from guard.cli.words import out, summary
 from guard.config import Settings
-from guard.errors import ConfigError
+from guard.errors import ConfigError, GuardError
 
 
 def check_config(
@@ -21,8 +21,8 @@ def check_config(
     policy: Annotated[Path | None, typer.Argument(help="The policy file.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of policy files instead.")] = False,
 ) -> None:
-    """Check a policy file, every mistake with its line and what to do; then load its profiles and models."""
-    from guard.config_file import json_schema, load_settings
+    """Check a policy file, and load its profiles and models: every mistake, with its line and what to do."""
+    from guard.config_file import explain, json_schema, salvage
     from guard.environment import check_onnxruntime
 
     if schema:
@@ -30,23 +30,28 @@ def check_config(
         return
     if policy is None:
         raise ConfigError("name the policy file: guard check-config policy.yaml")
-    settings = load_settings(policy)
     check_onnxruntime()
-    problems = list(_problems(policy, settings))
-    if problems:
+    mistakes = explain(policy)
+    settings = salvage(policy)
+    told = {f"{mistake.path}:{mistake.line}" for mistake in mistakes}
+    problems = [str(mistake) for mistake in mistakes]
+    problems += [f"{where}: {error}" for where, error in _problems(policy, settings) if where not in told]
+    if problems or settings is None:
         raise ConfigError("\n".join(problems))
     out.print(f"{policy} is fine: {summary(settings)}.", soft_wrap=True)
 
 
-def _problems(policy: Path, settings: Settings) -> Iterator[str]:
+def _problems(policy: Path, settings: Settings | None) -> Iterator[tuple[str, GuardError]]:
     """What is wrong with the models, by `file:line`. Each is loaded as `guard serve` would, and closed again."""
     from guard.app.models import LoadedModel, load_model
     from guard.config_file import locate
 
+    if settings is None:
+        return
     for name in settings.models:
         model = load_model(settings, name)
         if isinstance(model, LoadedModel):
             model.close()
         else:
             for problem in model:
-                yield f"{locate(policy, ('models', name, problem.setting))}: {problem.error}"
+                yield locate(policy, ("models", name, problem.setting)), problem.error

@@ -21,6 +21,9 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits, training and attacks.")] = 0,
 ) -> None:
     """Guard a small model, attack it, and show what was caught: a few minutes on two cores."""
+    from guard.environment import check_onnxruntime
+
+    check_onnxruntime()
     from guard.demo.run import Request, run
     from guard.observe.logs import configure_logging
 

@@ -6,6 +6,7 @@ and settings together show.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from guard.config_file.checks import MIN_SECRET_BYTES
 from guard.config_file.document import Document, Mistake, Unreadable
 from guard.errors import ConfigError
 
-__all__ = ["MIN_SECRET_BYTES", "Mistake", "explain", "json_schema", "load_settings", "locate"]
+__all__ = ["MIN_SECRET_BYTES", "Mistake", "explain", "json_schema", "load_settings", "locate", "salvage"]
+
+_LAYERS = 4
+"""As deep as settings are nested: a part that is removed may be missed in the one around it."""
 
 
 def load_settings(path: Path) -> Settings:
@@ -29,6 +33,39 @@ def load_settings(path: Path) -> Settings:
     settings, mistakes = _read(path)
     if settings is None or mistakes:
         raise ConfigError("\n".join(str(mistake) for mistake in mistakes))
+    return _resolved(settings, path)
+
+
+def salvage(path: Path) -> Settings | None:
+    """Settings without what validation finds wrong in them, to look at the rest; None if nothing is left."""
+    try:
+        data = copy.deepcopy(Document(path).data)
+    except Unreadable:
+        return None
+    for _ in range(_LAYERS):
+        try:
+            return _resolved(Settings.model_validate(data), path)
+        except ValidationError as invalid:
+            for error in invalid.errors():
+                _remove(data, error["loc"])
+    return None
+
+
+def _remove(data: Any, where: tuple[int | str, ...]) -> None:
+    """Remove a key from nested data; where it is not there, being missed, what it is missed in."""
+    *outer, key = where
+    inside = data
+    for part in outer:
+        if not isinstance(inside, dict) or part not in inside:
+            return
+        inside = inside[part]
+    if isinstance(inside, dict) and key in inside:
+        del inside[key]
+    elif outer:
+        _remove(data, tuple(outer))
+
+
+def _resolved(settings: Settings, path: Path) -> Settings:
     base = path.parent.absolute()
     models = {
         name: policy.model_copy(

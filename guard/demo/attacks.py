@@ -109,7 +109,7 @@ def _art(net: nn.Module) -> tuple[Any, Any]:
             from art.estimators.classification import PyTorchClassifier  # noqa: PLC0415 - as above
     except ImportError as exc:
         raise EnvironmentProblem(
-            "the demo needs the Adversarial Robustness Toolbox: pip install 'guard-sidecar[cpu,evaluate]'"
+            "the demo needs the Adversarial Robustness Toolbox: pip install '.[cpu,evaluate]' in a clone of Guard"
         ) from exc
     loss = nn.CrossEntropyLoss()
     model = PyTorchClassifier(

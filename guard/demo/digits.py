@@ -53,7 +53,9 @@ def load_digits(seed: int) -> Digits:
     try:
         from sklearn import datasets  # noqa: PLC0415 - of the extra `evaluate`, which serving does without
     except ImportError as exc:
-        raise EnvironmentProblem("the demo needs scikit-learn: pip install 'guard-sidecar[cpu,evaluate]'") from exc
+        raise EnvironmentProblem(
+            "the demo needs scikit-learn: pip install '.[cpu,evaluate]' in a clone of Guard"
+        ) from exc
     bunch = datasets.load_digits()
     order = np.random.default_rng(seed).permutation(len(bunch.images))
     images = (bunch.images[order] / _LEVELS).astype(np.float32).reshape(-1, *SHAPE)

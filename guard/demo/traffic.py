@@ -82,7 +82,9 @@ class Client:
         try:
             from tritonclient import grpc as triton  # noqa: PLC0415 - of the extra `evaluate`
         except ImportError as exc:
-            raise EnvironmentProblem("the demo needs tritonclient: pip install 'guard-sidecar[cpu,evaluate]'") from exc
+            raise EnvironmentProblem(
+                "the demo needs tritonclient: pip install '.[cpu,evaluate]' in a clone of Guard"
+            ) from exc
         self._triton = triton
         self._client = triton.InferenceServerClient(f"127.0.0.1:{port}")
 

@@ -17,13 +17,16 @@ SMALLEST_PROBABILITY = 1e-12
 
 @runtime_checkable
 class Backend(Protocol):
-    """A replica of the guarded model, or a detector network. Synchronous, and owned by one thread."""
+    """A replica of the guarded model, or a detector network. Synchronous, and owned by one thread.
+
+    One that likes its batches somewhere else than in the host's memory is `Placed` too.
+    """
 
     info: ModelInfo
     preferred_batch: int
 
     def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
-        """Classify a batch in the input's own units.
+        """Classify a batch in the input's own units. The answer is where the batch is: on the host, or on the device.
 
         Raises:
             BackendError: the replica failed or answered something else than (batch, classes).
@@ -33,6 +36,18 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free what the replica holds."""
         ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """What is on a device."""
+
+    device: torch.device
+
+
+def device_of(backend: Backend) -> torch.device:
+    """Where a replica likes its batches; in the host's memory if it doesn't say."""
+    return backend.device if isinstance(backend, Placed) else torch.device("cpu")
 
 
 def as_logits(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from guard import datatypes
 from guard.environment import check_providers
 from guard.errors import BackendError
 from guard.model.backend import as_logits
-from guard.values import ModelInfo, OutputKind
+from guard.values import Float32Array, ModelInfo, OutputKind
 
 _DATATYPES = {
     "tensor(float)": "FP32",
@@ -25,10 +26,25 @@ _DATATYPES = {
     "tensor(uint8)": "UINT8",
     "tensor(int8)": "INT8",
 }
+_TORCH_DTYPES = {
+    "FP32": torch.float32,
+    "FP16": torch.float16,
+    "FP64": torch.float64,
+    "UINT8": torch.uint8,
+    "INT8": torch.int8,
+}
+_CUDA = "CUDAExecutionProvider"
+_PROVIDER_OPTIONS = {
+    # The default tries every algorithm at each new batch size, for seconds; the engine's batches have any size.
+    _CUDA: {"cudnn_conv_algo_search": "HEURISTIC"},
+}
 
 
 class OnnxBackend:
-    """An ONNX model in an ONNX Runtime session with one intra-op thread, which suits a core shared with a server."""
+    """An ONNX model in an ONNX Runtime session with one intra-op thread, which suits a core shared with a server.
+
+    On CUDA it takes batches that are there already, and answers there, if torch knows CUDA too.
+    """
 
     def __init__(
         self, model: bytes, info: ModelInfo, *, providers: tuple[str, ...] = ("CPUExecutionProvider",), batch: int = 32
@@ -37,23 +53,61 @@ class OnnxBackend:
         self.preferred_batch = batch
         self.content = model
         """The ONNX file."""
+        self.providers = providers
+        self.device = torch.device("cuda" if _CUDA in providers and torch.cuda.is_available() else "cpu")
+        """Where its batches are best made."""
         self._session = open_session(model, providers)
         self._dtype = np.dtype(datatypes.WIRE_DTYPES[info.datatype])
+        declared = {output.name: output.type for output in self._session.get_outputs()}
+        self._output_datatype = _DATATYPES.get(declared.get(info.output_name, ""), "FP32")
 
     def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
         """Classify a batch; integer inputs are rounded and clipped first."""
-        values = x.detach().cpu().numpy()
-        if self._dtype != np.float32:
-            values = np.frombuffer(datatypes.to_wire(self.info.datatype, values), self._dtype).reshape(values.shape)
         try:
-            (output,) = self._session.run([self.info.output_name], {self.info.input_name: values})
+            output = self._run(x.detach()) if x.device.type == "cpu" else self._run_in_place(x.detach())
         except Exception as exc:  # ONNX Runtime raises a dozen unrelated classes
             raise BackendError(f"ONNX Runtime failed on model {self.info.name!r}: {exc}") from exc
-        return as_logits(self.info, np.asarray(output, dtype=np.float32), len(x))
+        return as_logits(self.info, output, len(x))
+
+    def _run(self, x: Float[Tensor, "batch *dims"]) -> Float32Array:
+        values = x.numpy()
+        if self._dtype != np.float32:
+            values = np.frombuffer(datatypes.to_wire(self.info.datatype, values), self._dtype).reshape(values.shape)
+        (output,) = self._session.run([self.info.output_name], {self.info.input_name: values})
+        return np.asarray(output, dtype=np.float32)
+
+    def _run_in_place(self, x: Float[Tensor, "batch *dims"]) -> Tensor:
+        """Run on the device that the batch is on: input and output are bound by address."""
+        info = self.info
+        x = _as(info.datatype, x).contiguous()
+        output = torch.empty(len(x), info.classes, dtype=_TORCH_DTYPES[self._output_datatype], device=x.device)
+        place = x.device.type, x.device.index or 0
+        binding = self._session.io_binding()
+        binding.bind_input(info.input_name, *place, self._dtype, tuple(x.shape), x.data_ptr())
+        binding.bind_output(
+            info.output_name,
+            *place,
+            np.dtype(datatypes.WIRE_DTYPES[self._output_datatype]),
+            tuple(output.shape),
+            output.data_ptr(),
+        )
+        if x.is_cuda:  # ONNX Runtime has a stream of its own: it must not begin before torch's has made the batch
+            torch.cuda.current_stream(x.device).synchronize()
+        self._session.run_with_iobinding(binding)  # and waits for its own stream before it returns
+        return output
 
     def close(self) -> None:
         """Drop the session."""
         del self._session
+
+
+def _as(datatype: str, x: Tensor) -> Tensor:
+    """As `datatypes.to_wire`, on the tensor's device."""
+    dtype = _TORCH_DTYPES[datatype]
+    if dtype.is_floating_point:
+        return x.to(dtype)
+    limits = torch.iinfo(dtype)
+    return x.round().clamp(limits.min, limits.max).to(dtype)
 
 
 def open_session(model: bytes, providers: tuple[str, ...]) -> Any:
@@ -69,7 +123,9 @@ def open_session(model: bytes, providers: tuple[str, ...]) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(model, options, providers=list(providers))
+        session = ort.InferenceSession(
+            model, options, providers=[(name, _PROVIDER_OPTIONS.get(name, {})) for name in providers]
+        )
     except Exception as exc:  # as in logits
         raise BackendError(
             f"not a loadable ONNX model: {exc}. Export it again as one file, its weights inside"
@@ -137,7 +193,9 @@ def _is_scores(values: Any) -> bool:
     return real and values.ndim == 2 and values.shape[0] == 2 and values.shape[1] > 1  # noqa: PLR2004 - two rows
 
 
-def network_backend(network: bytes, guarded: ModelInfo) -> OnnxBackend:
+def network_backend(
+    network: bytes, guarded: ModelInfo, *, providers: tuple[str, ...] = ("CPUExecutionProvider",)
+) -> OnnxBackend:
     """A profile's detector network: it takes what the guarded model takes, as float32, and answers two logits."""
     info = replace(
         guarded,
@@ -151,4 +209,4 @@ def network_backend(network: bytes, guarded: ModelInfo) -> OnnxBackend:
         batched=True,
         max_batch=None,
     )
-    return OnnxBackend(network, info)
+    return OnnxBackend(network, info, providers=providers)

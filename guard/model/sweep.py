@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from torch import Tensor
 
-from guard.model.backend import Backend
+from guard.model.backend import Backend, device_of
 
 BUCKETS: Final = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _GOOD_ENOUGH = 1.05
@@ -33,15 +34,17 @@ def best_batch(backend: Backend, *, budget_s: float = 0.5, clock: Callable[[], f
         BackendError: the replica fails.
     """
     times: dict[int, float] = {}
-    deadline = clock() + budget_s
     largest = backend.info.max_batch or BUCKETS[-1]
-    for bucket in dict.fromkeys(min(bucket, largest) for bucket in BUCKETS):
-        copies = torch.zeros(bucket, *backend.info.shape)
-        backend.logits(copies)  # the first call of a size allocates
+    buckets = list(dict.fromkeys(min(bucket, largest) for bucket in BUCKETS))
+    copies = torch.zeros(buckets[-1], *backend.info.shape, device=device_of(backend))
+    _classify(backend, copies[: buckets[0]])  # on a GPU the first call of all may take seconds: libraries are loaded
+    deadline = clock() + budget_s
+    for bucket in buckets:
+        _classify(backend, copies[:bucket])  # the first call of a size allocates
         tries = []
         for _ in range(5):
             started = clock()
-            backend.logits(copies)
+            _classify(backend, copies[:bucket])
             tries.append(clock() - started)
             if clock() >= deadline:
                 break
@@ -52,3 +55,8 @@ def best_batch(backend: Backend, *, budget_s: float = 0.5, clock: Callable[[], f
     good = [bucket for bucket, seconds in times.items() if seconds <= _GOOD_ENOUGH * least]
     batch = next((bucket for bucket in good if bucket * times[bucket] >= _SHORTEST_S), good[-1])
     return Sweep(batch, times[batch])
+
+
+def _classify(backend: Backend, copies: Tensor) -> None:
+    """Classify copies: a device is done when its answer can be read."""
+    backend.logits(copies).cpu()

@@ -19,13 +19,14 @@ class TorchBackend:
         self.preferred_batch = batch
         self._module = module.eval()
         parameter = next(module.parameters(), None)
-        self._device = torch.device("cpu") if parameter is None else parameter.device
+        self.device = torch.device("cpu") if parameter is None else parameter.device
+        """Where its batches are best made."""
 
     @torch.inference_mode()
     def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
         """Classify a batch."""
         try:
-            output = self._module(x.to(self._device)).cpu()
+            output = self._module(x.to(self.device)).to(x.device)
         except Exception as exc:  # a module may raise anything
             raise BackendError(f"torch failed on model {self.info.name!r}: {exc}") from exc
         return as_logits(self.info, output, len(x))

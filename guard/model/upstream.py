@@ -34,6 +34,7 @@ class UpstreamBackend:
         self.info = info
         self.version = ""
         """The version that answered last; the server chooses it."""
+        self.device = torch.device("cpu")
         self.preferred_batch = min(batch, info.max_batch or batch) if info.batched else 1
         self._timeout_s = timeout_s
         self._client = _Client(address)

@@ -23,6 +23,7 @@ from guard.values import (
     Finding,
     ItemDecision,
     Mode,
+    Spared,
     UnscreenedReason,
     Verdict,
 )
@@ -133,6 +134,8 @@ class Metrics:
             self._finding(model, finding)
 
     def _finding(self, model: str, finding: Finding) -> None:
+        if isinstance(finding, Spared):
+            return  # it did nothing that could be measured
         self._families.detector_duration[finding.detector,].observe(finding.duration_s)
         match finding:
             case Evidence(p_value=p_value):

@@ -33,6 +33,7 @@ from guard.profile import spec
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
+from guard.screen.smoothing import at_radius
 from guard.screen.trial import MODEL, NETWORK
 from guard.values import Evidence, Fault, Float32Array, ModelInfo, OutputKind, Screening
 
@@ -40,7 +41,6 @@ LEAST_SAMPLES = 150
 _FIT_SHARE, _REFERENCE_SHARE = 0.4, 0.2
 _CANARIES = 8
 _RATE_COPIES = 32
-_LARGEST_RADIUS_SIGMAS = 3.0
 _QUEUE = 64
 _SUM_TOLERANCE = 1e-3
 _NETWORK_FILE = "network.onnx"
@@ -174,20 +174,9 @@ def _choose_detectors(
             chosen.append(spec.SensitivitySpec(mutation=mutation, p0=p0, p1=p1))
             measured[f"mean_label_change_rate_{mutation.kind}"] = float(rates.mean())
             advance(1)
-    chosen.append(_smoothing(sigma, options.radius_sigmas))
+    smoothing = spec.SmoothingSpec(sigma=sigma, radius=sigma)
+    chosen.append(at_radius(smoothing, options.radius_sigmas * sigma))
     return tuple(chosen), measured
-
-
-def _smoothing(sigma: float, radius_sigmas: float) -> spec.SmoothingSpec:
-    """A cap of twice the copies that an input without a label change needs, so that most that can pass do."""
-    if radius_sigmas > _LARGEST_RADIUS_SIGMAS:
-        raise DataError(
-            f"a radius of {radius_sigmas:g} noise deviations takes more copies than screening can afford: ask for "
-            f"{_LARGEST_RADIUS_SIGMAS:g} or less"
-        )
-    made = spec.SmoothingSpec(sigma=sigma, radius=radius_sigmas * sigma)
-    needed = stats.copies_to_certify(stats.label_change_rate_at(made.radius, sigma), made.alpha)
-    return made.model_copy(update={"cap": max(made.cap, 2 * needed)})
 
 
 def _mutation(kind: str, sigma: float) -> spec.Uniform | spec.ShiftRotate | spec.ContrastBrightness:

@@ -19,9 +19,10 @@ import structlog
 import torch
 
 from guard.errors import DeadlineExceeded, EngineStopped, GuardError, Overloaded
-from guard.model.backend import Backend
+from guard.model.backend import Backend, device_of
 from guard.screen.admission import Door, Job, Pace
-from guard.screen.batch import Replica
+from guard.screen.batch import HostReplica, Replica, share_out
+from guard.screen.device import DeviceReplica
 from guard.screen.keystream import NONCE_BYTES
 from guard.screen.live import Decided, LiveItem, Share, Stages
 from guard.screen.trial import MODEL, Detector
@@ -40,7 +41,8 @@ class Engine:
 
     `backends` maps a trial's backend name to a replica; MODEL is always there. `secret` seeds the noise by
     HMAC(secret, model fingerprint and input), so that a replay gets the same answer. With `decided`, detectors run
-    stage by stage, and later stages are spared an item whose verdict can't change any more.
+    stage by stage, and later stages are spared an item whose verdict can't change any more. With `on_device`, copies
+    are made on the replica's device even where that is the CPU.
     """
 
     def __init__(
@@ -52,12 +54,15 @@ class Engine:
         decided: Decided | None = None,
         max_queued_items: int = 256,
         max_live_items: int = 16,
+        on_device: bool = False,
     ) -> None:
         self._stages = _stages(detectors, staged=decided is not None)
         self._backends = frozenset(backends)
         self._decided = decided
         self._key = hmac.digest(secret, backends[MODEL].info.fingerprint.encode(), "sha256")
-        self._replicas = tuple(Replica(name, backend, self._key) for name, backend in backends.items())
+        self._replicas = tuple(
+            _replica(name, backend, self._key, on_device=on_device) for name, backend in backends.items()
+        )
         self._room = backends[MODEL].preferred_batch
         self._door = Door(max_queued_items)
         self._pace = Pace()
@@ -96,6 +101,11 @@ class Engine:
     def live(self) -> int:
         """Items that are being screened."""
         return len(self._live)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is screened."""
+        return not (len(self._door) or self._live)
 
     def submit(
         self, x: Float32Array, *, deadline_s: float | None = None, decision_id: str = "", client: str = ""
@@ -158,6 +168,9 @@ class Engine:
         for item, job in list(self._live.items()):
             if item.done:
                 self._retire(item)
+            elif not answered:  # it wants nothing that a replica could give: a trial neither asks nor ends
+                _log.error("an item can't be screened to its end", decision_id=item.decision_id)
+                self._retire(item, FaultReason.DETECTOR)
             elif job.future.cancelled():
                 del self._live[item]
             elif job.expired:
@@ -168,12 +181,12 @@ class Engine:
         shares: list[Share] = []
         room = replica.room
         for item in self._live:
-            room = _share_out(item.wants(replica.name), room, shares)
+            room = share_out(item.wants(replica.name), room, shares)
         while room > 0 and replica.name == MODEL and len(self._live) < self._max_live_items:
             admitted = self._admit()
             if admitted is None:
                 break
-            room = _share_out(admitted.wants(MODEL), room, shares)
+            room = share_out(admitted.wants(MODEL), room, shares)
         return shares
 
     def _admit(self) -> LiveItem | None:
@@ -211,6 +224,12 @@ class Engine:
             _fail(job, stopped)
 
 
+def _replica(name: str, backend: Backend, key: bytes, *, on_device: bool) -> Replica:
+    if on_device or device_of(backend).type != "cpu":
+        return DeviceReplica(name, backend, key)
+    return HostReplica(name, backend, key)
+
+
 def _stages(detectors: Sequence[Detector], *, staged: bool) -> Stages:
     """Detectors with their places, by stage; in one stage where nothing could be spared anyway."""
     placed = list(enumerate(detectors))
@@ -218,16 +237,6 @@ def _stages(detectors: Sequence[Detector], *, staged: bool) -> Stages:
         return [placed]
     placed.sort(key=lambda pair: pair[1].stage)
     return [list(group) for _, group in groupby(placed, key=lambda pair: pair[1].stage)]
-
-
-def _share_out(wanted: Sequence[Share], room: int, shares: list[Share]) -> int:
-    """Put as much of what is wanted into a batch as it has room for; the room that is left."""
-    for share in wanted:
-        if room == 0:
-            break
-        shares.append(share if share.copies <= room else share._replace(copies=room))
-        room -= shares[-1].copies
-    return room
 
 
 def _fail(job: Job, error: GuardError) -> None:

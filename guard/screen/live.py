@@ -1,4 +1,4 @@
-"""One item while it is screened: its streams of copies, its trials, and what they wait for."""
+"""One item while it is screened: its trials, and what they wait for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple, TypeAlias
 
-import numpy as np
 import structlog
+from torch import Tensor
 
+from guard.screen.stream import Stream
 from guard.screen.trial import ITSELF, MODEL, Answers, Detector, Probes, SequentialTrial, Source, Trial
-from guard.values import Abstention, Fault, FaultReason, Finding, Float32Array, Screening
+from guard.values import Fault, FaultReason, Finding, Float32Array, Screening, Spared
 
 LABEL = "label"
 """What the evaluation of the unchanged input is charged to."""
@@ -22,37 +23,6 @@ Stages: TypeAlias = Sequence[Sequence[tuple[int, Detector]]]
 """Detectors with their place among the findings, those that begin together together."""
 
 _log = structlog.get_logger(__name__)
-
-
-class Stream:
-    """An item's copies from one source: made in order, classified once, kept for every trial."""
-
-    __slots__ = ("claims", "fault", "known", "parts", "source", "walks", "wanted")
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.known = 0
-        """Copies classified so far."""
-        self.wanted = 0
-        """Copies that trials asked for so far."""
-        self.fault: FaultReason | None = None
-        self.claims: list[tuple[int, str]] = []
-        """Up to which copy who pays: who asks first."""
-        self.parts: list[Answers] = []
-        self.walks: list[tuple[int, str, SequentialTrial]] = []
-        """Sequential trials that are not at their end, with place and name."""
-
-    def want(self, end: int, who: str) -> None:
-        """Ask for all copies before `end`."""
-        if end > self.wanted:
-            self.wanted = end
-            self.claims.append((end, who))
-
-    def answers(self, probes: Probes) -> Answers:
-        """Answers about copies that are all known."""
-        if len(self.parts) > 1:
-            self.parts = [_joined(self.parts)]
-        return self.parts[0].part(probes.start, probes.start + probes.copies)
 
 
 class Share(NamedTuple):
@@ -93,6 +63,7 @@ class LiveItem:
         "done",
         "label",
         "nonce",
+        "on_device",
         "x",
     )
 
@@ -111,6 +82,8 @@ class LiveItem:
         self.decision_id = decision_id
         self.label: int | None = None
         """The model's own label of the input, once it was asked."""
+        self.on_device: Tensor | None = None
+        """The input on the replica's device, once it was uploaded."""
         self.done = False
         """Whether every detector has its finding."""
         self._backends = backends
@@ -142,10 +115,14 @@ class LiveItem:
         if stream.walks:
             before = len(stream.walks)
             stream.walks = [walk for walk in stream.walks if not self._walked(stream, walk, answers)]
+            if not stream.shown:  # what is left of a chunk whose trial came to its end in the first part is not bought
+                stream.wanted = max([stream.known, *(trial.wanted for _, _, trial in stream.walks)])
             self._walking -= before - len(stream.walks)
 
-    def fail(self, stream: Stream, reason: FaultReason) -> None:
+    def fail(self, stream: Stream, reason: FaultReason, *, spent: int = 0) -> None:
         """A stream's next copies could not be made, or not classified."""
+        if stream.source.backend == MODEL:
+            self._charge(stream, spent)
         stream.fault = reason
         # Without the input's own label nothing can be said about its mutants either.
         for each in self._streams.values() if stream.source is ITSELF.source else (stream,):
@@ -212,7 +189,7 @@ class LiveItem:
             return False
         for stage in self._stages[self._stage :]:
             for index, detector in stage:
-                self._findings[index] = Abstention(detector.name, 0, "not needed: the verdict was certain without it")
+                self._findings[index] = Spared(detector.name)
         return True
 
     def _join(self, index: int, name: str, trial: SequentialTrial) -> None:
@@ -261,7 +238,9 @@ class LiveItem:
                     return True
                 for probes in waiting:
                     who = LABEL if probes.source is ITSELF.source else asking.name
-                    self._stream(probes.source).want(probes.start + probes.copies, who)
+                    stream = self._stream(probes.source)
+                    stream.shown = True
+                    stream.want(probes.start + probes.copies, who)
             while waiting:
                 probes = waiting[0]
                 stream = self._streams[probes.source]
@@ -288,10 +267,3 @@ class LiveItem:
                 raise LookupError(f"there is no backend {source.backend!r} to classify {source.mutation.kind} copies")
             stream = self._streams[source] = Stream(source)
         return stream
-
-
-def _joined(parts: Sequence[Answers]) -> Answers:
-    logits, changed, margins = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return Answers(
-        logits, changed, margins, sum(part.changes for part in parts), sum(part.margin_sum for part in parts)
-    )

@@ -9,12 +9,40 @@ reference algorithm's: one look at the cap.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
+from guard.errors import ConfigError
 from guard.profile.spec import Gaussian, SmoothingSpec
 from guard.screen.boundaries import Stop, anytime, fixed
 from guard.screen.trial import SequentialTrial, Source, source
-from guard.stats import anytime_upper_bound, certified_radius, clopper_pearson_upper, label_change_rate_at
+from guard.stats import (
+    anytime_upper_bound,
+    certified_radius,
+    clopper_pearson_upper,
+    copies_to_certify,
+    label_change_rate_at,
+)
 from guard.values import Abstention, Certificate, Certified, Finding
+
+LARGEST_RADIUS_SIGMAS: Final = 3.0
+"""Beyond it a certificate takes more copies than screening can afford."""
+_LEAST_CAP = 64
+
+
+def at_radius(spec: SmoothingSpec, radius: float) -> SmoothingSpec:
+    """The same test for another radius. Its cap is twice the copies that an input without a label change needs.
+
+    Raises:
+        ConfigError: the radius is beyond what screening can afford.
+    """
+    most = LARGEST_RADIUS_SIGMAS * spec.sigma
+    if radius > most:
+        raise ConfigError(
+            f"a radius of {radius:g} takes more copies than screening can afford: ask for {most:g} or less, which is "
+            f"{LARGEST_RADIUS_SIGMAS:g} deviations of the noise"
+        )
+    needed = copies_to_certify(label_change_rate_at(radius, spec.sigma), spec.alpha)
+    return spec.model_copy(update={"radius": radius, "cap": max(_LEAST_CAP, 2 * needed)})
 
 
 class SmoothingTrial(SequentialTrial):

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 import grpc
+import structlog
 
 from guard.config import Upstream as UpstreamSettings
 from guard.errors import DeadlineExceeded, Overloaded, UpstreamUnavailable
@@ -18,6 +19,8 @@ from guard.wire.status import Metadata
 
 MAX_ABANDONED_CALLS = 256
 """Shielded calls that may still run at the upstream after their clients left."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +144,9 @@ class Upstream:
         """
         connected = self._channel.get_state() is grpc.ChannelConnectivity.READY
         if error.code() is grpc.StatusCode.UNAVAILABLE and not connected and not error.trailing_metadata():
+            _log.warning("the upstream can't be reached", address=self._address, reason=error.details())
             raise UpstreamUnavailable(
-                f"guard can't reach the upstream at {self._address} ({error.details()}); "
+                f"guard can't reach the upstream at {self._address}; "
                 "check that it is running and that upstream.address names its gRPC port"
             ) from error
 

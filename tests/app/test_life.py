@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from guard.app import Sidecar
-from guard.app.models import LoadedModel, load_model
+from guard.app.models import LoadedModel, load_model, load_models
 from guard.config import Certify, Listen
 from guard.errors import (
     AddressUnusable,
@@ -210,3 +210,28 @@ def test_certificates_need_a_detector(tmp_path: Path) -> None:
     store.save(replace(whole, detectors=kept), tmp_path)
     with pytest.raises(ConfigError, match="`certificate: require` needs a profile with a smoothing detector"):
         Sidecar(settings(NOWHERE, {"digits": policy(tmp_path, certificate=Certify.REQUIRE)}))
+
+
+def test_the_radius_of_the_policy(profile: Path) -> None:
+    """The policy's radius is certified, with room for its copies; without one it is the profile's."""
+    caps = []
+    for radius in (None, 0.9 * _sigma(profile)):
+        models = {"digits": policy(profile, certificate=Certify.REPORT, certified_radius=radius)}
+        model = load_models(settings(NOWHERE, models), {})["digits"]
+        (smoothing,) = (spec for spec in model.detectors if isinstance(spec, SmoothingSpec))
+        assert smoothing.radius == (radius or 0.5 * _sigma(profile))
+        caps.append(smoothing.cap)
+        model.close()
+    assert caps[0] < caps[1]
+
+
+def test_a_radius_out_of_reach(profile: Path) -> None:
+    """A radius that would take thousands of copies is refused at start, with the largest that can be had."""
+    models = {"digits": policy(profile, certificate=Certify.REPORT, certified_radius=4 * _sigma(profile))}
+    with pytest.raises(ConfigError, match=r"'digits': a radius of .* takes more copies .* ask for"):
+        Sidecar(settings(NOWHERE, models))
+
+
+def _sigma(profile: Path) -> float:
+    (smoothing,) = (spec for spec in store.load(profile).detectors if isinstance(spec, SmoothingSpec))
+    return smoothing.sigma

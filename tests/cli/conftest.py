@@ -34,6 +34,7 @@ models:
   digits:
     profile: profile
     model: again.onnx
+    mode: enfroce
     false_positive_rate: 0.0001
   other:
     profile: damaged

@@ -70,9 +70,10 @@ MISTAKES = {
         "check-config unloadable.yaml",
         CONFIG,
         [
-            "^guard: unloadable.yaml:5: model 'digits': .* a false-positive rate of 0.0001 needs 9999",
+            "^guard: unloadable.yaml:5: .*`enfroce`.*did you mean enforce?",
+            "^unloadable.yaml:6: model 'digits': .* a false-positive rate of 0.0001 needs 9999",
             "^unloadable.yaml:4: model 'digits': the profile was calibrated with another model than .*again.onnx",
-            "^unloadable.yaml:7: .*damaged/scores.npz is not the file",
+            "^unloadable.yaml:8: .*damaged/scores.npz is not the file",
         ],
     ),
     "settings without effect": (

@@ -13,7 +13,7 @@ from tests.gate.parts import ADVERSARIAL, CLEAN, Start
 
 
 async def test_overload(start: Start) -> None:
-    """Items that find the queue full are unscreened, those before them in the batch are judged, and nothing hangs."""
+    """A batch of which an item finds the queue full is screened not at all, at no cost, and nothing hangs."""
     guard = start(queue=1, live=1)
     busy = await guard.occupy()
     screening = asyncio.create_task(guard.screen(CLEAN, CLEAN, CLEAN))
@@ -21,9 +21,20 @@ async def test_overload(start: Start) -> None:
     guard.model.open.set()
     decision = await asyncio.wait_for(screening, 5)
     await busy
-    assert [item.verdict for item in decision.items] == [Verdict.CLEAN, Verdict.UNSCREENED, Verdict.UNSCREENED]
+    assert [item.verdict for item in decision.items] == [Verdict.UNSCREENED] * 3
+    assert decision.spent == {}
     assert (decision.reason, decision.action) == (UnscreenedReason.OVERLOAD, Action.REJECT)
     assert guard.counted("guard_unscreened_requests_total") == {"overload": 1}
+
+
+async def test_batch_too_large_for_its_time(start: Start) -> None:
+    """With nobody else about, a batch that can't be done in time failed its deadline; it is no overload to retry on."""
+    guard = start(queue=2, live=1)
+    guard.model.open.clear()
+    decision = await guard.screen(*[CLEAN] * 9)
+    guard.model.open.set()
+    assert [item.reason for item in decision.items] == [UnscreenedReason.DEADLINE] * 9
+    assert guard.counted("guard_unscreened_requests_total") == {"deadline": 1}
 
 
 async def test_overload_from_the_first_item(start: Start) -> None:

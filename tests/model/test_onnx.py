@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto
 
 from guard.errors import BackendError, EnvironmentProblem
+from guard.model.backend import device_of
 from guard.model.onnx import OnnxBackend, inspect_onnx, network_backend
 from guard.model.torch import TorchBackend
 from guard.offline.nets import SmallNet, to_onnx
@@ -75,6 +76,38 @@ def test_probabilities_become_logits(tmp_path: Path) -> None:
     expected = torch.softmax(torch.cat([X, 1000 * X]) @ torch.from_numpy(WEIGHTS), dim=1)
     torch.testing.assert_close(answers.softmax(dim=1), expected, atol=1e-6, rtol=0)
     assert bool(torch.isfinite(answers).all())
+
+
+@pytest.mark.parametrize(
+    ("datatype", "onnx_type"),
+    [
+        ("FP32", TensorProto.FLOAT),
+        ("FP16", TensorProto.FLOAT16),
+        ("FP64", TensorProto.DOUBLE),
+        ("UINT8", TensorProto.UINT8),
+        ("INT8", TensorProto.INT8),
+    ],
+)
+def test_bound_by_address(tmp_path: Path, datatype: str, onnx_type: int) -> None:
+    """As on CUDA, where input and output are bound by address: the answers are those for a batch of any other kind."""
+    content = linear_onnx(tmp_path / "model.onnx", onnx_type=onnx_type).read_bytes()
+    backend = OnnxBackend(content, replace(INFO, datatype=datatype))
+    x = torch.tensor([[-3.2, 0.6, 254.7, 300.0], [1.5, 2.5, 3.4999, 127.2], [0.0, -200.0, 1.0, 0.5]])
+    for batch in (x, x[1:2], x.flip(0)[::2], x):
+        torch.testing.assert_close(backend._run_in_place(batch), backend.logits(batch), rtol=0, atol=0)
+
+
+def test_bound_to_another_shape(tmp_path: Path) -> None:
+    """Where the model's answers would not fit the memory bound for them, nothing is written and the run fails."""
+    for classes in (2, 10):
+        with pytest.raises(Exception, match="invalid dimensions for output"):
+            linear(tmp_path, replace(INFO, classes=classes))._run_in_place(X)
+
+
+def test_devices(tmp_path: Path) -> None:
+    """Replicas say where they like their batches; one that doesn't say likes them in the host's memory."""
+    assert device_of(linear(tmp_path)) == device_of(TorchBackend(torch_linear(), INFO)) == torch.device("cpu")
+    assert device_of(TorchBackend(torch_linear().to("meta"), INFO)) == torch.device("meta")
 
 
 def torch_linear() -> torch.nn.Module:

@@ -21,6 +21,7 @@ from guard.values import (
     FaultReason,
     ItemDecision,
     Mode,
+    Spared,
     Verdict,
 )
 
@@ -37,6 +38,7 @@ def decision() -> Decision:
             Evidence("network", 8.1, 0, p_value=0.004, duration_s=0.001),
             Abstention("smoothing", 64, "radius 0.5 not proved after 64 copies", duration_s=0.3),
             Fault("sensitivity_gaussian", FaultReason.BACKEND, duration_s=0.04),
+            Spared("occlusion"),  # was not asked, so no metric speaks of it
         ),
     )
     clean = ItemDecision(

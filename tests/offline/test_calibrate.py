@@ -159,7 +159,7 @@ def test_options() -> None:
     [
         (Options(network=False, mutations=("blur",)), DataError, "no mutation is called 'blur': choose uniform"),
         (Options(network=False, mutations=("shift_rotate",)), ConfigError, "shift_rotate needs images.*leave it out"),
-        (Options(network=False, radius_sigmas=5), DataError, "radius of 5 noise deviations.*3 or less"),
+        (Options(network=False, radius_sigmas=5), ConfigError, "a radius of .*3 deviations of the noise"),
     ],
 )
 def test_impossible_options(options: Options, error: type[Exception], says: str) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
+import torch
+from torch import Tensor
 
+from guard.errors import BackendError
 from guard.profile import spec
 from guard.screen.boundaries import wald
 from guard.screen.build import build_detectors
 from guard.screen.trial import ITSELF, Answers, Detector, Probes, SequentialTrial, Trial, source
 from guard.values import Abstention, Certified, Evidence, Fault, FaultReason, Finding
-from tests.screen.parts import TIMEOUT_S, FakeBackend, item, running, steady
+from tests.screen.parts import TIMEOUT_S, FakeBackend, item, running, screen, steady
 
 GAUSSIAN = spec.Gaussian(sigma=0.5)
 ALL = (
@@ -121,3 +124,41 @@ def test_decided_raises() -> None:
         findings = engine.submit(item(1)).result(TIMEOUT_S).findings
         assert [type(finding) for finding in findings] == [Evidence, Evidence, Certified]
         assert engine.alive
+
+
+class Stuck:
+    """A detector whose trial neither wants a copy nor ends."""
+
+    name = "stuck"
+    stage = 0
+
+    def open(self) -> SequentialTrial:
+        """Start."""
+        return SequentialTrial(source(GAUSSIAN), wald(0.02, 0.2, 0.01, 0.05, 64), first_chunk=0)
+
+
+def test_a_trial_that_gets_nowhere() -> None:
+    """A trial that neither asks nor ends costs its own finding, and hangs neither its item nor the engine."""
+    with running(FakeBackend(steady), (Stuck(), *build_detectors((spec.ConfidenceSpec(),)))) as engine:
+        for number in (1, 2):
+            stuck, confidence = engine.submit(item(number)).result(TIMEOUT_S).findings
+            assert isinstance(stuck, Fault)
+            assert stuck.reason is FaultReason.DETECTOR
+            assert isinstance(confidence, Evidence)
+        assert engine.live == 0
+        assert engine.alive
+
+
+def test_what_failed_was_spent() -> None:
+    """Evaluations in a batch that failed, or came back as NaN, were spent all the same, and are on the account."""
+
+    def broken(x: Tensor) -> Tensor:
+        return torch.full((len(x), 3), float("nan"))
+
+    def gone(_x: Tensor) -> Tensor:
+        raise BackendError("gone")
+
+    for answer in (broken, gone):
+        backend = FakeBackend(answer)
+        screening = screen(backend, ALL[1:2], item(1))
+        assert sum(screening.spent.values()) == sum(backend.sizes) > 0

@@ -20,7 +20,7 @@ from guard.profile import spec
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
 from guard.screen.trial import NETWORK
-from guard.values import Abstention, Evidence, Fault, FaultReason, Finding, Screening
+from guard.values import Evidence, Fault, FaultReason, Finding, Screening, Spared
 from tests.screen.parts import TIMEOUT_S, FakeBackend, item, model_info, numbers, pixels, running, untimed
 
 SPECS = (
@@ -228,4 +228,4 @@ def check(number: int, future: Future[Screening], hit: set[FaultReason], judge: 
 
 def is_spared(finding: Finding) -> bool:
     """Whether a detector was not needed."""
-    return isinstance(finding, Abstention) and finding.why.startswith("not needed")
+    return isinstance(finding, Spared)

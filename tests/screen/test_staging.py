@@ -14,7 +14,7 @@ from guard.profile import spec
 from guard.screen.build import build_detectors
 from guard.screen.live import Decided
 from guard.screen.trial import NETWORK
-from guard.values import Abstention, Certified, Evidence, Fault, FaultReason, Finding, Screening
+from guard.values import Certified, Evidence, Fault, FaultReason, Finding, Screening, Spared
 from tests.screen.parts import (
     TIMEOUT_S,
     FakeBackend,
@@ -67,11 +67,7 @@ def staged(
 
 def spared(screening: Screening) -> set[str]:
     """Detectors that were not needed."""
-    return {
-        finding.detector
-        for finding in screening.findings
-        if isinstance(finding, Abstention) and finding.why.startswith("not needed")
-    }
+    return {finding.detector for finding in screening.findings if isinstance(finding, Spared)}
 
 
 @pytest.mark.parametrize("number", range(1, 9))

@@ -1,0 +1,130 @@
+"""What must be so before a figure measured on a device means anything; the same checks run on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from scipy import stats
+from torch import Tensor
+
+from benchmarks import models
+from guard.model.onnx import OnnxBackend
+from guard.model.torch import TorchBackend
+from guard.profile import spec
+from guard.screen.build import build_detectors
+from guard.screen.engine import Engine
+from guard.screen.trial import MODEL
+from guard.values import Finding, Float32Array, ModelInfo, OutputKind
+
+_SIGMA = 0.25
+_VALUES = 20_000
+_LEAST_P = 1e-4
+_INFO = ModelInfo("copies", "x", "y", "FP32", (_VALUES,), 2, (-1.0, 1.0), OutputKind.LOGITS, "copies")
+_LENET = ModelInfo("LeNet-5", "input", "logits", "FP32", (1, 28, 28), 10, (0.0, 1.0), OutputKind.LOGITS, "lenet")
+_GAUSSIAN = spec.SensitivitySpec(mutation=spec.Gaussian(sigma=_SIGMA), p0=0.02, p1=0.2)
+_UNIFORM = spec.SensitivitySpec(mutation=spec.Uniform(width=_SIGMA), p0=0.02, p1=0.2)
+
+
+class _Keeper:
+    """A replica that never changes its mind, and keeps the copies that it is shown."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.info = _INFO
+        self.preferred_batch = 16
+        self.device = device
+        self.kept: list[Tensor] = []
+
+    def logits(self, x: Tensor) -> Tensor:
+        self.kept.append(x.cpu().clone())
+        return torch.tensor([1.0, 0.0], device=x.device).expand(len(x), 2)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def run(device: torch.device) -> Iterator[str]:
+    """Check, one line a check.
+
+    Raises:
+        SystemExit: something is not as it must be.
+    """
+    zero, half = np.zeros(_VALUES, np.float32), np.full(_VALUES, 0.5, np.float32)
+    noise, other = _noise(device, zero, _GAUSSIAN), _noise(device, half, _GAUSSIAN)
+    _sure(_all_differ([*noise, *other]), "two copies, or copies of two inputs, have the same noise")
+    yield f"{len(noise) + len(other)} copies of two inputs all differ"
+    _sure(np.array_equal(noise, _noise(device, zero, _GAUSSIAN)), "a replayed input met other noise")
+    yield "a replayed input meets the same noise"
+    for design, law in ((_GAUSSIAN, stats.norm(0, _SIGMA)), (_UNIFORM, stats.uniform(-_SIGMA, 2 * _SIGMA))):
+        here, host = _noise(device, zero, design).ravel(), _noise(None, zero, design).ravel()
+        found = f"mean {here.mean():.2g} and {host.mean():.2g}, deviation {here.std():.4f} and {host.std():.4f}"
+        tolerance = 5 * law.std() / len(here) ** 0.5
+        close = abs(here.mean() - host.mean()) < 2 * tolerance and abs(here.std() - host.std()) < 2 * tolerance
+        _sure(close, f"noise on the device is not that of the host: {found}")
+        p_values = [stats.ks_2samp(here, host).pvalue, stats.kstest(here, law.cdf).pvalue]
+        _sure(min(p_values) > _LEAST_P, f"noise on the device is distributed otherwise: p = {min(p_values):.2g}")
+        yield f"{design.mutation.kind} noise, device and host: {found}, KS p {p_values[0]:.2g}"
+    yield from _check_answers(device)
+
+
+def _check_answers(device: torch.device) -> Iterator[str]:
+    image = np.random.default_rng(0).random(_LENET.shape, np.float32)
+    backend = TorchBackend(models.lenet5().to(device), _LENET)
+    once, again = _findings(backend, image), _findings(backend, image)
+    _sure(once == again, f"a replay of the same request was answered otherwise: {once}, then {again}")
+    yield "a replayed request gets the same answers"
+    if device.type == "cuda" and "CUDAExecutionProvider" not in ort.get_available_providers():
+        yield "ONNX Runtime has no CUDA provider here: not checked (install onnxruntime-gpu in place of onnxruntime)"
+        return
+    providers = ("CUDAExecutionProvider",) if device.type == "cuda" else ("CPUExecutionProvider",)
+    onnx = OnnxBackend(models.to_onnx(models.lenet5(), _LENET.shape), _LENET, providers=providers)
+    for copies in (1, 7, 32):
+        x = torch.rand(copies, *_LENET.shape, device=device)
+        ours, theirs = onnx.logits(x), backend.logits(x)
+        _sure(ours.device == x.device, f"ONNX Runtime answered on {ours.device}")
+        difference = float((ours - theirs).abs().max() / theirs.abs().max())
+        _sure(difference < 0.02, f"ONNX Runtime and torch differ by {difference:.2%} of the largest logit")  # noqa: PLR2004 - as guard.verify allows
+    yield "ONNX Runtime, given batches where they are, agrees with torch"
+
+
+def _noise(device: torch.device | None, x: Float32Array, design: spec.DetectorSpec) -> Float32Array:
+    """The noise of an input's copies, (copies, values); on the host if there is no device."""
+    keeper = _Keeper(device or torch.device("cpu"))
+    _screen(keeper, x, design, on_device=device is not None)
+    rows = torch.cat(keeper.kept).numpy()
+    noise: Float32Array = rows[(rows != x).any(axis=1)] - x
+    return noise
+
+
+def _findings(backend: TorchBackend, x: Float32Array) -> list[Finding]:
+    return [replace(finding, duration_s=0.0) for finding in _screen(backend, x, _GAUSSIAN, on_device=True)]
+
+
+def _screen(
+    backend: _Keeper | TorchBackend, x: Float32Array, design: spec.DetectorSpec, *, on_device: bool
+) -> tuple[Finding, ...]:
+    engine = Engine(
+        detectors=build_detectors((design,)), backends={MODEL: backend}, secret=b"check", on_device=on_device
+    )
+    engine.start()
+    try:
+        return engine.submit(x).result().findings
+    finally:
+        engine.stop()
+
+
+def _all_differ(noise: list[Float32Array]) -> bool:
+    """Whether no two rows share more than a thousandth of their values, which float32 makes equal now and then."""
+    return all(
+        float(np.isclose(one, other, rtol=0, atol=1e-7).mean()) < 1e-3  # noqa: PLR2004 - as said
+        for i, one in enumerate(noise)
+        for other in noise[:i]
+    )
+
+
+def _sure(holds: bool, problem: str) -> None:  # noqa: FBT001 - as assert
+    if not holds:
+        raise SystemExit(f"benchmarks.engine.gpu: {problem}")

@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 # Real images to measure on: mnist.npz and cifar10-jpeg.zip.
 DATA ?= $(firstword $(wildcard data ../shared/data) data)
 
-.PHONY: help demo test bench bench-train soak env triton lint format proto schema constraints clean distclean
+.PHONY: help demo test bench bench-gpu bench-train soak env triton lint format proto schema constraints clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: lint triton ## Run every check and the whole test suite, with a real Trito
 
 bench: $(INSTALLED) ## Measure the screening engine beside every reference (under fifteen minutes; DATA=folder of images)
 	@$(BIN)/python -m benchmarks.engine --data $(DATA)
+
+bench-gpu: $(INSTALLED) ## Check the engine on a GPU and measure it there (under eight minutes; without a GPU: the checks only)
+	@$(BIN)/python -m benchmarks.engine.gpu --data $(DATA)
 
 bench-train: $(INSTALLED) ## Train the benchmarks' models again (an hour; DATA=folder of images)
 	@$(BIN)/python -m benchmarks.train lenet5 --data $(DATA)
@@ -91,7 +94,3 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
 		2> >(grep -v '^WARNING: Location .* is ignored' >&2) \
 		| sed -unE 's/^(Collecting [[:alnum:]_.-]+).*/  \1/p; s/^(Installing) collected.*/  \1 .../p'
 	@touch $@
-
-.PHONY: bench-gpu
-bench-gpu: $(INSTALLED) ## Check the engine on a GPU and measure it there (under eight minutes; without a GPU: the checks only)
-	@$(BIN)/python -m benchmarks.engine.gpu --data $(DATA)

@@ -52,7 +52,7 @@ def test_no_runtime(site: Path) -> None:
     """Without ONNX Runtime the message says how to install it."""
     with pytest.raises(EnvironmentProblem, match=r"not installed") as caught:
         check_onnxruntime()
-    assert "pip install 'guard-sidecar[cpu]'" in str(caught.value)
+    assert "pip install '.[cpu]'" in str(caught.value)
 
 
 def test_both_runtimes(site: Path) -> None:
@@ -62,7 +62,7 @@ def test_both_runtimes(site: Path) -> None:
     with pytest.raises(EnvironmentProblem, match=r"both installed") as caught:
         check_onnxruntime()
     assert "pip uninstall --yes onnxruntime onnxruntime-gpu\n" in str(caught.value)
-    assert "pip install 'guard-sidecar[cpu]'" in str(caught.value)
+    assert "pip install '.[cpu]'" in str(caught.value)
 
 
 def test_another_runtime_is_not_counted(site: Path) -> None:

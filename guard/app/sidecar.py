@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -144,6 +145,8 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Side
     """Run a sidecar until `stop` is set; `started` is called when its ports are open."""
     sidecar = Sidecar(settings)
     await sidecar.start()
+    gc.collect()
+    gc.freeze()  # what was loaded so far stays: a collection that walks through it would hold up requests
     try:
         started(sidecar)
         await stop.wait()

@@ -53,7 +53,7 @@ class Engine:
         secret: bytes,
         decided: Decided | None = None,
         max_queued_items: int = 256,
-        max_live_items: int = 16,
+        max_live_items: int = 32,
         on_device: bool = False,
     ) -> None:
         self._stages = _stages(detectors, staged=decided is not None)

@@ -97,6 +97,6 @@ def _chart(rows: Sequence[Row], path: Path) -> None:
     for place, row, margin in zip(places, rows, margins, strict=True):
         axes.text(margin, place, f" {row.measured:.3g}", va="center", fontsize=8)
     axes.set_xlabel("measured against target (right of the line: holds)")
-    axes.margins(x=0.12)
+    axes.margins(x=0.12, y=0.01)
     figure.savefig(path, dpi=120)
     plt.close(figure)

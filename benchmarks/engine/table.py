@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +62,16 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     (folder / "engine.json").write_text(json.dumps({"about": about, "rows": shown}, indent=1) + "\n")
     (folder / "engine.md").write_text(markdown(rows, about))
     _chart(rows, folder / "engine.png")
+
+
+def kept(folder: Path, measured: Collection[int]) -> list[Row]:
+    """Rows of the last table there, but for those that were measured anew."""
+    try:
+        last = json.loads((folder / "engine.json").read_text())["rows"]
+    except FileNotFoundError:
+        return []
+    names = [field.name for field in fields(Row)]
+    return [Row(**{name: row[name] for name in names}) for row in last if row["number"] not in measured]
 
 
 def markdown(rows: Sequence[Row], about: dict[str, str]) -> str:

@@ -18,6 +18,7 @@ from benchmarks.engine.table import Row
 from benchmarks.references import cohen, mutation_testing, voracek
 from benchmarks.references.art_detectors import ArtNetwork, ArtSqueezing
 from benchmarks.references.art_smoothing import ArtSmoothing
+from guard.model.backend import Backend
 from guard.model.onnx import network_backend
 from guard.offline import nets
 from guard.profile import spec
@@ -293,7 +294,7 @@ class Bench:
         target: float,
         score: Callable[[torch.Tensor], float],
         design: spec.DetectorSpec,
-        network: object = None,
+        network: Backend | None = None,
     ) -> Row:
         count = 20 * self.size.slow_images
 
@@ -301,7 +302,7 @@ class Bench:
             images = [torch.from_numpy(image) for image in self._images(count)]
             return seconds(lambda: [score(image) for image in images]) / count
 
-        with engine(self.subject, (design,), network=network) as running:  # type: ignore[arg-type]
+        with engine(self.subject, (design,), network=network) as running:
 
             def ours() -> float:
                 images = self._images(4 * count)

@@ -21,6 +21,7 @@ import torch
 
 import guard
 from guard import stats
+from guard.environment import check_onnxruntime
 from guard.errors import DataError
 from guard.model.backend import Backend
 from guard.model.onnx import OnnxBackend, network_backend
@@ -248,5 +249,5 @@ def _calibration_share() -> float:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("torch", "numpy", "onnx", "opencv-python-headless")
+    packages = ("torch", "numpy", "onnx", check_onnxruntime(), "opencv-python-headless")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}

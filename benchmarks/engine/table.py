@@ -79,9 +79,8 @@ def markdown(rows: Sequence[Row], about: dict[str, str]) -> str:
     lines = [
         "# The screening engine beside its references",
         "",
-        "Ratios, the two sides of each in turns; the median over rounds, and the least and largest round. All rows are of "
-        "one run, but",
-        "for those that the command names with --only, which were measured again.",
+        "Ratios, the two sides of each in turns; the median over rounds, and the least and largest round.",
+        "All rows are of one run, but for those that the command names with --only, which were measured again.",
         "",
         "| # | compare | model | target | measured | rounds | holds | on what |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -17,7 +17,7 @@ from benchmarks.engine import load
 from benchmarks.engine.rows import SIZES, Bench
 from benchmarks.engine.subject import Subject
 from benchmarks.engine.subject import load as load_subjects
-from benchmarks.engine.table import Row, kept, write
+from benchmarks.engine.table import Row, merged, write
 
 _LOAD_S = 12.0
 
@@ -27,7 +27,8 @@ def main(
     out: Annotated[Path, typer.Option(help="Where engine.json, engine.md and engine.png go.")] = Path(
         "benchmarks/results"
     ),
-    only: Annotated[list[int] | None, typer.Option(help="Rows to measure anew; all if none is named.")] = None,
+    runs: Annotated[int, typer.Option(help="How often to measure it all.")] = 1,
+    only: Annotated[list[int] | None, typer.Option(help="Rows to measure; nothing is written then.")] = None,
     seed: Annotated[int, typer.Option(help="Of the images, the noise of references and the arrivals.")] = 0,
 ) -> None:
     """Measure the screening engine beside every reference, and write the table."""
@@ -37,27 +38,33 @@ def main(
     console.print("Loading models and images, and trying batch sizes")
     subjects = load_subjects(data, seed=seed)
     gc.freeze()
-    rows: list[Row] = []
+    measured: list[list[Row]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         parts = [part for subject in subjects for part in _parts(subject, seed, set(only or range(1, 11)))]
-        task = progress.add_task("measuring", total=len(parts))
-        for description, part in parts:
-            progress.update(task, description=description)
-            for row in part():
-                rows.append(row)
-                mark = "[green]holds[/]" if row.holds else "[red]does not hold[/]"
-                sign = ">=" if row.better == "at least" else "<="
-                console.print(
-                    f"{row.number:>2}  {row.compare}, {row.model}: {row.measured:.3g} "
-                    f"({row.low:.3g} to {row.high:.3g}), target {sign} {row.target:g}: {mark}\n      {row.detail}",
-                    highlight=False,
-                )
-            progress.advance(task)
-    rows += kept(out, only or range(1, 11))
-    rows.sort(key=lambda row: row.number)
-    write(rows, out)
-    console.print(f"{sum(row.holds for row in rows)} of {len(rows)} hold; written to {out}/engine.json, .md and .png")
+        task = progress.add_task("measuring", total=runs * len(parts))
+        for run in range(runs):
+            measured.append([])
+            for description, part in parts:
+                progress.update(task, description=f"run {run + 1} of {runs}, {description}")
+                for row in part():
+                    measured[-1].append(row)
+                    console.print(_line(row), highlight=False)
+                progress.advance(task)
+    rows = merged(measured)
+    console.print(f"{sum(row.holds for row in rows)} of {len(rows)} hold")
+    if only is None:
+        write(rows, out)
+        console.print(f"written to {out}/engine.json, .md and .png")
+
+
+def _line(row: Row) -> str:
+    mark = "[green]holds[/]" if row.holds else "[red]does not hold[/]"
+    ceiling = "" if row.ceiling is None else f", at most {row.ceiling:.3g} here"
+    return (
+        f"{row.number:>2}  {row.compare}, {row.model}: {row.measured:.3g} ({row.low:.3g} to {row.high:.3g}), "
+        f"target {row.sign} {row.target:g}{ceiling}: {mark}\n      {row.detail}"
+    )
 
 
 def _parts(subject: Subject, seed: int, only: set[int]) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:

@@ -9,7 +9,6 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -18,22 +17,20 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
-from torch import nn
 
-from benchmarks import data, models
 from benchmarks.engine import gpu_checks
 from benchmarks.engine.clock import Ratio, ratio, seconds
+from benchmarks.engine.gpu_subject import LARGE, Subject, in_half, load_images, subjects
 from benchmarks.engine.gpu_table import Figure, write
 from benchmarks.engine.load import Traffic
 from benchmarks.engine.subject import SIGMA, evaluations, screen
 from benchmarks.references import mutation_testing
-from guard.model.sweep import best_batch
 from guard.model.torch import TorchBackend
 from guard.profile import spec
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
 from guard.screen.trial import MODEL
-from guard.values import Float32Array, ModelInfo, OutputKind, Screening
+from guard.values import Float32Array, Screening
 
 _GAUSSIAN = spec.Gaussian(sigma=SIGMA)
 _SPECS = (
@@ -43,46 +40,9 @@ _SPECS = (
 _TEST = mutation_testing.Sprt(theta=0.1, indifference=0.5)
 _CAP = 500
 _LIVE = 256
-_LARGE = "ResNet-50 (random weights)"
-_BUCKET = 256
-"""For the large model; the others get what suits them."""
 _LOAD = 0.4
 _LOAD_S = 10.0
 _ROUNDS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A model on the GPU with images; `requests` a round for the engine, `slow` for one at a time."""
-
-    module: nn.Module
-    backend: TorchBackend
-    images: Float32Array
-    requests: int
-    slow: int
-
-
-def subjects(folder: Path, device: torch.device) -> Iterator[Subject]:
-    """LeNet-5 and ResNet-20 with test images, or random ones where the folder has none, and a ResNet-50's shape."""
-    rng = np.random.default_rng(0)
-    mnist = cifar = None
-    if (folder / data.MNIST).is_file() and (folder / data.CIFAR10).is_file():
-        mnist, cifar = (load(folder, "test", 400).pixels for load in (data.load_mnist, data.load_cifar10))
-    if mnist is None or cifar is None:
-        mnist, cifar = (rng.random((64, *s), np.float32) for s in (models.LENET5_SHAPE, models.RESNET20_SHAPE))
-    large = rng.random((32, 3, 224, 224), np.float32)
-    for name, net, images, requests, slow in (
-        ("LeNet-5", models.lenet5(), mnist, 3000, 10),
-        ("ResNet-20", models.resnet20(), cifar, 2000, 4),
-        (_LARGE, models.resnet50(), large, 200, 2),
-    ):
-        shape, classes = images.shape[1:], 1000 if name == _LARGE else models.CLASSES
-        info = ModelInfo(name, "input", "logits", "FP32", shape, classes, (0.0, 1.0), OutputKind.LOGITS, name)
-        module = net.to(device)
-        backend = TorchBackend(module, info, batch=_BUCKET)
-        if name != _LARGE:
-            backend.preferred_batch = best_batch(backend, budget_s=2.0).batch
-        yield Subject(module, backend, images, requests, slow)
 
 
 @contextmanager
@@ -109,6 +69,30 @@ def measure(subject: Subject) -> Iterator[Figure]:
         yield from _throughput(subject, engine)
         yield from _latency(subject, engine)
     yield from _one_at_a_time(subject)
+    yield from _half(subject)
+
+
+def _half(subject: Subject) -> Iterator[Figure]:
+    """The same model in fp16."""
+    name, halved = subject.backend.info.name, in_half(subject)
+    with running(halved, *_SPECS) as engine:
+        yield from _throughput(halved, engine)
+    found = ratio(_evaluation(subject), _evaluation(halved), _ROUNDS)
+    yield Figure(name, "an evaluation in fp32, over fp16", *found[:3], detail="at the best bucket of each")
+
+
+def _evaluation(subject: Subject) -> Callable[[], float]:
+    """What one evaluation costs in full batches, run as the engine has them run."""
+    batch = subject.backend.preferred_batch
+    backend = TorchBackend(subject.module, subject.backend.info, batch=batch)  # an engine has the other's batches
+    (copies,) = backend.lend(batch, 1)
+    calls = max(10, int(subject.requests * 20 / batch))
+
+    def cost() -> float:
+        return seconds(lambda: [backend.logits(copies).cpu() for _ in range(calls)]) / (calls * batch)
+
+    cost()
+    return cost
 
 
 def _throughput(subject: Subject, engine: Engine) -> Iterator[Figure]:
@@ -126,18 +110,11 @@ def _throughput(subject: Subject, engine: Engine) -> Iterator[Figure]:
         per_evaluation.append(elapsed / evaluations(done))
         return per_evaluation[-1]
 
-    copies = torch.zeros(batch, *backend.info.shape, device=backend.device)
-    calls = max(10, int(subject.requests * 20 / batch))
-
-    def floor() -> float:
-        return seconds(lambda: [backend.logits(copies).cpu() for _ in range(calls)]) / (calls * batch)
-
-    floor()
-    rho = ratio(cost, floor, _ROUNDS)
+    rho = ratio(cost, _evaluation(subject), _ROUNDS)
     detail = f"bucket {batch}; {np.mean(spent):.1f} evaluations a request"
-    yield Figure(name, "rho", *rho, 1.1 if name == _LARGE else None, "at most", detail)
-    yield Figure(name, "requests/s", *_rate(per_request))
-    yield Figure(name, "evaluations/s", *_rate(per_evaluation))
+    yield Figure(name, "rho", *rho[:3], 1.1 if name == LARGE else None, "at most", detail)
+    yield Figure(name, "requests/s", *_rate(per_request)[:3])
+    yield Figure(name, "evaluations/s", *_rate(per_evaluation)[:3])
 
 
 def _latency(subject: Subject, engine: Engine) -> Iterator[Figure]:
@@ -181,7 +158,7 @@ def _one_at_a_time(subject: Subject) -> Iterator[Figure]:
             words = rule.__name__.replace("_", " ")
             detail = f"rate {_TEST.theta:g} +- {_TEST.indifference:.0%}, cap {_CAP}"
             yield Figure(
-                subject.backend.info.name, f"one at a time, {words}, over Guard", *found, target, detail=detail
+                subject.backend.info.name, f"one at a time, {words}, over Guard", *found[:3], target, detail=detail
             )
 
 
@@ -202,7 +179,7 @@ def main(
     torch.set_num_threads(1)
     console = Console()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for line in gpu_checks.run(device):
+    for line in gpu_checks.run(device, load_images(folder)):
         console.print(f"checked: {line}", highlight=False)
     if device.type == "cpu":
         console.print("There is no GPU that torch can use: the checks ran on the CPU, and nothing was measured.")

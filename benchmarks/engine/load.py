@@ -15,7 +15,7 @@ from functools import partial
 import grpc
 import numpy as np
 
-from benchmarks.engine.clock import Ratio, seconds
+from benchmarks.engine.clock import seconds
 from benchmarks.engine.echo import METHOD
 from benchmarks.engine.rows import SENSITIVITY
 from benchmarks.engine.subject import SIGMA, Subject, engine, screen
@@ -129,8 +129,8 @@ def echo(subject: Subject, duration_s: float, seed: int) -> Iterator[Row]:
         idle, busy = asyncio.run(_echo(subject, running, duration_s, seed))
     ratios = sorted(above / below for above, below in zip(busy, idle, strict=True))
     detail = f"{_ECHO_RATE:g} echoes a second; p99 idle {_ms(idle)}, busy {_ms(busy)}"
-    found = Ratio(statistics.median(ratios), ratios[0], ratios[-1])
-    yield Row(9, "echo p99, engine busy over idle", subject.name, *found, 1.3, "at most", detail)
+    found = statistics.median(ratios)
+    yield Row(9, "echo p99, engine busy over idle", subject.name, found, ratios[0], ratios[-1], 1.3, "at most", detail)
 
 
 async def _echo(subject: Subject, running: Engine, duration_s: float, seed: int) -> tuple[list[float], list[float]]:

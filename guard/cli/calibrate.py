@@ -21,6 +21,22 @@ class Mutation(StrEnum):
     CONTRAST_BRIGHTNESS = "contrast_brightness"
 
 
+class Precision(StrEnum):
+    """What a replica computes in."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    INT8 = "int8"
+    FP16 = "fp16"
+
+
+class Device(StrEnum):
+    """Where a model file runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 def calibrate(
     *,
     data: Annotated[Path, typer.Option(help="Clean samples: a folder of images or npy files, an npz or an npy.")],
@@ -31,13 +47,15 @@ def calibrate(
     bounds: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Of input values.")] = (0.0, 1.0),
     mutation: Annotated[list[Mutation] | None, typer.Option(help="Further sensitivity detectors.")] = None,
     network: Annotated[bool, typer.Option(help="Train a detector network; confident attacks pass without.")] = True,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Screen with an int8 replica if it is faster and agrees.")
-    ] = False,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the replica; other than fp32 only if it is faster and agrees.")
+    ] = Precision.FP32,
+    device: Annotated[Device, typer.Option(help="Where the model file runs; best as in the policy.")] = Device.CPU,
     radius_sigmas: Annotated[float, typer.Option(min=0.01, max=3.0, help="Radius to certify, in sigmas.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits and training.")] = 0,
 ) -> None:
     """Measure a model on clean samples and write its profile."""
+    from guard import config
     from guard.environment import check_onnxruntime
     from guard.observe.logs import configure_logging
     from guard.offline.calibrate import Options
@@ -45,12 +63,14 @@ def calibrate(
 
     check_onnxruntime()
     configure_logging(json=False, level="warning")
-    source = Source(model=model, upstream=upstream, model_name=model_name, bounds=bounds)
+    source = Source(
+        model=model, upstream=upstream, model_name=model_name, bounds=bounds, device=config.Device(device.value)
+    )
     options = Options(
         seed=seed,
         radius_sigmas=radius_sigmas,
         mutations=tuple(dict.fromkeys(str(kind) for kind in mutation or ())),
         network=network,
-        int8=int8,
+        precision=precision.value,
     )
     calibrate_to(source, data, out_folder, options, out)

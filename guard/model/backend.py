@@ -19,7 +19,8 @@ SMALLEST_PROBABILITY = 1e-12
 class Backend(Protocol):
     """A replica of the guarded model, or a detector network. Synchronous, and owned by one thread.
 
-    One that likes its batches somewhere else than in the host's memory is `Placed` too.
+    One that likes its batches somewhere else than in the host's memory is `Placed` too, and one that likes them in
+    memory of its own is `Lending`.
     """
 
     info: ModelInfo
@@ -48,6 +49,22 @@ class Placed(Protocol):
 def device_of(backend: Backend) -> torch.device:
     """Where a replica likes its batches; in the host's memory if it doesn't say."""
     return backend.device if isinstance(backend, Placed) else torch.device("cpu")
+
+
+@runtime_checkable
+class Lending(Protocol):
+    """What has memory for batches where they cost it least: copies are made there, and nothing is copied again."""
+
+    def lend(self, rows: int, count: int) -> list[Tensor]:
+        """So many batches of zeros; the first rows of one may be classified, any number of them. The latest count."""
+        ...
+
+
+def batches_for(backend: Backend, rows: int, count: int = 1) -> list[Tensor]:
+    """Batches of zeros, (rows, *dims) each, where a replica likes them best."""
+    if isinstance(backend, Lending):
+        return backend.lend(rows, count)
+    return [torch.zeros(rows, *backend.info.shape, device=device_of(backend)) for _ in range(count)]
 
 
 def as_logits(

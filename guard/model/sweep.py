@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import torch
 from torch import Tensor
 
-from guard.model.backend import Backend, device_of
+from guard.model.backend import Backend, batches_for
 
 BUCKETS: Final = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _GOOD_ENOUGH = 1.05
@@ -36,7 +35,7 @@ def best_batch(backend: Backend, *, budget_s: float = 0.5, clock: Callable[[], f
     times: dict[int, float] = {}
     largest = backend.info.max_batch or BUCKETS[-1]
     buckets = list(dict.fromkeys(min(bucket, largest) for bucket in BUCKETS))
-    copies = torch.zeros(buckets[-1], *backend.info.shape, device=device_of(backend))
+    (copies,) = batches_for(backend, buckets[-1])
     _classify(backend, copies[: buckets[0]])  # on a GPU the first call of all may take seconds: libraries are loaded
     deadline = clock() + budget_s
     for bucket in buckets:

@@ -28,7 +28,7 @@ from guard.model.onnx import OnnxBackend, network_backend
 from guard.model.sweep import best_batch
 from guard.offline.network import train_network, train_surrogate
 from guard.offline.progress import Reporter, quiet
-from guard.offline.quantise import Variant, int8_variant
+from guard.offline.quantise import Precision, fastest_variant
 from guard.offline.tune import choose_hypotheses, choose_sigma, choose_squeezers, label_change_rates
 from guard.profile import spec
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
@@ -60,15 +60,16 @@ class Options:
     """What a person may choose; the rest is measured.
 
     `radius_sigmas` is the L2 radius to certify, in deviations of the noise. `mutations` names the kinds of sensitivity
-    beside the Gaussian one: uniform, shift_rotate, contrast_brightness. `network` trains a detector network. `int8`
-    asks for a replica in 8-bit integers, taken if it is faster and agrees.
+    beside the Gaussian one: uniform, shift_rotate, contrast_brightness. `network` trains a detector network.
+    `precision` is that of the replica: fp32 for the model itself; int8 or fp16, each taken only if it is faster and
+    agrees; or auto, for the fastest of the three.
     """
 
     seed: int = 0
     radius_sigmas: float = 0.5
     mutations: tuple[str, ...] = ()
     network: bool = True
-    int8: bool = False
+    precision: Precision = "fp32"
     budget: Budget = field(default_factory=Budget)
 
 
@@ -92,7 +93,7 @@ def calibrate(
     fit, reference, held_out = (samples[part] for part in (order[:first], order[first:second], order[second:]))
     backend.info = with_output_kind(backend.info, backend, fit[:_CANARIES])
     original = backend
-    variant = _int8(backend, fit) if options.int8 else None
+    variant = fastest_variant(backend, fit, options.precision)
     if variant is not None:
         backend = variant.backend
     files = {_NETWORK_FILE: _train(backend, fit, options, reporter)} if options.network else {}
@@ -121,12 +122,6 @@ def calibrate(
         files=files | ({} if variant is None else {variant.spec.file: variant.content}),
         replica=None if variant is None else variant.spec,
     )
-
-
-def _int8(backend: Backend, fit: Float32Array) -> Variant | None:
-    if not isinstance(backend, OnnxBackend):
-        raise DataError("an int8 replica is made from an ONNX file: name it with --model, or leave out --int8")
-    return int8_variant(backend, fit)
 
 
 def with_output_kind(info: ModelInfo, backend: Backend, samples: Float32Array) -> ModelInfo:
@@ -198,7 +193,8 @@ def _engine(
 ) -> Iterator[Engine]:
     backends = {MODEL: backend}
     if files:
-        backends[NETWORK] = network_backend(files[_NETWORK_FILE], backend.info)
+        providers = backend.providers if isinstance(backend, OnnxBackend) else ("CPUExecutionProvider",)
+        backends[NETWORK] = network_backend(files[_NETWORK_FILE], backend.info, providers=providers)
     engine = Engine(
         # A certificate is no score, and nothing of it is kept.
         detectors=build_detectors(each for each in detectors if not isinstance(each, spec.SmoothingSpec)),

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 from rich.console import Console
 
+from guard.config import Device
 from guard.errors import BackendError, ConfigError, UpstreamUnavailable
 from guard.model.backend import Backend
 from guard.model.onnx import OnnxBackend, inspect_onnx
@@ -22,25 +23,33 @@ from guard.offline.show import print_profile
 from guard.profile import store
 from guard.values import ModelInfo
 
+_PROVIDERS = {
+    Device.CPU: ("CPUExecutionProvider",),
+    Device.CUDA: ("CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the model is: a file, or a server that has it under a name.
+    """Where the model is: a file, or a server that has it under a name. `device` is where a file runs.
 
     Raises:
-        ConfigError: neither or both, or bounds that are none.
+        ConfigError: neither or both, bounds that are none, or a device for a server.
     """
 
     model: Path | None
     upstream: str | None
     model_name: str | None
     bounds: tuple[float, float]
+    device: Device = Device.CPU
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.upstream is None):
             raise ConfigError("say either --model model.onnx, or --upstream host:port --model-name NAME")
         if self.upstream is not None and not self.model_name:
             raise ConfigError("--upstream needs --model-name, the model's name on that server")
+        if self.upstream is not None and self.device is not Device.CPU:
+            raise ConfigError(f"--device {self.device} is for a --model file: leave it out beside --upstream")
         low, high = self.bounds
         if not -math.inf < low < high < math.inf:
             raise ConfigError(f"--bounds {low:g} {high:g}: give two finite numbers, the smaller one first")
@@ -92,7 +101,7 @@ def _open(source: Source, shape: tuple[int, ...]) -> Backend:
     if source.model is not None:
         path, name = source.model, source.model_name or source.model.stem
         info = _first_fit(shape, lambda dims: inspect_onnx(path, name=name, bounds=source.bounds, dims=dims))
-        return OnnxBackend(path.read_bytes(), info)
+        return OnnxBackend(path.read_bytes(), info, providers=_PROVIDERS[source.device])
     address, name = source.upstream or "", source.model_name or ""
     try:
         info = _first_fit(shape, lambda dims: inspect_upstream(address, name=name, bounds=source.bounds, dims=dims))

@@ -1,7 +1,8 @@
-"""A faster replica: the model in 8-bit integers, if it is faster on this machine and says the same.
+"""A faster replica: the model in fewer bits, if it is faster where it runs and says the same.
 
-Static quantisation with a scale for each channel (Jacob et al., 2018), by ONNX Runtime. It is another function than the
-model, so everything that is calibrated is calibrated with it, and a certificate is one about it.
+int8 is static quantisation with a scale for each channel (Jacob et al., 2018), fp16 half precision, both by ONNX
+Runtime's tools. Either is another function than the model, so everything that is calibrated is calibrated with it, and
+a certificate is one about it.
 """
 
 from __future__ import annotations
@@ -14,54 +15,82 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
+import onnx
 import structlog
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from guard import datatypes
-from guard.errors import BackendError
+from guard.errors import BackendError, DataError
+from guard.model.backend import Backend
 from guard.model.onnx import OnnxBackend
 from guard.model.sweep import best_batch
-from guard.profile.spec import Int8Replica
+from guard.profile.spec import ReducedReplica
 from guard.values import Float32Array, IntArray, ModelInfo
 
-FILE = "replica.onnx"
-_SAMPLES = 256
-_LEAST_AGREEMENT = 0.99
+Reduced: TypeAlias = Literal["int8", "fp16"]
+Precision: TypeAlias = Literal["auto", "fp32"] | Reduced
+"""Of a replica: that of the model itself, fewer bits where they earn their place, or whichever is fastest."""
+
+LEAST_AGREEMENT = 0.99
 LEAST_SPEEDUP = 1.1
+_FILE = "replica.onnx"
+_SAMPLES = 256
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """An int8 replica that earns its place: what the profile says of it, its file, and the replica, open."""
+    """A replica that earns its place: what the profile says of it, its file, and the replica, open."""
 
-    spec: Int8Replica
+    spec: ReducedReplica
     content: bytes
     backend: OnnxBackend
 
 
-def int8_variant(
-    original: OnnxBackend, samples: Float32Array, *, least_speedup: float = LEAST_SPEEDUP
+def fastest_variant(
+    original: Backend, samples: Float32Array, precision: Precision = "auto", *, least_speedup: float = LEAST_SPEEDUP
 ) -> Variant | None:
-    """Quantise an ONNX model on clean samples (n, *shape); None where that is slower, disagrees, or can't be done.
+    """The fastest of a model's variants that earn their place on clean samples (n, *shape); None if none does.
 
-    It has to be so many times as fast, and to give 99 % of the samples the label that the model gives them.
+    It has to be so many times as fast as the model where that runs, and to give 99 % of the samples the model's label.
+
+    Raises:
+        DataError: the model is no ONNX file.
     """
-    try:
-        content = _quantise(original.content, original.info, samples[:_SAMPLES])
-        backend = OnnxBackend(content, original.info)
-        found = _compare(original, backend, samples)
-    except Exception as exc:  # noqa: BLE001 - the quantiser raises whatever it likes on graphs that it can't take
-        _log.warning("no int8 replica: the model can't be quantised", error=str(exc))
+    if precision == "fp32":
         return None
-    if found["speedup"] < least_speedup or found["agreement"] < _LEAST_AGREEMENT:
-        _log.warning("no int8 replica: it is slower, or its labels differ", **found)
+    if not isinstance(original, OnnxBackend):
+        raise DataError(
+            f"--precision {precision} makes a replica from an ONNX file: name it with --model, or leave it out"
+        )
+    asked: tuple[Reduced, ...] = ("int8", "fp16") if precision == "auto" else (precision,)
+    found = [_variant(original, samples, each, least_speedup) for each in asked]
+    variants = sorted((each for each in found if each is not None), key=lambda variant: variant.spec.speedup)
+    for slower in variants[:-1]:
+        slower.backend.close()
+    return variants[-1] if variants else None
+
+
+def _variant(original: OnnxBackend, samples: Float32Array, precision: Reduced, least_speedup: float) -> Variant | None:
+    try:
+        content = _convert(original, samples[:_SAMPLES], precision)
+        backend = OnnxBackend(content, original.info, providers=original.providers)
+        found = _compare(original, backend, samples)
+    except Exception as exc:  # noqa: BLE001 - converters raise whatever they like on graphs that they can't take
+        _log.warning(f"no {precision} replica: the model can't be converted", error=str(exc))
+        return None
+    if found["speedup"] < least_speedup or found["agreement"] < LEAST_AGREEMENT:
+        _log.warning(f"no {precision} replica: it is slower, or its labels differ", **found)
         backend.close()
         return None
-    return Variant(Int8Replica(file=FILE, sha256=hashlib.sha256(content).hexdigest(), **found), content, backend)
+    sha256 = hashlib.sha256(content).hexdigest()
+    spec = ReducedReplica(precision=precision, file=_FILE, sha256=sha256, **found)
+    return Variant(spec, content, backend)
 
 
 def _compare(original: OnnxBackend, variant: OnnxBackend, samples: Float32Array) -> dict[str, float]:
@@ -73,15 +102,30 @@ def _compare(original: OnnxBackend, variant: OnnxBackend, samples: Float32Array)
 
 def _labels(backend: OnnxBackend, samples: Float32Array) -> IntArray:
     parts = torch.split(torch.from_numpy(samples), backend.preferred_batch)
-    labels: IntArray = torch.cat([backend.logits(part).argmax(dim=1) for part in parts]).numpy()
+    logits = torch.cat([backend.logits(part) for part in parts])
+    if not bool(logits.isfinite().all()):
+        raise BackendError("it answers clean samples with NaN or infinity: values leave the range of its precision")
+    labels: IntArray = logits.argmax(dim=1).numpy()
     return labels
 
 
+def _convert(original: OnnxBackend, samples: Float32Array, precision: Reduced) -> bytes:
+    datatype = original.info.datatype
+    if datatype != "FP32":
+        raise BackendError(f"it takes {datatype}, and only FP32 is converted")
+    return _quantise(original.content, original.info, samples) if precision == "int8" else _halve(original.content)
+
+
+def _halve(model: bytes) -> bytes:
+    """Half precision inside, while inputs and logits stay FP32: copies meet the model as they were drawn."""
+    with _quiet():
+        halved: bytes = convert_float_to_float16(onnx.load_from_string(model), keep_io_types=True).SerializeToString()
+    return halved
+
+
 def _quantise(model: bytes, info: ModelInfo, samples: Float32Array) -> bytes:
-    if info.datatype != "FP32":
-        raise BackendError(f"it takes {info.datatype}, and only FP32 is quantised")
     with tempfile.TemporaryDirectory(prefix="guard-int8-") as folder, _quiet():
-        files = [Path(folder) / name for name in ("model.onnx", "prepared.onnx", FILE)]
+        files = [Path(folder) / name for name in ("model.onnx", "prepared.onnx", "quantised.onnx")]
         files[0].write_bytes(model)
         quant_pre_process(files[0], files[1], skip_symbolic_shape=True)
         quantize_static(
@@ -112,7 +156,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice to developers."""
+    """Without the converters' advice to developers."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

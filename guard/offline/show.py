@@ -46,7 +46,7 @@ def _replica(profile: Profile) -> str:
     if profile.replica is None:
         return "the model itself"
     return (
-        f"int8, {profile.replica.speedup:.1f} times as fast; "
+        f"{profile.replica.precision}, {profile.replica.speedup:.1f} times as fast; "
         f"it gives {profile.replica.agreement:.1%} of clean samples the model's label"
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from guard.profile.spec import TWO_SIDED, DetectorSpec, Int8Replica, NetworkSpec, SmoothingSpec
+from guard.profile.spec import TWO_SIDED, DetectorSpec, NetworkSpec, ReducedReplica, SmoothingSpec
 from guard.values import Float32Array, Float64Array, IntArray, ModelInfo
 
 
@@ -61,7 +61,7 @@ class Profile:
     canaries: Canaries
     provenance: Provenance
     files: Mapping[str, bytes] = field(default_factory=dict)
-    replica: Int8Replica | None = None
+    replica: ReducedReplica | None = None
     """What was calibrated with in place of the model's own file."""
 
     @property
@@ -74,6 +74,6 @@ class Profile:
         """Names of the detectors whose scores are evidence in both directions."""
         return frozenset(spec.name for spec in self.detectors if isinstance(spec, TWO_SIDED))
 
-    def bytes_of(self, spec: NetworkSpec | Int8Replica) -> bytes:
+    def bytes_of(self, spec: NetworkSpec | ReducedReplica) -> bytes:
         """The ONNX file of a detector network or a replica."""
         return self.files[spec.file]

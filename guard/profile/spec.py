@@ -186,9 +186,10 @@ class NetworkSpec(_Spec):
         return "network"
 
 
-class Int8Replica(_Spec):
-    """The model in 8-bit integers, an ONNX file inside the profile, as the replica that was calibrated with."""
+class ReducedReplica(_Spec):
+    """The model in fewer bits, an ONNX file inside the profile, as the replica that was calibrated with."""
 
+    precision: Literal["int8", "fp16"]
     file: str
     sha256: str
     speedup: float = Field(gt=0, description="how many times faster than the model it was where it was calibrated")

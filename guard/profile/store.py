@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from guard.errors import ProfileError
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
-from guard.profile.spec import DetectorSpec, Int8Replica, NetworkSpec
+from guard.profile.spec import DetectorSpec, NetworkSpec, ReducedReplica
 from guard.values import ModelInfo
 
 FORMAT = 2
@@ -28,7 +28,7 @@ _REMAKE = "make it again with `guard calibrate`"
 _INFO: TypeAdapter[ModelInfo] = TypeAdapter(ModelInfo)
 _PROVENANCE: TypeAdapter[Provenance] = TypeAdapter(Provenance)
 _DETECTORS: TypeAdapter[tuple[DetectorSpec, ...]] = TypeAdapter(tuple[DetectorSpec, ...])
-_REPLICA: TypeAdapter[Int8Replica | None] = TypeAdapter(Int8Replica | None)
+_REPLICA: TypeAdapter[ReducedReplica | None] = TypeAdapter(ReducedReplica | None)
 
 
 def save(profile: Profile, directory: Path) -> None:
@@ -80,7 +80,7 @@ def load(directory: Path) -> Profile:
             arrays = dict(packed_arrays)
         detectors = _DETECTORS.validate_python(manifest["detectors"])
         replica = _REPLICA.validate_python(manifest["replica"])
-        with_files: list[NetworkSpec | Int8Replica] = [
+        with_files: list[NetworkSpec | ReducedReplica] = [
             *(each for each in detectors if isinstance(each, NetworkSpec)),
             *([replica] if replica else []),
         ]
@@ -110,7 +110,7 @@ def _benign(arrays: Mapping[str, npt.NDArray[Any]], part: str) -> BenignScores:
     return BenignScores(labels=arrays[f"{part}_labels"], scores=scores)
 
 
-def _file(directory: Path, spec: NetworkSpec | Int8Replica) -> bytes:
+def _file(directory: Path, spec: NetworkSpec | ReducedReplica) -> bytes:
     if Path(spec.file).name != spec.file:
         raise ProfileError(f"{directory / MANIFEST} names a file outside the profile: {spec.file!r}; {_REMAKE}")
     try:

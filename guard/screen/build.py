@@ -11,7 +11,7 @@ from guard.screen.confidence import ConfidenceTrial
 from guard.screen.network import NetworkTrial
 from guard.screen.sensitivity import SensitivityTrial
 from guard.screen.smoothing import SmoothingTrial
-from guard.screen.squeezing import SqueezingTrial
+from guard.screen.squeezing import SqueezingTrial, squeezed
 from guard.screen.trial import Detector, SequentialTrial, Trial
 
 _STAGES: dict[type[DetectorSpec], int] = {SensitivitySpec: 1, SmoothingSpec: 2}
@@ -38,7 +38,7 @@ def _opener(spec: DetectorSpec) -> Callable[[], Trial | SequentialTrial]:
         case SensitivitySpec():
             return partial(SensitivityTrial, spec)
         case SqueezingSpec():
-            return partial(SqueezingTrial, spec)
+            return partial(SqueezingTrial, spec.name, squeezed(spec))
         case SmoothingSpec():
             return partial(SmoothingTrial, spec)
         case NetworkSpec():

@@ -13,9 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from guard.model.backend import Backend, device_of
+from guard.model.backend import Backend, batches_for
 from guard.profile.spec import Gaussian, Identity, Uniform
-from guard.screen.batch import Compared, Replica, fault_non_finite, inputs_in, known_labels
+from guard.screen.batch import BATCHES, Compared, Replica, fault_non_finite, inputs_in, known_labels
+from guard.screen.flight import Flight
 from guard.screen.keystream import Draw
 from guard.screen.live import LiveItem, Share
 from guard.screen.mutations import Bounds, make
@@ -30,16 +31,16 @@ class DeviceReplica(Replica):
     """Inputs are uploaded once and kept with their items; noise and comparisons never leave the device."""
 
     def __init__(self, name: str, backend: Backend, key: bytes) -> None:
-        shape = (backend.preferred_batch, *backend.info.shape)
-        super().__init__(name, backend, key, torch.zeros(shape, device=device_of(backend)))
+        batches = batches_for(backend, backend.preferred_batch, BATCHES)
+        self._device = batches[0].device
+        super().__init__(name, backend, key, batches)
         for mutation in (
             Gaussian(sigma=1.0),
             Uniform(width=1.0),
         ):  # kernels are compiled now, not for the first request
-            add_noise(mutation, [self._batch[0].clone()], np.zeros(1, np.int64), self._batch[:1], backend.info.bounds)
+            add_noise(mutation, [batches[1][0]], np.zeros(1, np.int64), batches[0][:1], backend.info.bounds)
 
-    def _make(self, source: Source, members: Sequence[Share], start: int, end: int) -> None:
-        rows = self._batch[start:end]
+    def _make(self, source: Source, members: Sequence[Share], rows: Tensor) -> None:
         inputs = [self._uploaded(item) for item, _, copies in members for _ in range(copies)]
         match source.mutation:
             case Identity():
@@ -52,7 +53,8 @@ class DeviceReplica(Replica):
                 make(mutation, self._wanted(source, members), made, self._backend.info.bounds)
                 rows.copy_(torch.from_numpy(made))
 
-    def _compare(self, shares: Sequence[Share], logits: Tensor) -> Compared:
+    def _compare(self, flight: Flight, logits: Tensor) -> Compared:
+        shares = flight.shares
         inputs = dict(inputs_in(shares))
         rows = np.repeat([inputs.get(share.item, -1) for share in shares], [share.copies for share in shares])
         shown = np.flatnonzero(np.repeat([s.stream.shown for s in shares], [s.copies for s in shares]))
@@ -66,8 +68,8 @@ class DeviceReplica(Replica):
         return Compared(values, changed > 0, margins)
 
     def _uploaded(self, item: LiveItem) -> Tensor:
-        if item.on_device is None or item.on_device.device != self._batch.device:
-            item.on_device = torch.tensor(item.x, dtype=torch.float32, device=self._batch.device)
+        if item.on_device is None or item.on_device.device != self._device:
+            item.on_device = torch.tensor(item.x, dtype=torch.float32, device=self._device)
         return item.on_device
 
 

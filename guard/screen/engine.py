@@ -1,8 +1,8 @@
 """The engine: a continuous batch over live items, on one thread beside the event loop.
 
-Each turn it fills one batch a backend with the copies that live items want, oldest first, runs it, hands out the
-answers, retires what is decided, and admits as many items as the next batch has room for. Nothing waits for a batch to
-fill.
+It fills a batch with the copies that live items want, oldest first, admits as many items as it has room for, and has it
+classified. While that is under way it fills a second one. When a batch lands it hands out the answers and retires what
+is decided. Nothing waits for a batch to fill.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hmac
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from itertools import groupby
@@ -23,6 +24,7 @@ from guard.model.backend import Backend, device_of
 from guard.screen.admission import Door, Job, Pace
 from guard.screen.batch import HostReplica, Replica, share_out
 from guard.screen.device import DeviceReplica
+from guard.screen.flight import Evaluator, Flight
 from guard.screen.keystream import NONCE_BYTES
 from guard.screen.live import Decided, LiveItem, Share, Stages
 from guard.screen.trial import MODEL, Detector
@@ -67,6 +69,9 @@ class Engine:
         self._door = Door(max_queued_items)
         self._pace = Pace()
         self._live: dict[LiveItem, Job] = {}
+        self._evaluator = Evaluator()
+        self._flights: deque[tuple[Replica, Flight]] = deque()
+        self._landed = 0.0
         self._max_live_items = max_live_items
         self._stopping = threading.Event()
         self._dead = threading.Event()
@@ -75,6 +80,7 @@ class Engine:
     def start(self) -> None:
         """Start the engine thread."""
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
+        self._evaluator.start()
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -85,6 +91,7 @@ class Engine:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+            self._evaluator.join(0.0 if self._thread.is_alive() else timeout_s)
         self._fail_all()
 
     @property
@@ -151,33 +158,58 @@ class Engine:
             raise
         finally:
             self._dead.set()
+            self._evaluator.stop()
             self._fail_all()
 
     def _turn(self) -> None:
-        answered: dict[LiveItem, None] = {}
-        for replica in self._replicas:
-            shares = self._next_batch(replica)
-            if shares:
-                started = time.perf_counter()
-                replica.evaluate(shares)
-                if replica.name == MODEL:
-                    self._pace.evaluated(sum(share.copies for share in shares), time.perf_counter() - started)
-                answered.update((share.item, None) for share in shares)
-        for item in answered:
+        """Launch a batch a replica, as far as something is wanted; if there was none, land the oldest flight."""
+        launched = [self._launched(replica) for replica in self._replicas]  # each may, so that none waits for another
+        if any(launched):
+            return
+        if self._flights:
+            self._land(*self._flights.popleft())
+        self._retire_all_done(stuck=not self._flights)
+
+    def _launched(self, replica: Replica) -> bool:
+        """Whether another flight is under way. One that nothing could be made ready beside has landed already."""
+        if not replica.free:
+            return False
+        shares, room = self._next_batch(replica)
+        if not shares:
+            return False
+        if room and not self._flights:
+            self._land(replica, replica.launch(shares))
+            return False
+        self._flights.append((replica, replica.launch(shares, self._evaluator)))
+        return True
+
+    def _land(self, replica: Replica, flight: Flight) -> None:
+        replica.land(flight)
+        if replica.name == MODEL:
+            landed = time.perf_counter()
+            self._pace.evaluated(flight.copies, landed - max(flight.began, self._landed))
+            self._landed = landed
+        for item in dict.fromkeys(share.item for share in flight.shares):
             item.advance()
+
+    def _retire_all_done(self, *, stuck: bool) -> None:
         for item, job in list(self._live.items()):
             if item.done:
                 self._retire(item)
-            elif not answered:  # it wants nothing that a replica could give: a trial neither asks nor ends
-                _log.error("an item can't be screened to its end", decision_id=item.decision_id)
-                self._retire(item, FaultReason.DETECTOR)
             elif job.future.cancelled():
                 del self._live[item]
             elif job.expired:
                 self._retire(item, FaultReason.DEADLINE)
+            elif stuck and not any(item.wants(replica.name) for replica in self._replicas):
+                # It wants nothing that a replica could give: a trial neither asks nor ends.
+                _log.error("an item can't be screened to its end", decision_id=item.decision_id)
+                self._retire(item, FaultReason.DETECTOR)
 
-    def _next_batch(self, replica: Replica) -> list[Share]:
-        """What is wanted of a replica, oldest item first; new items are let in for as long as there is room."""
+    def _next_batch(self, replica: Replica) -> tuple[list[Share], int]:
+        """What is wanted of a replica, oldest item first, and the room that is left.
+
+        New items are let in for as long as there is room.
+        """
         shares: list[Share] = []
         room = replica.room
         for item in self._live:
@@ -187,11 +219,11 @@ class Engine:
             if admitted is None:
                 break
             room = share_out(admitted.wants(MODEL), room, shares)
-        return shares
+        return shares, room
 
     def _admit(self) -> LiveItem | None:
         """Let in the next item that is still waited for; with nothing else to do, wait for one a moment."""
-        while (job := self._door.next(0.0 if self._live else _IDLE_S)) is not None:
+        while (job := self._door.next(0.0 if self._live or self._flights else _IDLE_S)) is not None:
             if job.future.cancelled():
                 continue
             if job.expired:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,6 +17,13 @@ def is_image(shape: tuple[int, ...]) -> bool:
     if len(shape) == _MATRIX:
         return min(shape) > 1
     return len(shape) == _IMAGE and (shape[0] in _CHANNELS or shape[-1] in _CHANNELS)
+
+
+def planes(x: Float[npt.NDArray[np.float32], "*dims"]) -> Float[npt.NDArray[np.float32], "channels height width"]:
+    """View one image as CHW."""
+    if x.ndim == _MATRIX:
+        return x[None]
+    return x if x.shape[0] in _CHANNELS else np.moveaxis(x, -1, 0)
 
 
 def to_channels_first(x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch channels height width"]:

@@ -101,28 +101,31 @@ class LiveItem:
     def wants(self, backend: str) -> list[Share]:
         """The copies that are still wanted of a backend."""
         return [
-            Share(self, stream, stream.wanted - stream.known)
+            Share(self, stream, stream.wanted - stream.sent)
             for stream in self._streams.values()
-            if stream.wanted > stream.known and stream.source.backend == backend and stream.fault is None
+            if stream.wanted > stream.sent and stream.source.backend == backend and stream.fault is None
         ]
+
+    def sent(self, stream: Stream, copies: int) -> None:
+        """A stream's next copies are on their way, and cost evaluations whatever comes of them."""
+        if stream.fault is None:
+            if stream.source.backend == MODEL:
+                self._charge(stream, copies)
+            stream.sent += copies
 
     def take(self, stream: Stream, answers: Answers) -> None:
         """Take the answers about a stream's next copies; sequential trials move at once."""
-        if stream.source.backend == MODEL:
-            self._charge(stream, len(answers.logits))
         stream.known += len(answers.logits)
         stream.parts.append(answers)
         if stream.walks:
             before = len(stream.walks)
             stream.walks = [walk for walk in stream.walks if not self._walked(stream, walk, answers)]
             if not stream.shown:  # what is left of a chunk whose trial came to its end in the first part is not bought
-                stream.wanted = max([stream.known, *(trial.wanted for _, _, trial in stream.walks)])
+                stream.wanted = max([stream.sent, *(trial.wanted for _, _, trial in stream.walks)])
             self._walking -= before - len(stream.walks)
 
-    def fail(self, stream: Stream, reason: FaultReason, *, spent: int = 0) -> None:
+    def fail(self, stream: Stream, reason: FaultReason) -> None:
         """A stream's next copies could not be made, or not classified."""
-        if stream.source.backend == MODEL:
-            self._charge(stream, spent)
         stream.fault = reason
         # Without the input's own label nothing can be said about its mutants either.
         for each in self._streams.values() if stream.source is ITSELF.source else (stream,):
@@ -154,7 +157,7 @@ class LiveItem:
 
     def _charge(self, stream: Stream, copies: int) -> None:
         """Account for evaluations of the guarded model; a detector's own network costs none."""
-        start, stop = stream.known, stream.known + copies
+        start, stop = stream.sent, stream.sent + copies
         for end, who in stream.claims:
             paid = min(end, stop) - start
             if paid > 0:

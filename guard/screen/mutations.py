@@ -14,7 +14,7 @@ from jaxtyping import Float
 from guard.errors import ConfigError
 from guard.profile import spec
 from guard.screen.keystream import Draw, gaussians, seeded, uniforms
-from guard.screen.layout import from_channels_first, is_image, to_channels_first
+from guard.screen.layout import from_channels_first, is_image, planes, to_channels_first
 from guard.values import Float32Array
 
 Bounds: TypeAlias = tuple[float, float]
@@ -143,8 +143,7 @@ def _bit_depth(mutation: spec.BitDepth, wanted: Sequence[Wanted], out: Float32Ar
 
 
 def _median(mutation: spec.Median, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds) -> None:
-    for x, rows in _rows(wanted, out):
-        rows[:] = _by_plane(lambda plane: np.asarray(cv2.medianBlur(plane, mutation.size), dtype=np.float32), x)
+    _by_plane(lambda plane: np.asarray(cv2.medianBlur(plane, mutation.size), dtype=np.float32), wanted, out)
 
 
 def _non_local_means(mutation: spec.NonLocalMeans, wanted: Sequence[Wanted], out: Float32Array, bounds: Bounds) -> None:
@@ -158,16 +157,15 @@ def _non_local_means(mutation: spec.NonLocalMeans, wanted: Sequence[Wanted], out
         denoised: Float32Array = smooth.astype(np.float32) * np.float32(span / _LEVELS_8_BIT) + np.float32(bounds[0])
         return denoised
 
+    _by_plane(denoise, wanted, out)
+
+
+def _by_plane(function: Callable[[Float32Array], Float32Array], wanted: Sequence[Wanted], out: Float32Array) -> None:
+    """Apply a function of (height, width) to each channel of each image."""
     for x, rows in _rows(wanted, out):
-        rows[:] = _by_plane(denoise, x)
-
-
-def _by_plane(function: Callable[[Float32Array], Float32Array], x: Float32Array) -> Float32Array:
-    """Apply a function of (height, width) to each channel of an image."""
-    planes = to_channels_first(torch.tensor(x)[None])[0].numpy()
-    filtered = np.stack([function(np.ascontiguousarray(plane)) for plane in planes])
-    made: Float32Array = from_channels_first(torch.from_numpy(filtered)[None], tuple(x.shape)).numpy()[0]
-    return made
+        for plane, made in zip(planes(x), planes(rows[0]), strict=True):
+            made[:] = function(np.ascontiguousarray(plane))
+        rows[1:] = rows[0]
 
 
 _Maker: TypeAlias = Callable[..., None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from guard.values import Abstention, Evidence, Finding, Float32Array, Float64Arr
 class SqueezingTrial:
     """Asks for the input and each squeezed copy at once; one answer decides it."""
 
-    __slots__ = ("_asked", "_logits", "_spec")
+    __slots__ = ("_asked", "_logits", "_name", "_squeezers")
 
-    def __init__(self, spec: SqueezingSpec) -> None:
-        self._spec = spec
-        self._asked = (ITSELF, *(Probes(source(squeezer)) for squeezer in dict.fromkeys(spec.squeezers)))
+    def __init__(self, name: str, squeezers: Mapping[str, Probes]) -> None:
+        self._name = name
+        self._squeezers = squeezers
+        self._asked = (ITSELF, *squeezers.values())
         self._logits: list[Float32Array] = []
 
     def ask(self) -> Sequence[Probes]:
@@ -31,22 +32,23 @@ class SqueezingTrial:
 
     def finding(self, duration_s: float = 0.0) -> Finding:
         """The largest distance, in [0, 2]; each squeezer's as details."""
-        squeezed = len(self._asked) - 1
-        if len(self._logits) <= squeezed:
+        if len(self._logits) < len(self._asked):
             told = max(len(self._logits) - 1, 0)
-            return Abstention(self._spec.name, told, "not every squeezed copy was classified", duration_s)
-        probabilities = _softmax(np.asarray(self._logits, dtype=np.float64))
+            return Abstention(self._name, told, "not every squeezed copy was classified", duration_s)
+        probabilities = _softmax(np.array(self._logits, dtype=np.float64))
         distances = np.abs(probabilities[1:] - probabilities[0]).sum(axis=1).tolist()
         return Evidence(
-            detector=self._spec.name,
+            detector=self._name,
             score=max(distances),
-            evaluations=squeezed,
-            details={
-                squeezer.name: distance
-                for squeezer, distance in zip(dict.fromkeys(self._spec.squeezers), distances, strict=True)
-            },
+            evaluations=len(self._squeezers),
+            details=dict(zip(self._squeezers, distances, strict=True)),
             duration_s=duration_s,
         )
+
+
+def squeezed(spec: SqueezingSpec) -> dict[str, Probes]:
+    """The copies that its trials ask for, by squeezer."""
+    return {squeezer.name: Probes(source(squeezer)) for squeezer in spec.squeezers}
 
 
 def _softmax(logits: Float64Array) -> Float64Array:

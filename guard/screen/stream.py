@@ -13,12 +13,14 @@ from guard.values import FaultReason
 class Stream:
     """An item's copies from one source: made in order, classified once, kept for every trial."""
 
-    __slots__ = ("claims", "fault", "known", "parts", "shown", "source", "walks", "wanted")
+    __slots__ = ("claims", "fault", "known", "parts", "sent", "shown", "source", "walks", "wanted")
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.known = 0
         """Copies classified so far."""
+        self.sent = 0
+        """Copies made so far: classified, or on their way."""
         self.wanted = 0
         """Copies that trials asked for so far."""
         self.shown = False

@@ -43,6 +43,15 @@ MISTAKES = {
         DIGITS + "--upstream {upstream} --model-name digit", MODEL,
         ["^guard: --model-name digit: --upstream {upstream} has no model of that name .*NOT_FOUND"],
     ),
+    "a device for a server": (
+        DIGITS + "--upstream a:1 --model-name digits --device cuda", CONFIG,
+        ["--device cuda is for a --model file", "leave it out beside --upstream"],
+    ),
+    "a precision for a server": (
+        DIGITS + "--upstream {upstream} --model-name digits --precision fp16", DATA,
+        ["--precision fp16 makes a replica from an ONNX file: name it with --model, or leave it out"],
+    ),
+    "unknown precision": (CALIBRATE + "clean.npz --precision int4", CONFIG, ["--precision", "'int4'", "'int8'"]),
     "bounds the wrong way": (CALIBRATE + "clean.npz --bounds 1 0", CONFIG, ["--bounds 1 0", "the smaller one first"]),
     "a file for the profile": (
         "calibrate --out few.npy --model digits.onnx --data clean.npz", CONFIG,

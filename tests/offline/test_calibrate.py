@@ -47,7 +47,7 @@ class Telling(Ruled):
 
     def logits(self, x: Tensor) -> Tensor:
         """Classify."""
-        self._scoring |= threading.current_thread().name == "guard-engine"
+        self._scoring |= threading.current_thread().name.startswith("guard-")
         if not self._scoring:
             self.tuned_on.update(x[:, 0].tolist())
         return torch.stack([x[:, 0], -torch.ones(len(x))], dim=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -111,9 +113,19 @@ def flat(shape: tuple[int, ...]) -> np.ndarray:
     ],
 )
 def test_robust_model_gets_the_strongest_squeezers(shape: tuple[int, ...], kinds: tuple[spec.Squeezer, ...]) -> None:
-    """A model whose labels nothing moves gets the strongest of each kind; what needs an image is for images only."""
-    backend = Ruled(lambda x: torch.ones(len(x)), shape)
-    assert choose_squeezers(backend, flat(shape)) == kinds
+    """A slow model whose labels nothing moves gets the strongest of each kind; some are for images only."""
+
+    def slow(x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.002 * len(x))
+        return torch.ones(len(x))
+
+    assert choose_squeezers(Ruled(slow, shape), flat(shape)) == kinds
+
+
+def test_non_local_means_earns_its_cost() -> None:
+    """A model that answers in less time than it takes to make such a copy does without."""
+    fast = Ruled(lambda x: torch.ones(len(x)), (1, 8, 8))
+    assert choose_squeezers(fast, flat((1, 8, 8))) == (spec.BitDepth(bits=1), spec.Median(size=5))
 
 
 def test_squeezers_keep_benign_labels() -> None:

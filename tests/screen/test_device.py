@@ -247,7 +247,7 @@ def test_uploaded_once() -> None:
     uploaded = set()
     for _ in range(4):
         (share, *_rest) = live.wants(MODEL)
-        replica.evaluate([share._replace(copies=min(share.copies, replica.room))])
+        replica.land(replica.launch([share._replace(copies=min(share.copies, replica.room))]))
         live.advance()
         uploaded.add(id(live.on_device))
     assert len(uploaded) == 1

@@ -52,7 +52,7 @@ def alone(number: int) -> tuple[int | None, tuple[Finding, ...]]:
 class Unreliable:
     """Answers by the copies' own values, fails where the script says so, and keeps whose copies that hit.
 
-    Before each answer, on the engine's own thread, it lets the script's events of that turn happen.
+    Before each answer, while the engine makes other copies, it lets the script's events of that turn happen.
     """
 
     failures: Mapping[int, str]

@@ -10,13 +10,20 @@ from guard.profile import spec
 from guard.screen.build import build_detectors
 from guard.screen.confidence import ConfidenceTrial
 from guard.screen.network import NetworkTrial
-from guard.screen.squeezing import SqueezingTrial
 from guard.screen.trial import ITSELF, MODEL, NETWORK, Detector, Probes, SequentialTrial, Trial, compare, source
 from guard.values import Abstention, Evidence
 from tests.screen.parts import drive
 
 SQUEEZERS = (spec.BitDepth(bits=2), spec.Median(), spec.NonLocalMeans())
 LABEL, OTHER = torch.tensor([0.0, 3.0, 1.0]), torch.tensor([4.0, 0.0, 0.0])
+
+
+def squeezing(*squeezers: spec.Squeezer) -> Trial:
+    """A trial of squeezing with these."""
+    (detector,) = build_detectors((spec.SqueezingSpec(squeezers=squeezers),))
+    trial = detector.open()
+    assert isinstance(trial, Trial)
+    return trial
 
 
 class TestSqueezing:
@@ -30,7 +37,7 @@ class TestSqueezing:
             Probes(source(SQUEEZERS[1])): [0.7, 0.1, 0.2],
             Probes(source(SQUEEZERS[2])): [0.1, 0.7, 0.2],
         }
-        trial = SqueezingTrial(spec.SqueezingSpec(squeezers=SQUEEZERS))
+        trial = squeezing(*SQUEEZERS)
         assert drive(trial, lambda probes: torch.tensor([softmax[probes]]).log()) == 4
         finding = trial.finding()
         assert isinstance(finding, Evidence)
@@ -42,7 +49,7 @@ class TestSqueezing:
 
     def test_part_of_the_answers(self) -> None:
         """With an answer missing it abstains, since the largest distance may be the missing one."""
-        trial = SqueezingTrial(spec.SqueezingSpec(squeezers=SQUEEZERS))
+        trial = squeezing(*SQUEEZERS)
         for probes in trial.ask()[:3]:
             trial.tell(probes, compare(LABEL[None].numpy(), np.array([1])))
         assert isinstance(trial.finding(), Abstention)
@@ -50,7 +57,7 @@ class TestSqueezing:
 
     def test_squeezer_named_twice(self) -> None:
         """A squeezer that is named twice counts once."""
-        trial = SqueezingTrial(spec.SqueezingSpec(squeezers=(SQUEEZERS[0], SQUEEZERS[0])))
+        trial = squeezing(SQUEEZERS[0], SQUEEZERS[0])
         drive(trial, lambda _: LABEL[None])
         assert isinstance(trial.finding(), Evidence)
 

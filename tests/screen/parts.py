@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -128,6 +129,14 @@ def screen(backend: Backend, specs: Sequence[DetectorSpec], x: Float32Array, sec
     """Screen one input in an engine of its own."""
     with running(backend, build_detectors(specs), secret=secret) as engine:
         return engine.submit(x).result(TIMEOUT_S)
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Whether it comes to hold: the engine moves on a thread of its own."""
+    until = time.monotonic() + TIMEOUT_S
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.001)
+    return holds()
 
 
 def untimed(screening: Screening) -> tuple[int | None, tuple[Finding, ...]]:

@@ -20,6 +20,7 @@ from tests.screen.parts import (
     FakeBackend,
     HeldBackend,
     drive,
+    eventually,
     item,
     itself_and_mutants,
     model_info,
@@ -88,6 +89,19 @@ class TestEvaluations:
             for future in (first, *others):
                 future.result(TIMEOUT_S)
         assert backend.sizes == [11, 14 + 2 * 11, 2 * 14]
+
+    def test_copies_are_made_while_the_model_runs(self) -> None:
+        """While a full batch is classified, waiting items are let in and their copies made; each gets its own."""
+        backend = HeldBackend(pixels, batch=11)
+        with running(backend, build_detectors(ALL)) as engine:
+            futures = {1: engine.submit(item(1))}
+            assert backend.entered.wait(TIMEOUT_S)
+            futures |= {n: engine.submit(item(n)) for n in (2, 3)}
+            assert eventually(lambda: engine.live == 2 and engine.depth == 1)
+            backend.release.set()
+            found = {n: untimed(future.result(TIMEOUT_S)) for n, future in futures.items()}
+        assert backend.sizes[:2] == [11, 11]
+        assert found == {n: untimed(screen(FakeBackend(pixels), ALL, item(n))) for n in found}
 
 
 class TestFindings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -21,7 +20,7 @@ from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
 from guard.screen.trial import NETWORK
 from guard.values import Evidence, Fault, FaultReason, Finding, Screening, Spared
-from tests.screen.parts import TIMEOUT_S, FakeBackend, item, model_info, numbers, pixels, running, untimed
+from tests.screen.parts import TIMEOUT_S, FakeBackend, eventually, item, model_info, numbers, pixels, running, untimed
 
 SPECS = (
     spec.SmoothingSpec(sigma=0.5, radius=0.3),
@@ -190,14 +189,6 @@ def test_each_gets_its_own(
     assert sum(map(spent, futures.values())) <= sum(backend.sizes)
     assert {*futures, *arrivals.refused} == {9, *ITEMS}
     assert room < len(ITEMS) or arrivals.refused <= set(deadlines)
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether it comes to hold: what was cancelled leaves at the engine's next turn."""
-    until = time.monotonic() + TIMEOUT_S
-    while not holds() and time.monotonic() < until:
-        time.sleep(0.001)
-    return holds()
 
 
 def spent(future: Future[Screening]) -> int:

@@ -318,7 +318,7 @@ class Bench:
                 return seconds(lambda: screen(running, images)) / len(images)
 
             found = ratio(reference, ours, self.size.rounds)
-        return self._row(7, compare, target, found, "one request at a time there, 64 in flight here", floor_s=floor_s)
+        return self._row(7, compare, target, found, "one request at a time there, 128 in flight here", floor_s=floor_s)
 
     def shared_stream(self) -> Iterator[Row]:
         """Row 8: sensitivity and certificate on one stream of copies against two."""

@@ -25,7 +25,7 @@ from guard.screen.trial import MODEL, NETWORK
 from guard.values import Float32Array, IntArray, ModelInfo, OutputKind, Screening
 
 SIGMA = models.NOISE_SIGMA
-_WINDOW = 64
+_WINDOW = 128
 """Items in flight when the engine is to be busy."""
 
 

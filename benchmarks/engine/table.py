@@ -18,6 +18,8 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from benchmarks.engine.reasons import REASONS
+
 _PACKAGES = ("numpy", "torch", "onnxruntime", "scipy", "adversarial-robustness-toolbox")
 
 
@@ -94,10 +96,14 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     """Write engine.json, engine.md and engine.png."""
     folder.mkdir(parents=True, exist_ok=True)
     about = machine("benchmarks.engine")
-    shown = [{**asdict(row), "holds": row.holds} for row in rows]
+    shown = [{**asdict(row), "holds": row.holds, "reason": _reason(row)} for row in rows]
     (folder / "engine.json").write_text(json.dumps({"about": about, "rows": shown}, indent=1) + "\n")
     (folder / "engine.md").write_text(markdown(rows, about))
     _chart(rows, folder / "engine.png")
+
+
+def _reason(row: Row) -> str | None:
+    return None if row.holds else REASONS[row.number]
 
 
 def markdown(rows: Sequence[Row], about: dict[str, str]) -> str:
@@ -120,7 +126,10 @@ def markdown(rows: Sequence[Row], about: dict[str, str]) -> str:
             f"| {row.number} | {row.compare} | {row.model} | {row.sign} {row.target:g} | {runs} | {ceiling} | "
             f"{row.low:.3g} to {row.high:.3g} | {'yes' if row.holds else '**no**'} | {row.detail} |"
         )
-    lines += ["", *(f"- {name}: {value}" for name, value in about.items()), ""]
+    failed = sorted({row.number for row in rows if not row.holds})
+    if failed:
+        lines += ["", "## Why rows do not hold", "", *(f"- Row {number}. {REASONS[number]}" for number in failed)]
+    lines += ["", "## Measured with", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
     return "\n".join(lines)
 
 

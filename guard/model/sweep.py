@@ -14,8 +14,8 @@ from guard.model.backend import Backend, batches_for
 BUCKETS: Final = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _GOOD_ENOUGH = 1.05
 """Of the best time a copy: a smaller batch makes shorter turns, and shorter waits for what arrives meanwhile."""
-_SHORTEST_S = 8e-3
-"""A turn costs the engine a tenth of a millisecond whatever is in it: about one percent of this."""
+_SHORTEST_S = 4e-3
+"""A turn costs the engine a tenth or two of a millisecond whatever is in it: a few percent of this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,11 @@ class Pace:
         self._evaluation_s = 0.0
 
     @property
+    def evaluation_s(self) -> float:
+        """Seconds of the engine's time for one evaluation."""
+        return self._evaluation_s
+
+    @property
     def item_s(self) -> float:
         """Expected seconds of the engine's time for one item."""
         return self._evaluations * self._evaluation_s

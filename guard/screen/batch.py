@@ -28,6 +28,7 @@ from guard.values import FaultReason, Float32Array, IntArray
 BATCHES = 2
 """One is filled while another is classified."""
 
+
 _NO_FLAGS, _NO_MARGINS = np.empty(0, np.bool_), np.empty(0, np.float32)
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ class Compared(NamedTuple):
 class Replica(ABC):
     """A backend with the batches that its copies are made in, (room, *dims) each. `key` keys the noise.
 
-    There are two: while one is classified, the other is filled.
+    While one is classified, another is filled.
     """
 
     def __init__(self, name: str, backend: Backend, key: bytes, batches: Sequence[Tensor]) -> None:

@@ -38,7 +38,7 @@ class DeviceReplica(Replica):
             Gaussian(sigma=1.0),
             Uniform(width=1.0),
         ):  # kernels are compiled now, not for the first request
-            add_noise(mutation, [batches[1][0]], np.zeros(1, np.int64), batches[0][:1], backend.info.bounds)
+            add_noise(mutation, [batches[0][0].clone()], np.zeros(1, np.int64), batches[0][:1], backend.info.bounds)
 
     def _make(self, source: Source, members: Sequence[Share], rows: Tensor) -> None:
         inputs = [self._uploaded(item) for item, _, copies in members for _ in range(copies)]

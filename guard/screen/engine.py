@@ -35,6 +35,8 @@ _SWITCH_S = 5e-4
 """How long this thread may keep the interpreter from the event loop: Python's own 5 ms would show in its latency."""
 _CAUTION = 1.25
 """By how much the wait may turn out longer than expected. What expires half-way has cost evaluations for nothing."""
+_FEW_COPIES = 32
+_NEAR_BATCHES = 20
 _log = structlog.get_logger(__name__)
 
 
@@ -55,7 +57,7 @@ class Engine:
         secret: bytes,
         decided: Decided | None = None,
         max_queued_items: int = 256,
-        max_live_items: int = 32,
+        max_live_items: int = 64,
         on_device: bool = False,
     ) -> None:
         self._stages = _stages(detectors, staged=decided is not None)
@@ -172,16 +174,27 @@ class Engine:
 
     def _launched(self, replica: Replica) -> bool:
         """Whether another flight is under way. One that nothing could be made ready beside has landed already."""
-        if not replica.free:
+        if not replica.free or (self._flights and self._hurried(replica)):
             return False
         shares, room = self._next_batch(replica)
         if not shares:
             return False
-        if room and not self._flights:
+        if not self._flights and (room or self._hurried(replica)):
             self._land(replica, replica.launch(shares))
             return False
         self._flights.append((replica, replica.launch(shares, self._evaluator)))
         return True
+
+    def _hurried(self, replica: Replica) -> bool:
+        """Whether a batch under way holds few copies, and an item's deadline is near.
+
+        Few copies belong to an item or two, which want more as soon as they have their answers. Behind a second batch
+        they would wait for items that came later.
+        """
+        if replica.room >= _FEW_COPIES:
+            return False
+        near = time.monotonic() + _NEAR_BATCHES * replica.room * self._pace.evaluation_s
+        return any(job.deadline is not None and job.deadline < near for job in self._live.values())
 
     def _land(self, replica: Replica, flight: Flight) -> None:
         replica.land(flight)

@@ -91,17 +91,40 @@ class TestEvaluations:
         assert backend.sizes == [11, 14 + 2 * 11, 2 * 14]
 
     def test_copies_are_made_while_the_model_runs(self) -> None:
-        """While a full batch is classified, waiting items are let in and their copies made; each gets its own."""
-        backend = HeldBackend(pixels, batch=11)
+        """While a full batch is classified, more items are let in to fill another; each gets its own answers."""
+        let_in = []
+
+        def answer(x: Tensor) -> Tensor:
+            if len(backend.batches) == 2:
+                let_in.append(eventually(lambda: engine.live == 6))
+            return pixels(x)
+
+        backend = HeldBackend(answer, batch=33)
         with running(backend, build_detectors(ALL)) as engine:
             futures = {1: engine.submit(item(1))}
             assert backend.entered.wait(TIMEOUT_S)
-            futures |= {n: engine.submit(item(n)) for n in (2, 3)}
-            assert eventually(lambda: engine.live == 2 and engine.depth == 1)
+            futures |= {n: engine.submit(item(n)) for n in range(2, 9)}
             backend.release.set()
             found = {n: untimed(future.result(TIMEOUT_S)) for n, future in futures.items()}
-        assert backend.sizes[:2] == [11, 11]
+        assert let_in == [True]
         assert found == {n: untimed(screen(FakeBackend(pixels), ALL, item(n))) for n in found}
+
+    @pytest.mark.parametrize(
+        ("deadline_s", "order"),
+        [(2.0, [{1}, {1}, {2, 3}, {2}, {3}, {3}]), (None, [{1}, {1}, {2, 3}, {3}, {2}, {3}])],
+    )
+    def test_few_copies_take_turns_when_time_is_short(self, deadline_s: float | None, order: list[set[int]]) -> None:
+        """With a deadline near, a small batch is classified before the next is made: later items don't overtake."""
+        backend = HeldBackend(steady, batch=14)
+        with running(backend, build_detectors(ALL)) as engine:
+            futures = [engine.submit(item(1), deadline_s=deadline_s)]
+            assert backend.entered.wait(TIMEOUT_S)
+            futures += [engine.submit(item(n), deadline_s=deadline_s) for n in (2, 3)]
+            time.sleep(0.1)  # which tells the engine that a batch takes so long
+            backend.release.set()
+            for future in futures:
+                future.result(TIMEOUT_S)
+        assert [numbers(batch) for batch in backend.batches] == order
 
 
 class TestFindings:

@@ -141,7 +141,7 @@ class Judge:
     failures=st.dictionaries(st.integers(0, 12), st.sampled_from(FAILURES), max_size=4),
     clients=st.fixed_dictionaries(dict.fromkeys(ITEMS, st.sampled_from("abc"))),
     judge=st.sampled_from([None, Judge(-1.5), Judge(-0.5), Judge(-99.0)]),
-    batch=st.sampled_from([1, 5, 16, 64]),
+    batch=st.sampled_from([1, 5, 33, 64]),
     room=st.sampled_from([1, 3, 64]),
     live=st.sampled_from([1, 3, 16]),
 )

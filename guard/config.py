@@ -121,8 +121,11 @@ class Limits(_Section):
     """Bounds on what one Guard holds at a time."""
 
     max_queued_items: Count = Field(256, description="items waiting for the engine, over which Guard is overloaded")
-    max_live_items: Count = Field(32, description="items the engine screens at once")
+    max_live_items: Count = Field(64, description="items the engine screens at once")
     max_batch_items: Count = Field(256, description="items in one request")
+    max_remembered_queries: Count = Field(
+        65_536, description="queries of a model that are remembered, at about a hundred bytes each"
+    )
 
 
 class Certify(StrEnum):
@@ -131,6 +134,14 @@ class Certify(StrEnum):
     SKIP = "skip"
     REPORT = "report"
     REQUIRE = "require"
+
+
+class Queries(StrEnum):
+    """What is made of queries that resemble earlier ones, as those of an attack do."""
+
+    SKIP = "skip"
+    REPORT = "report"
+    REJECT = "reject"
 
 
 class ModelPolicy(_Section):
@@ -168,6 +179,19 @@ class ModelPolicy(_Section):
     certified_radius: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = Field(
         None, description="L2 radius to certify, in units of the model's input; without it the profile's"
     )
+    queries: Queries = Field(
+        Queries.REPORT,
+        description="skip what clients sent before, report inputs that probe around earlier ones as query attacks do, "
+        "or reject those as adversarial; inputs that are no images are never compared",
+    )
+    query_limit: Count = Field(
+        3,
+        description="distinct near-duplicates of an input that its client may have sent before; of all clients, half "
+        "as many more. Raise it, or skip, where clients send many views of one scene, such as a fixed camera's",
+    )
+    query_memory_s: float = Field(
+        86_400.0, gt=0, strict=True, allow_inf_nan=False, description="how long a query is remembered, in seconds"
+    )
     screening_budget_s: float = Field(
         2.0, gt=0, strict=True, allow_inf_nan=False, description="longest time screening may take, in seconds"
     )
@@ -182,7 +206,8 @@ class Settings(_Section):
     unlisted_models: Unlisted = Field(Unlisted.DENY, description="deny, or pass unscreened (and counted)")
     noise_secret_file: Path | None = Field(
         None,
-        description="file whose bytes seed the noise; without it a fresh secret is drawn at start. Replicas of one "
-        "deployment share it, so that a replayed request gets the same answer from each",
+        description="file whose bytes seed the noise and key the fingerprints of queries; without it a fresh secret is "
+        "drawn at start. Replicas of one deployment share it, so that a replayed request gets the same answer from "
+        "each",
     )
     models: dict[str, ModelPolicy] = Field(default_factory=dict, description="policy by model name")

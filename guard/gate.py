@@ -9,21 +9,27 @@ from dataclasses import dataclass
 
 import structlog
 
-from guard.config import ModelPolicy, Unlisted
+from guard.config import ModelPolicy, Queries, Unlisted
 from guard.decide.decide import decide, pass_unlisted, unscreened_item
 from guard.decide.judge import Judge
+from guard.decide.probing import with_probing
 from guard.decode.tensors import decode
 from guard.errors import DeadlineExceeded, GuardError, MalformedRequest, ModelNotListed, Overloaded, RequestError
 from guard.observe.logs import log_decision
 from guard.observe.metrics import Metrics
+from guard.queries import watch
+from guard.queries.watch import QueryWatch
 from guard.screen.engine import Engine
 from guard.values import (
     Decision,
+    Fault,
+    FaultReason,
     Float32Array,
     InferRequest,
     ItemDecision,
     Mode,
     ModelInfo,
+    Probing,
     Screening,
     UnscreenedReason,
 )
@@ -39,6 +45,7 @@ class GuardedModel:
     """A model under guard.
 
     `unverified` says why a version of it ("" for the server's own) is not known to be the profile's; None if it is.
+    `watch` remembers its queries, None where the policy says not to.
     """
 
     info: ModelInfo
@@ -46,6 +53,7 @@ class GuardedModel:
     judge: Judge
     engine: Engine
     unverified: Callable[[str], str | None]
+    watch: QueryWatch | None = None
 
 
 class Gate:
@@ -108,8 +116,16 @@ class Gate:
             items = tuple(unscreened_item(UnscreenedReason.UNVERIFIED) for _ in inputs)
             return decide(decision_id, name, policy, items)
         budget_s = policy.screening_budget_s if deadline_s is None else min(policy.screening_budget_s, deadline_s)
-        screened = await _screen_all(guarded.engine, inputs, budget_s, decision_id, client)
+        probing = asyncio.create_task(_look_back(guarded.watch, inputs, budget_s, client))
+        try:
+            screened = await _screen_all(guarded.engine, inputs, budget_s, decision_id, client)
+            findings = await probing
+        finally:
+            probing.cancel()
         items = tuple(guarded.judge.judge(s) if isinstance(s, Screening) else s for s in screened)
+        if findings:
+            reject = policy.queries is Queries.REJECT
+            items = tuple(with_probing(i, f, reject=reject) for i, f in zip(items, findings, strict=True))
         return decide(decision_id, name, policy, items, [s.spent for s in screened if isinstance(s, Screening)])
 
     def _decode(self, request: InferRequest, guarded: GuardedModel) -> Float32Array:
@@ -120,6 +136,23 @@ class Gate:
                 "send smaller batches, or raise `limits.max_batch_items`"
             )
         return inputs
+
+
+async def _look_back(
+    query_watch: QueryWatch | None, inputs: Float32Array, budget_s: float, client: str
+) -> tuple[Probing | Fault, ...]:
+    """What was sent before that resembles each item; nothing where nobody remembers. Cancelled with the caller."""
+    if query_watch is None:
+        return ()
+    try:
+        async with asyncio.timeout(max(budget_s, 0.0) + _GRACE_S):
+            return await asyncio.wrap_future(query_watch.look(inputs, client))
+    except TimeoutError:
+        reason = FaultReason.DEADLINE
+    except Exception:  # noqa: BLE001 - whatever failed is a finding: what can't be compared is not called clean
+        _log.exception("the memory of queries failed")
+        reason = FaultReason.DETECTOR
+    return (Fault(watch.NAME, reason),) * len(inputs)
 
 
 async def _screen_all(

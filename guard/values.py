@@ -16,6 +16,7 @@ import numpy.typing as npt
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
+UInt64Array: TypeAlias = npt.NDArray[np.uint64]
 
 
 class Mode(StrEnum):
@@ -189,7 +190,24 @@ class Spared:
     duration_s: float = 0.0
 
 
-Finding: TypeAlias = Evidence | Certified | Abstention | Fault | Spared
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """How many distinct near-duplicates of an item were sent before: by its client, and by all clients.
+
+    It is about behaviour and not about chance, so there is no p-value, and it never enters one. `condemns`: it alone
+    made the item adversarial.
+    """
+
+    detector: str
+    of_client: int
+    of_everyone: int
+    suspicious: bool
+    condemns: bool = False
+    evaluations: int = 0
+    duration_s: float = 0.0
+
+
+Finding: TypeAlias = Evidence | Certified | Abstention | Fault | Spared | Probing
 
 
 @dataclass(frozen=True, slots=True)

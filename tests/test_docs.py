@@ -78,6 +78,7 @@ def registry() -> CollectorRegistry:
         created="2025-01-02T03:04:05Z",
     )
     metrics.watch_queue("digits", lambda: 0)
+    metrics.watch_memory("digits", lambda: 0)
     return metrics.registry
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 REASONS: Final = {
     1: (
-        "Noise takes 2 us a copy and Python some 150 us a request. The second thread hides them as far as a second core "
+        "Noise takes 2 us a copy, Python some 150 us a request. The second thread hides them as far as a second core "
         "is free and the interpreter's lock is not the caller's; the rest shows where an evaluation takes only 15 us."
     ),
     2: (
@@ -20,22 +20,23 @@ REASONS: Final = {
     ),
     4: "Both sides batch, so the ratio is that of two runtimes, less what row 1 shows.",
     5: (
-        "The gain is 1000 over the mean number of evaluations until the claim is proved or lost. Images near the radius "
-        "run to the cap, and a round has 2 (ResNet-20) or 10 (LeNet-5): which images it draws moves the ratio tenfold."
+        "The gain is 1000 over the mean number of evaluations until the claim is proved or lost. Images near the "
+        "radius run to the cap, and a round has 2 (ResNet-20) or 10 (LeNet-5): which it draws moves the ratio tenfold."
     ),
     6: (
         "The reference batches too, and its betting test needs no more evaluations than Guard's where an answer is "
         "clear. On ResNet-20 both run to the horizon on images near the radius."
     ),
     7: (
-        "Squeezing three copies of a LeNet-5 takes 47 us of evaluations and some 60 us of Python. A detector network in "
+        "A request to squeeze takes 47 us of a LeNet-5's evaluations and some 120 us of Python. A detector network in "
         "a full batch costs a third to a quarter of what it does alone, so that is the most batching gains: a smaller "
         "network would help, and would detect less."
     ),
     8: "What one stream saves is evaluations, and on these images the two tests together need 1.3 times as many apart.",
     9: (
-        "Client, event loop and engine share two cores: a busy one is given up for a waking thread after a slice of some "
-        "milliseconds. A process for the engine and other priorities were tried, and changed it by less than its noise. "
+        "Client, event loop and engine share two cores: a busy one is given up for a waking thread after a slice of "
+        "some milliseconds. A process for the engine and other priorities were tried, and changed it by less than its "
+        "noise. "
         "A request of ResNet-20 takes 40 to 60 ms of evaluations, so few that have to wait are done within 100 ms."
     ),
     10: (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from guard.config import Certify, Device, ModelPolicy, Replica, Settings
+from guard.config import Certify, Device, ModelPolicy, Queries, Replica, Settings
 from guard.decide.judge import Judge
 from guard.errors import BackendError, ConfigError, GuardError, ProfileMismatch, RateUnsupported, SeveralProblems
 from guard.model.backend import Backend
@@ -87,6 +87,7 @@ def load_model(settings: Settings, name: str, given: Backend | None = None) -> L
         problems.unless("model", partial(_model_file, name, policy))
         return tuple(problems.found)
     problems.unless("certificate", partial(_check_certificate, name, policy, profile))
+    problems.unless("queries", partial(_check_queries, name, policy, profile))
     detectors = problems.unless("certified_radius", partial(_detectors, name, policy, profile))
     judge = problems.unless("false_positive_rate", partial(_judge, name, policy, profile))
     replica = problems.unless("model", partial(_replica, settings, name, profile, given))
@@ -121,6 +122,14 @@ def _check_certificate(name: str, policy: ModelPolicy, profile: Profile) -> None
         raise ConfigError(
             f"model {name!r}: `certificate: {policy.certificate}` needs a profile with a smoothing detector, and this "
             "one has none; calibrate again, or leave it out"
+        )
+
+
+def _check_queries(name: str, policy: ModelPolicy, profile: Profile) -> None:
+    if policy.queries is Queries.REJECT and profile.query_radii is None:
+        raise ConfigError(
+            f"model {name!r}: `queries: reject` needs a profile that knows how far apart benign images are, and this "
+            "one does not; calibrate again, or, where inputs are no images, write `queries: skip`"
         )
 
 

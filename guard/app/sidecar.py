@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from guard.app.models import LoadedModel, load_models
-from guard.config import ModelPolicy, Settings
+from guard.config import ModelPolicy, Queries, Settings
 from guard.environment import check_onnxruntime
 from guard.errors import ConfigError
 from guard.gate import Gate, GuardedModel
@@ -22,6 +22,10 @@ from guard.model.upstream import UpstreamBackend
 from guard.observe.admin import AdminServer
 from guard.observe.metrics import Metrics
 from guard.profile.profile import Profile
+from guard.queries import watch
+from guard.queries.fingerprint import Fingerprinter
+from guard.queries.memory import QueryMemory, Radii
+from guard.queries.watch import QueryWatch
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
 from guard.screen.trial import MODEL
@@ -114,13 +118,30 @@ class Sidecar:
         self._closing.push_async_callback(verifier.stop)
         self._engines[name] = engine
         self._verifiers[name] = verifier
+        query_watch = self._remember(model, secret)
         self._watch(name, model.policy, model.profile, engine)
-        return GuardedModel(model.info, model.policy, model.judge, engine, verifier.unverified)
+        return GuardedModel(model.info, model.policy, model.judge, engine, verifier.unverified, query_watch)
+
+    def _remember(self, model: LoadedModel, secret: bytes) -> QueryWatch | None:
+        """The memory of a model's queries, None where the policy wants none or the profile knows no distances."""
+        policy, info, radii = model.policy, model.info, model.profile.query_radii
+        if policy.queries is Queries.SKIP or radii is None:
+            return None
+        low, high = info.bounds
+        capacity = self._settings.limits.max_remembered_queries
+        query_watch = QueryWatch(
+            Fingerprinter(secret, info.name, info.shape, high - low),
+            QueryMemory(capacity=capacity, keep_s=policy.query_memory_s, radii=Radii(radii.client, radii.everyone)),
+            limit=policy.query_limit,
+        )
+        self._closing.callback(query_watch.close)
+        self.metrics.watch_memory(info.name, lambda: len(query_watch))
+        return query_watch
 
     def _watch(self, name: str, policy: ModelPolicy, profile: Profile, engine: Engine) -> None:
         self.metrics.watch_model(
             model=name,
-            detectors=[spec.name for spec in profile.detectors],
+            detectors=[*(spec.name for spec in profile.detectors), watch.NAME],
             mode=policy.mode,
             fingerprint=profile.model.fingerprint,
             false_positive_rate=policy.false_positive_rate,

@@ -90,6 +90,11 @@ class Families:
             "guard_detector_abstentions_total", "Items of which a detector could not tell.", **_BY_DETECTOR
         )
         self.certificates = self._counter("guard_certificates_total", "Items whose L2 radius was certified.", model=())
+        self.suspicious_queries = self._counter(
+            "guard_suspicious_queries_total",
+            "Items with as many near-duplicates sent before them as make a query attack.",
+            model=(),
+        )
         self.detector_duration = self._histogram(
             "guard_detector_duration_seconds",
             "From the start of an item's screening to a detector's finding, other detectors' turns included.",
@@ -104,6 +109,7 @@ class Families:
         )
 
     def _state(self) -> None:
+        self.remembered = self._gauge("guard_remembered_queries", "Queries that are remembered.", "model")
         self.mode = self._gauge("guard_policy_mode", "1 for the mode that a model is guarded in.", "model", "mode")
         self.detector_info = self._gauge("guard_detector_info", "1 for each configured detector.", "model", "detector")
         self.profile_info = self._gauge(

@@ -13,7 +13,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 from guard.errors import ConfigError
-from guard.values import Decision, Evidence, Fault, ItemDecision, UnscreenedReason, Verdict
+from guard.values import Decision, Evidence, Fault, ItemDecision, Probing, UnscreenedReason, Verdict
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -72,7 +72,8 @@ def decision_event(decision: Decision) -> dict[str, Any]:
     """What a log says of a decision: plain values, none of them from a tensor.
 
     `detector_p_values` and `faults` are those of the items that share the request's verdict; the smallest p-value of
-    each detector.
+    each detector. `queries` says of the item that most others came before how many those were: distinct near-duplicates
+    of its client, and of all clients; None if no item is suspicious.
     """
     culprits = [decision.items[index] for index in decision.culprits]
     return {
@@ -87,14 +88,20 @@ def decision_event(decision: Decision) -> dict[str, Any]:
         "culprits": list(decision.culprits),
         "detector_p_values": _smallest_p_values(culprits),
         "faults": {f.detector: str(f.reason) for item in culprits for f in item.findings if isinstance(f, Fault)},
+        "queries": _most_queries(decision.items),
         "spent": dict(decision.spent),
         "reason": None if decision.reason is None else str(decision.reason),
     }
 
 
 def log_decision(logger: FilteringBoundLogger, decision: Decision) -> None:
-    """Log one decision: a warning if it is adversarial or nobody looked, for debugging only if clean or not guarded."""
+    """Log one decision: a warning if it is adversarial or nobody looked, for debugging only if clean or not guarded.
+
+    Suspicious queries are a warning whatever the verdict.
+    """
     level = _LEVEL_OF[decision.verdict]
+    if _most_queries(decision.items) is not None:
+        level = logging.WARNING
     if decision.reason is UnscreenedReason.UNLISTED_MODEL:
         level = logging.DEBUG  # the policy lets them pass: they are counted, and would flood the log
     if logger.is_enabled_for(level):
@@ -108,6 +115,13 @@ def _smallest_p_values(items: Iterable[ItemDecision]) -> dict[str, float]:
             if isinstance(finding, Evidence) and finding.p_value is not None:
                 smallest[finding.detector] = min(finding.p_value, smallest.get(finding.detector, 1.0))
     return smallest
+
+
+def _most_queries(items: Iterable[ItemDecision]) -> dict[str, int] | None:
+    probing = [f for item in items for f in item.findings if isinstance(f, Probing) and f.suspicious]
+    if not probing:
+        return None
+    return {"of_client": max(f.of_client for f in probing), "of_everyone": max(f.of_everyone for f in probing)}
 
 
 def _rendering(*, json: bool) -> list[Processor]:

@@ -23,6 +23,7 @@ from guard.values import (
     Finding,
     ItemDecision,
     Mode,
+    Probing,
     Spared,
     UnscreenedReason,
     Verdict,
@@ -76,6 +77,7 @@ class Metrics:
         self._families.evaluations.add(one, (*detectors, LABEL_EVALUATION))
         self._families.abstentions.add(one, detectors)
         self._families.certificates.add(one)
+        self._families.suspicious_queries.add(one)
         self._families.detector_duration.add(detectors)
         self._families.faults.add(detectors, tuple(FaultReason))
         self._families.upstream.add(one, GRPC_CODES)
@@ -90,6 +92,10 @@ class Metrics:
     def watch_queue(self, model: str, depth: Callable[[], int]) -> None:
         """Export how many items wait for a model's engine, asked of `depth` at each scrape, from another thread."""
         self._families.queued.labels(model).set_function(depth)
+
+    def watch_memory(self, model: str, size: Callable[[], int]) -> None:
+        """Export how many queries of a model are remembered, asked of `size` at each scrape, from another thread."""
+        self._families.remembered.labels(model).set_function(size)
 
     def request_finished(
         self, *, decision: Decision | None, model: str, protocol: str, duration_s: float, overhead_s: float
@@ -145,12 +151,17 @@ class Metrics:
                 self._families.certificates[model,].inc()
             case Abstention():
                 self._families.abstentions[model, finding.detector].inc()
+            case Probing(suspicious=suspicious):
+                self._families.suspicious_queries[model,].inc(suspicious)
             case Fault(reason=reason):
                 self._families.faults[finding.detector, reason].inc()
 
 
 def _accuser(item: ItemDecision) -> str:
-    """The detector with the smallest p-value."""
+    """Behaviour where that alone condemns, else the detector with the smallest p-value."""
+    for finding in item.findings:
+        if isinstance(finding, Probing) and finding.condemns:
+            return finding.detector
     p_values = {f.detector: f.p_value for f in item.findings if isinstance(f, Evidence) and f.p_value is not None}
     return min(p_values, key=lambda detector: p_values[detector], default=OTHER)
 

@@ -32,6 +32,7 @@ from guard.offline.quantise import Precision, fastest_variant
 from guard.offline.tune import choose_hypotheses, choose_sigma, choose_squeezers, label_change_rates
 from guard.profile import spec
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
+from guard.queries.calibrate import radii_of
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
 from guard.screen.smoothing import at_radius
@@ -121,6 +122,7 @@ def calibrate(
         ),
         files=files | ({} if variant is None else {variant.spec.file: variant.content}),
         replica=None if variant is None else variant.spec,
+        query_radii=radii_of(samples, backend.info.bounds),
     )
 
 

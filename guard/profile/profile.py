@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from guard.profile.spec import TWO_SIDED, DetectorSpec, NetworkSpec, ReducedReplica, SmoothingSpec
+from guard.profile.spec import TWO_SIDED, DetectorSpec, NetworkSpec, QueryRadii, ReducedReplica, SmoothingSpec
 from guard.values import Float32Array, Float64Array, IntArray, ModelInfo
 
 
@@ -63,6 +63,8 @@ class Profile:
     files: Mapping[str, bytes] = field(default_factory=dict)
     replica: ReducedReplica | None = None
     """What was calibrated with in place of the model's own file."""
+    query_radii: QueryRadii | None = None
+    """How near two inputs are that a query attack may have sent; None for inputs that can't be compared."""
 
     @property
     def scoring(self) -> tuple[str, ...]:

@@ -196,6 +196,13 @@ class ReducedReplica(_Spec):
     agreement: float = Field(ge=0, le=1, description="share of clean samples with the model's own label")
 
 
+class QueryRadii(_Spec):
+    """Bits in which the fingerprints of two inputs may differ that are near-duplicates: of one client, of all."""
+
+    client: int = Field(ge=0)
+    everyone: int = Field(ge=0)
+
+
 TWO_SIDED = (ConfidenceSpec, SensitivitySpec, SqueezingSpec)
 """Detectors whose scores are evidence in both directions: confident attacks are steadier than benign inputs."""
 

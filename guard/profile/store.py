@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from guard.errors import ProfileError
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
-from guard.profile.spec import DetectorSpec, NetworkSpec, ReducedReplica
+from guard.profile.spec import DetectorSpec, NetworkSpec, QueryRadii, ReducedReplica
 from guard.values import ModelInfo
 
 FORMAT = 2
@@ -28,6 +28,7 @@ _REMAKE = "make it again with `guard calibrate`"
 _INFO: TypeAdapter[ModelInfo] = TypeAdapter(ModelInfo)
 _PROVENANCE: TypeAdapter[Provenance] = TypeAdapter(Provenance)
 _DETECTORS: TypeAdapter[tuple[DetectorSpec, ...]] = TypeAdapter(tuple[DetectorSpec, ...])
+_RADII: TypeAdapter[QueryRadii | None] = TypeAdapter(QueryRadii | None)
 _REPLICA: TypeAdapter[ReducedReplica | None] = TypeAdapter(ReducedReplica | None)
 
 
@@ -53,6 +54,7 @@ def save(profile: Profile, directory: Path) -> None:
         "model": _INFO.dump_python(profile.model, mode="json"),
         "detectors": _DETECTORS.dump_python(profile.detectors, mode="json"),
         "replica": _REPLICA.dump_python(profile.replica, mode="json"),
+        "query_radii": _RADII.dump_python(profile.query_radii, mode="json"),
         "provenance": _PROVENANCE.dump_python(profile.provenance, mode="json"),
     }
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -90,6 +92,7 @@ def load(directory: Path) -> Profile:
             provenance=_PROVENANCE.validate_python(manifest["provenance"]),
             files={spec.file: _file(directory, spec) for spec in with_files},
             replica=replica,
+            query_radii=_RADII.validate_python(manifest.get("query_radii")),
             reference=_benign(arrays, "reference"),
             calibration=_benign(arrays, "calibration"),
             canaries=Canaries(arrays["canary_inputs"], arrays["canary_logits"]),

@@ -38,13 +38,13 @@ MISTAKES = {
     "a list of models": ("models: [digits]", 1, "models", "a list, not a mapping", "names to policies"),
     "text for a model": ("models:\n  digits: prof", 2, "models.digits", "`prof`, not a mapping", "write a mapping"),
     "text for an integer": (
-        GOOD + "limits: {max_live_items: many}", 3, "limits.max_live_items", "`many`, not a whole", "for example 32"
+        GOOD + "limits: {max_live_items: many}", 3, "limits.max_live_items", "`many`, not a whole", "for example 64"
     ),
     "a fraction for an integer": (
-        GOOD + "limits: {max_live_items: 1.5}", 3, "limits.max_live_items", "not a whole number", "for example 32"
+        GOOD + "limits: {max_live_items: 1.5}", 3, "limits.max_live_items", "not a whole number", "for example 64"
     ),
     "a boolean for an integer": (
-        GOOD + "limits: {max_live_items: yes}", 3, "limits.max_live_items", "`yes`, not a whole", "for example 32"
+        GOOD + "limits: {max_live_items: yes}", 3, "limits.max_live_items", "`yes`, not a whole", "for example 64"
     ),
     "text for a number": (
         DIGITS + 'false_positive_rate: "5 %"', 5, "models.digits.false_positive_rate", "`5 %`, not a number", "0.01"

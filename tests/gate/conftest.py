@@ -10,6 +10,7 @@ from guard.config import ModelPolicy, Unlisted
 from guard.decide.judge import Judge
 from guard.gate import Gate, GuardedModel
 from guard.observe.metrics import Metrics
+from guard.queries.watch import QueryWatch
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
 from guard.screen.trial import MODEL
@@ -30,6 +31,7 @@ def start() -> Iterator[Start]:
         unverified: str | None = None,
         unlisted: Unlisted = Unlisted.DENY,
         running: bool = True,
+        watch: QueryWatch | None = None,
         **policy: object,
     ) -> Setup:
         model, metrics = Model(), Metrics()
@@ -42,10 +44,10 @@ def start() -> Iterator[Start]:
         )
         settings = ModelPolicy.model_validate({"profile": "unused", "mode": Mode.ENFORCE, **policy})
         judge = Judge(PROFILE, false_positive_rate=0.05)
-        guarded = GuardedModel(INFO, settings, judge, engine, lambda _version: unverified)
+        guarded = GuardedModel(INFO, settings, judge, engine, lambda _version: unverified, watch)
         metrics.watch_model(
             model="digits",
-            detectors=("confidence",),
+            detectors=("confidence", "queries"),
             mode=settings.mode,
             fingerprint=INFO.fingerprint,
             false_positive_rate=0.05,

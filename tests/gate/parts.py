@@ -67,10 +67,10 @@ class Setup:
         return await self.ask(request(*items), deadline_s=deadline_s)
 
     async def ask(
-        self, request: InferRequest, *, decision_id: str = "d-1", deadline_s: float | None = None
+        self, request: InferRequest, *, decision_id: str = "d-1", deadline_s: float | None = None, client: str = ""
     ) -> Decision:
         """Screen a request."""
-        return await self.gate.screen(request, decision_id=decision_id, deadline_s=deadline_s)
+        return await self.gate.screen(request, decision_id=decision_id, deadline_s=deadline_s, client=client)
 
     async def occupy(self) -> asyncio.Future:
         """Keep the engine inside an evaluation until the model is opened again."""
@@ -79,6 +79,11 @@ class Setup:
         busy = asyncio.wrap_future(self.engine.submit(np.array(CLEAN, np.float32)))
         await asyncio.to_thread(self.model.entered.wait)
         return busy
+
+    def total(self, name: str) -> float:
+        """What a counter says, over all of its labels."""
+        families = text_string_to_metric_families(generate_latest(self.metrics.registry).decode())
+        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
     def counted(self, name: str) -> dict[str, float]:
         """What a counter says above 0, by the value of its other label than the model."""

@@ -70,7 +70,7 @@ def metrics() -> Metrics:
     metrics = Metrics()
     metrics.watch_model(
         model="digits",
-        detectors=("squeezing", "network", "smoothing", "sensitivity_gaussian"),
+        detectors=("squeezing", "network", "smoothing", "sensitivity_gaussian", "queries"),
         mode=Mode.FLAG,
         fingerprint="abc",
         false_positive_rate=0.05,

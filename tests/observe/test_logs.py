@@ -16,7 +16,7 @@ import structlog
 
 from guard.errors import ConfigError
 from guard.observe.logs import configure_logging, decision_event, log_decision
-from guard.values import Decision, UnscreenedReason, Verdict
+from guard.values import Decision, Probing, UnscreenedReason, Verdict
 
 Captured = pytest.CaptureFixture[str]
 
@@ -65,6 +65,7 @@ def test_a_decision_as_an_event(decision: Decision) -> None:
         "culprits": [0],
         "detector_p_values": {"squeezing": 0.03, "network": 0.004},
         "faults": {"sensitivity_gaussian": "backend"},
+        "queries": None,
         "spent": {"label": 2, "squeezing": 8, "smoothing": 80},
         "reason": None,
     }
@@ -110,6 +111,16 @@ def test_clean_decisions_are_quiet_by_default(capsys: Captured, decision: Decisi
     assert lines(capsys) == []
     log_decision(logger, decision)
     assert len(lines(capsys)) == 1
+
+
+def test_suspicious_queries_are_a_warning(capsys: Captured, decision: Decision) -> None:
+    """A clean decision about a suspicious query is a warning, with how many came before it."""
+    configure_logging(json=True, level="warning")
+    probing = Probing("queries", of_client=4, of_everyone=7, suspicious=True)
+    item = replace(decision.items[1], findings=(probing,))
+    log_decision(structlog.get_logger(), replace(decision, verdict=Verdict.CLEAN, items=(item,)))
+    (line,) = lines(capsys)
+    assert (line["level"], line["queries"]) == ("warning", {"of_client": 4, "of_everyone": 7})
 
 
 def test_libraries_log_in_the_same_form(capsys: Captured) -> None:

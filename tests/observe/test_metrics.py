@@ -16,7 +16,7 @@ from guard.errors import Overloaded
 from guard.observe.labels import OTHER
 from guard.observe.metrics import LABEL_EVALUATION, Metrics
 from guard.screen.live import LABEL
-from guard.values import Action, Decision, Mode, UnscreenedReason, Verdict
+from guard.values import Action, Decision, Mode, Probing, UnscreenedReason, Verdict
 
 Scrape = Callable[[], dict[str, float]]
 
@@ -29,7 +29,14 @@ def changed(before: dict[str, float], after: dict[str, float]) -> dict[str, floa
 
 def use_everything(metrics: Metrics, decision: Decision) -> None:
     """Call every method once, with each kind of finding."""
-    metrics.decided(decision)
+    probing = Probing("queries", of_client=9, of_everyone=9, suspicious=True)
+    metrics.decided(
+        replace(
+            decision,
+            items=(*decision.items[1:], replace(decision.items[0], findings=(*decision.items[0].findings, probing))),
+        )
+    )
+    metrics.watch_memory("digits", lambda: 3)
     metrics.decided(replace(decision, verdict=Verdict.UNSCREENED, reason=UnscreenedReason.FAULT))
     metrics.request_finished(decision=decision, model="digits", protocol="grpc", duration_s=0.2, overhead_s=0.1)
     metrics.request_refused(Overloaded.code)
@@ -102,6 +109,25 @@ def test_a_decision_is_counted_by_item_and_finding(metrics: Metrics, scrape: Scr
     )
     assert durations["guard_detector_duration_seconds_count{detector=smoothing}"] == 2
     assert durations["guard_detector_duration_seconds_sum{detector=smoothing}"] == pytest.approx(0.4)
+
+
+def test_suspicious_queries_are_counted(metrics: Metrics, scrape: Scrape, decision: Decision) -> None:
+    """Suspicious items count whatever their verdict; those that nothing else condemned are charged to `queries`."""
+    before = scrape()
+    for suspicious, condemns in ((False, False), (True, False), (True, True)):
+        probing = Probing("queries", of_client=9, of_everyone=9, suspicious=suspicious, condemns=condemns)
+        adversarial = replace(decision.items[0], findings=(*decision.items[0].findings, probing))
+        metrics.decided(replace(decision, items=(adversarial,)))
+    moved = changed(before, scrape())
+    assert moved["guard_suspicious_queries_total{model=digits}"] == 2
+    assert moved["guard_verdicts_total{detector=network,model=digits}"] == 2
+    assert moved["guard_verdicts_total{detector=queries,model=digits}"] == 1
+
+
+def test_remembered_queries(metrics: Metrics, scrape: Scrape) -> None:
+    """How many queries are remembered is asked at each scrape."""
+    metrics.watch_memory("digits", lambda: 12)
+    assert scrape()["guard_remembered_queries{model=digits}"] == 12
 
 
 def test_p_values_fall_into_the_buckets_that_drift_is_read_from(

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,14 @@ def edit_arrays(directory: Path, **changes: np.ndarray | None) -> None:
 def edit_network(directory: Path, **changes: str) -> None:
     """Change what the manifest says of the detector network."""
     edit_manifest(directory, lambda m: m["detectors"][1].update(changes))
+
+
+def test_radii_of_queries(saved: Path, tmp_path: Path) -> None:
+    """How near near-duplicates are comes back; a profile from before there were such radii has none."""
+    save(replace(whole(), query_radii=spec.QueryRadii(client=80, everyone=60)), tmp_path)
+    assert load(tmp_path).query_radii == spec.QueryRadii(client=80, everyone=60)
+    edit_manifest(saved, lambda m: m.pop("query_radii"))
+    assert load(saved).query_radii is None
 
 
 def test_round_trip(saved: Path) -> None:

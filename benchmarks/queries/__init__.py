@@ -1,0 +1,1 @@
+"""Query attacks against the memory of queries, beside Blacklight."""

@@ -1,0 +1,1 @@
+"""`guard evaluate`: attacks, real conditions and a profile, measured and reported."""

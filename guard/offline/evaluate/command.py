@@ -1,0 +1,209 @@
+"""What `guard evaluate` does: open the model and its profile, attack, measure, report."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from torch import nn
+
+import guard
+from guard.environment import check_onnxruntime
+from guard.errors import BackendError, DataError, ProfileMismatch
+from guard.model.onnx import OnnxBackend
+from guard.offline.command import make_folder
+from guard.offline.evaluate.attack import Attack
+from guard.offline.evaluate.craft import Crafter, Victim
+from guard.offline.evaluate.kept import Kept
+from guard.offline.evaluate.measure import craft_all, drift, measure, worst_cases
+from guard.offline.evaluate.report import write
+from guard.offline.evaluate.results import Count, Evaluation
+from guard.offline.evaluate.samples import Samples, read
+from guard.offline.evaluate.screening import Screen, screen, supported
+from guard.offline.evaluate.show import print_evaluation
+from guard.offline.evaluate.suite import choose
+from guard.offline.evaluate.target import Answers, View
+from guard.offline.evaluate.whitebox import WhiteBox, best_white_box, imitate
+from guard.offline.nets import one_thread
+from guard.offline.progress import Reporter, quiet
+from guard.profile import store
+from guard.profile.profile import Profile
+
+RATES = (0.05, 0.01)
+REPORT, RESULTS, KEPT = "report.html", "evaluation.json", "kept"
+_MOST_BENIGN = 5000
+_IMITATED = 1000
+_ATTACKED, _ATTACKED_QUICKLY = 200, 40
+_PACKAGES = ("adversarial-robustness-toolbox", "torch", "numpy", "onnx", "opencv-python-headless")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for. `images` is how many are attacked and drift; `command` is for the report."""
+
+    profile: Path
+    model: Path
+    data: Path
+    out: Path
+    labels: Path | None = None
+    attacks: tuple[str, ...] = ()
+    rates: tuple[float, ...] = ()
+    images: int | None = None
+    quick: bool = False
+    seed: int = 0
+    command: str = ""
+
+
+def evaluate_to(request: Request, console: Console) -> Evaluation:
+    """Evaluate a profile and write the report to `out`.
+
+    Raises:
+        GuardError: the model, the profile, the samples or the options can't be used.
+    """
+    started = time.monotonic()
+    profile = store.load(request.profile)
+    rates = supported(profile, request.rates, RATES)
+    content = _model(request.model, profile)
+    attacks = choose(request.attacks, quick=request.quick, image=View(profile.model).image)
+    samples = read(request.data, request.labels, profile, most=_MOST_BENIGN, seed=request.seed)
+    make_folder(request.out, "--out")
+    reporter = Reporter(console)
+    kept = Kept(request.out / KEPT)
+    backend = OnnxBackend(content, profile.model)
+    replica = backend if profile.replica is None else OnnxBackend(profile.bytes_of(profile.replica), profile.model)
+    try:
+        with one_thread(), screen(profile, replica, rates, kept, request.seed) as screening:
+            evaluation = _evaluate(
+                request,
+                profile=profile,
+                samples=samples,
+                backend=backend,
+                attacks=attacks,
+                screening=screening,
+                kept=kept,
+                reporter=reporter,
+            )
+    finally:
+        backend.close()
+        if replica is not backend:
+            replica.close()
+    text = json.dumps(evaluation.as_json(), indent=2, allow_nan=False)
+    (request.out / RESULTS).write_text(text + "\n", encoding="utf-8")
+    write(evaluation, request.out / REPORT)
+    print_evaluation(console, evaluation)
+    console.print(
+        f"Done in {time.monotonic() - started:.0f} s. The report is {request.out / REPORT}; "
+        f"the same for machines: {request.out / RESULTS}",
+        soft_wrap=True,
+    )
+    return evaluation
+
+
+def _evaluate(
+    request: Request,
+    *,
+    profile: Profile,
+    samples: Samples,
+    backend: OnnxBackend,
+    attacks: Sequence[Attack],
+    screening: Screen,
+    kept: Kept,
+    reporter: Reporter,
+) -> Evaluation:
+    seed, answers = request.seed, Answers(backend)
+    own = answers.labels(samples.images)
+    labels = own if samples.labels is None else samples.labels
+    right = own == labels
+    victim, box = _victim(answers, backend, samples, seed, reporter)
+    with reporter.stage("screening honest images", len(own)) as advance:
+        benign = screening(samples.images, advance)
+    count = request.images or (_ATTACKED_QUICKLY if request.quick else _ATTACKED)
+    images, truth = samples.images[right][:count], labels[right][:count]
+    if not len(images):
+        raise DataError(f"{request.data}: the model gets none of the samples right, so there is nothing to attack")
+    made = craft_all(Crafter(victim, seed, kept), attacks, images, truth, reporter)
+    measured = [
+        measure(each, images, truth, screen=screening, answers=answers, seed=seed, reporter=reporter) for each in made
+    ]
+    honest, honest_labels = samples.images[:count], labels[:count]
+    return Evaluation(
+        facts=_facts(request, profile, samples, len(images), box),
+        labelled=samples.labels is not None,
+        exact=box.exact,
+        agreement=box.agreement,
+        accuracy=Count(int(np.count_nonzero(right)), len(right)),
+        rates=screening.rates,
+        benign=screening.count(benign),
+        benign_evaluations=float(benign.evaluations.mean()),
+        unscreened=int(np.count_nonzero(benign.judged == 0)),
+        detectors=screening.detectors,
+        attacks=tuple(each.row for each in measured),
+        drift=drift(honest, honest_labels, screen=screening, image=answers.view.image, seed=seed, reporter=reporter),
+        worst=worst_cases(measured, len(images), screening.rates),
+        examples=tuple(each.example for each in measured if each.example is not None),
+    )
+
+
+def _victim(
+    answers: Answers, backend: OnnxBackend, samples: Samples, seed: int, reporter: Reporter
+) -> tuple[Victim, WhiteBox]:
+    own = answers.view.own(samples.images[:_IMITATED])
+    box = best_white_box(backend, own, seed=seed, reporter=reporter)
+
+    @cache
+    def another() -> nn.Module:
+        return imitate(backend, own, seed=seed + 1, reporter=quiet())  # it is within a stage of another attack
+
+    return Victim(answers, box.module, box.exact, backend.info.fingerprint, another), box
+
+
+def _model(file: Path, profile: Profile) -> bytes:
+    try:
+        content = file.read_bytes()
+    except OSError as exc:
+        raise BackendError(f"--model {file} can't be read ({exc.strerror})") from exc
+    if hashlib.sha256(content).hexdigest() != profile.model.fingerprint:
+        raise ProfileMismatch(
+            f"--model {file} is another model than the profile was calibrated with: name that one's file, or calibrate "
+            "this one with `guard calibrate --model`"
+        )
+    return content
+
+
+def _facts(request: Request, profile: Profile, samples: Samples, attacked: int, box: WhiteBox) -> Mapping[str, str]:
+    made = profile.provenance
+    truth = "their true labels" if samples.labels is not None else "the model's own labels, no true ones being given"
+    module = (
+        "the model itself, as a torch module that gives the same answers"
+        if box.exact
+        else f"a surrogate, distilled from the model's answers, that gives {box.agreement:.1%} of the samples its label"
+    )
+    return {
+        "command": request.command,
+        "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": f"{profile.model.name}, SHA-256 {profile.model.fingerprint}",
+        "replica": "the model itself" if profile.replica is None else f"{profile.replica.file} of the profile",
+        "profile": f"made {made.created} by guard {made.guard_version}, seed {made.seed}, "
+        f"of {sum(made.samples.values())} samples",
+        "samples": f"{len(samples.images)} honest images; {attacked} that the model gets right were attacked",
+        "success": f"an 8-bit image that the model gives another label than {truth}",
+        "gradients": module,
+        "seed": f"{request.seed}",
+        "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = (*_PACKAGES, check_onnxruntime())
+    versions = {"guard": guard.__version__, "python": platform.python_version()}
+    return versions | {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,202 @@
+"""Sets of inputs through the engine and the judge of a profile, as requests would go."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import guard
+from guard.decide.judge import Judge
+from guard.errors import ConfigError, RateUnsupported
+from guard.model.backend import Backend
+from guard.model.onnx import OnnxBackend, network_backend
+from guard.offline.evaluate.kept import Arrays, Kept, key_of
+from guard.offline.evaluate.results import ByRate, Count
+from guard.offline.evaluate.target import Bytes, View
+from guard.profile import spec
+from guard.profile.profile import Profile
+from guard.screen.build import build_detectors
+from guard.screen.engine import Engine
+from guard.screen.trial import MODEL, NETWORK
+from guard.values import Evidence, Float64Array, IntArray, Screening, Verdict
+
+_QUEUE = 64
+_PORTION = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """What was found about a set of n inputs.
+
+    `p_values` are those of all detectors together, `by_detector` (n, detectors) those of each, NaN where there is none;
+    `judged` is 0 where no verdict was reached.
+    """
+
+    labels: IntArray
+    p_values: Float64Array
+    by_detector: Float64Array
+    evaluations: IntArray
+    judged: IntArray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Screen:
+    """An engine with a profile's detectors, and its judges. What was screened before is not screened again.
+
+    The certificate is left out: it is no suspicion. All detectors look at every input, for how each of them does is
+    part of the report; a server spares some of them inputs that are flagged already.
+    """
+
+    def __init__(self, engine: Engine, profile: Profile, rates: Sequence[float], *, kept: Kept, seed: int) -> None:
+        self.detectors = profile.scoring
+        self.rates = tuple(rates)
+        self._judges = {rate: Judge(profile, false_positive_rate=rate) for rate in rates}
+        self._engine, self._view, self._kept = engine, View(profile.model), kept
+        self._identity = _identity(profile) | {"seed": seed}
+
+    def __call__(self, images: Bytes, advance: Callable[[int], None] = lambda _: None) -> Screened:
+        """Screen 8-bit images, (n, *shape) as attackers see them."""
+        portions = [
+            self._portion(images[start : start + _PORTION], advance) for start in range(0, len(images), _PORTION)
+        ]
+        portions = portions or [_as_arrays([], self.detectors)]
+        names = ("labels", "p_values", "by_detector", "evaluations", "judged")
+        return Screened(*(np.concatenate([portion[name] for portion in portions]) for name in names))
+
+    def flagged(self, screened: Screened, rate: float) -> Any:
+        """Which of them are flagged at a rate, as a mask."""
+        return screened.p_values <= self._judges[rate].threshold
+
+    def count(self, screened: Screened, chosen: Any = None) -> ByRate:
+        """How many of them, or of those chosen by a mask, are flagged at each rate."""
+        chosen = np.ones(len(screened), bool) if chosen is None else chosen
+        of = int(np.count_nonzero(chosen))
+        return {rate: Count(int(np.count_nonzero(self.flagged(screened, rate) & chosen)), of) for rate in self.rates}
+
+    def _portion(self, images: Bytes, advance: Callable[[int], None]) -> Arrays:
+        key = key_of(self._identity, images)
+        arrays = self._kept.get(key)
+        if arrays is None:
+            judge = self._judges[self.rates[0]]
+            found = []
+            for screening in _screen_all(self._engine, self._view, images):
+                found.append((screening, judge.judge(screening)))
+                advance(1)
+            arrays = _as_arrays(found, self.detectors)
+            self._kept.put(key, arrays)
+        else:
+            advance(len(images))
+        return arrays
+
+
+def _as_arrays(found: Sequence[tuple[Screening, Any]], detectors: Sequence[str]) -> Arrays:
+    p_values = [np.nan if decision.p_value is None else decision.p_value for _, decision in found]
+    each = np.full((len(found), len(detectors)), np.nan)
+    for row, (_, decision) in enumerate(found):
+        for finding in decision.findings:
+            if isinstance(finding, Evidence) and finding.p_value is not None:
+                each[row, detectors.index(finding.detector)] = finding.p_value
+    return {
+        "labels": np.array([-1 if s.label is None else s.label for s, _ in found], np.int64),
+        "p_values": np.array(p_values, np.float64),
+        "by_detector": each,
+        "evaluations": np.array([sum(s.spent.values()) for s, _ in found], np.int64),
+        "judged": np.array([decision.verdict is not Verdict.UNSCREENED for _, decision in found], np.int64),
+    }
+
+
+def _screen_all(engine: Engine, view: View, images: Bytes) -> Iterator[Screening]:
+    waiting: list[Future[Screening]] = []
+    for sample in view.own(images):
+        if len(waiting) == _QUEUE:
+            yield waiting.pop(0).result()
+        waiting.append(engine.submit(sample))
+    for future in waiting:
+        yield future.result()
+
+
+def supported(profile: Profile, rates: Sequence[float], default: Sequence[float]) -> tuple[float, ...]:
+    """The rates asked for, highest first; where none were, those by default that the profile supports.
+
+    Raises:
+        ConfigError: a rate that is none.
+        RateUnsupported: the profile holds too few samples for a rate that was asked for, or for any.
+    """
+    for rate in rates:
+        if not 0 < rate < 1:
+            raise ConfigError(f"--rate {rate:g}: give a share between 0 and 1, for example 0.05")
+    complaint: RateUnsupported | None = None
+    found = []
+    for rate in sorted(set(rates or default), reverse=True):
+        try:
+            Judge(profile, false_positive_rate=rate)
+        except RateUnsupported as exc:
+            if rates:
+                raise
+            complaint = complaint or exc
+        else:
+            found.append(rate)
+    if complaint is not None and not found:
+        raise complaint
+    return tuple(found)
+
+
+@contextmanager
+def screen(profile: Profile, replica: Backend, rates: Sequence[float], kept: Kept, seed: int) -> Iterator[Screen]:
+    """A running engine over a replica, stopped at the end. The replica stays the caller's."""
+    specs = [each for each in profile.detectors if not isinstance(each, spec.SmoothingSpec)]
+    backends = {MODEL: replica}
+    for each in specs:
+        if isinstance(each, spec.NetworkSpec):
+            providers = replica.providers if isinstance(replica, OnnxBackend) else ("CPUExecutionProvider",)
+            backends[NETWORK] = network_backend(profile.bytes_of(each), profile.model, providers=providers)
+    engine = Engine(
+        detectors=build_detectors(specs),
+        backends=backends,
+        secret=f"evaluation {seed}".encode(),  # no secret: a report repeats with its seed
+        max_queued_items=_QUEUE,
+    )
+    engine.start()
+    try:
+        yield Screen(engine, profile, rates, kept=kept, seed=seed)
+    finally:
+        engine.stop()
+        for name, backend in backends.items():
+            if name != MODEL:
+                backend.close()
+
+
+def _identity(profile: Profile) -> dict[str, Any]:
+    """What tells a profile's verdicts from another's."""
+    digest = hashlib.sha256()
+    for part in (profile.reference, profile.calibration):
+        digest.update(part.labels.tobytes())
+        for name, scores in sorted(part.scores.items()):
+            digest.update(name.encode() + scores.tobytes())
+    return {
+        "model": asdict(profile.model),
+        "detectors": [each.model_dump(mode="json") for each in profile.detectors],
+        "replica": None if profile.replica is None else profile.replica.sha256,
+        "scores": digest.hexdigest(),
+        "code": _code(),
+    }
+
+
+@cache
+def _code() -> str:
+    """Of what finds and judges: while it is being worked on, its version says nothing."""
+    digest = hashlib.sha256()
+    for room in ("screen", "decide", "model", "profile"):
+        for file in sorted((Path(guard.__file__).parent / room).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -41,7 +41,7 @@ class Timed:
     [
         pytest.param(lambda n: 0.002 + 0.0001 * n, 192, id="a-fixed-cost-wants-large-batches"),
         pytest.param(lambda n: 0.001 * n, 8, id="slow-copies-want-short-turns"),
-        pytest.param(lambda n: 0.0001 * n, 96, id="fast-copies-want-turns-of-eight-milliseconds"),
+        pytest.param(lambda n: 0.0001 * n, 48, id="fast-copies-want-turns-of-four-milliseconds"),
         pytest.param(lambda n: 0.001 * n * (1 if n <= 16 else 2), 8, id="large-batches-may-be-slower"),
     ],
 )

@@ -75,7 +75,9 @@ def main(  # noqa: PLR0917 - options of a command line
 
 
 def _measure(subject: _Subject, data: Path, size: _Size) -> dict[str, Any]:
-    test = subject.load(data, "test", 4 * size.images)
+    test = subject.load(data, "test")
+    fresh = test.pixels[4 * size.images :]
+    test = images_of.Images(test.pixels[: 4 * size.images], test.labels[: 4 * size.images])
     benign = subject.load(data, "train", size.clients * 100 + _CALIBRATION).pixels
     calibration, benign = benign[:_CALIBRATION], benign[_CALIBRATION:]
     shape = benign.shape[1:]
@@ -88,7 +90,7 @@ def _measure(subject: _Subject, data: Path, size: _Size) -> dict[str, Any]:
         "name": subject.name,
         "radii": asdict(radii),
         "attacks": list(_attacks(subject, test, benign[:_OTHERS], watchers, size)),
-        "benign": list(_benign(subject.name, benign, watchers, size)),
+        "benign": list(_benign(subject.name, benign, fresh, watchers, size)),
         "microseconds": _timed(benign, shape, radii),
     }
 
@@ -110,13 +112,20 @@ def _attacks(
             yield row
 
 
-def _benign(subject: str, images: Float32Array, watchers: _Watchers, size: _Size) -> Iterator[dict[str, Any]]:
+def _benign(
+    subject: str, images: Float32Array, fresh: Float32Array, watchers: _Watchers, size: _Size
+) -> Iterator[dict[str, Any]]:
     for name, make in watchers.items():
         # The published method is too slow to show it everything.
         many = size.clients if name == "Guard" else min(size.clients, _FEWER)
         streams: dict[str, Sequence[Iterable[Float32Array]]] = {
             f"{each} different images each": [images[i : i + each] for i in range(0, many * 100 - each + 1, each)]
             for each in (10, 100, 1000)
+        }
+        unseen = fresh[: many * 100]
+        streams |= {
+            f"{each} different test images each": [unseen[i : i + each] for i in range(0, len(unseen) - each + 1, each)]
+            for each in (10, 100)
         }
         streams |= {kind: measure.drifting(kind, images, min(many, _FEWER), 20, size.seed) for kind in STREAMS}
         for kind, clients in streams.items():

@@ -21,6 +21,9 @@ _EVERYONE_QUERIES = 65_536
 _MOST_SAMPLES = 2_000
 _LEAST_SAMPLES = 50
 _MARGIN = 0.9
+_WIDEST_CLIENT, _WIDEST_EVERYONE = 80, 56
+"""No radius is wider: large collections hold real near-duplicates, which samples of them don't show."""
+
 _KEYS = 2
 _NEIGHBOURS = 10
 
@@ -30,8 +33,8 @@ def radii_of(benign: Float32Array, bounds: tuple[float, float]) -> QueryRadii | 
 
     The distance of an input's k-th nearest neighbour among n shrinks to (n / m)^(1/d) of it among m, d being the
     dimension of the inputs near each other, by maximum likelihood (Levina and Bickel, 2004). Taken is the smallest
-    of all benign inputs, at the size of a client's and of everybody's memory, less a tenth. None for inputs that are no
-    images, and for fewer samples than say anything.
+    of all benign inputs, at the size of a client's and of everybody's memory, less a tenth, and within bounds. None for
+    inputs that are no images, and for fewer samples than say anything.
     """
     samples = benign[:_MOST_SAMPLES]
     if not is_image(samples.shape[1:]) or len(samples) < _LEAST_SAMPLES:
@@ -49,6 +52,7 @@ def radii_of(benign: Float32Array, bounds: tuple[float, float]) -> QueryRadii | 
             )
         )
     client, everyone = (int(min(each)) for each in zip(*found, strict=True))
+    client, everyone = min(client, _WIDEST_CLIENT), min(everyone, _WIDEST_EVERYONE)
     return QueryRadii(client=client, everyone=min(client, everyone))
 
 

@@ -17,7 +17,7 @@ from guard.offline import nets
 
 WEIGHTS: Final = Path(__file__).parent / "weights"
 NOISE_SIGMA: Final = 0.25
-"""What both models were trained with, in units of inputs from 0 to 1."""
+"""What these models were trained with, in units of inputs from 0 to 1."""
 
 LENET5_SHAPE: Final = (1, 28, 28)
 RESNET20_SHAPE: Final = (3, 32, 32)
@@ -117,6 +117,11 @@ def lenet5() -> LeNet5:
 def resnet20() -> ResNet20:
     """ResNet-20 with the weights that are kept here."""
     return _with_weights(ResNet20(folded=True), WEIGHTS / "resnet20.npz")
+
+
+def resnet20_clean() -> ResNet20:
+    """ResNet-20 as an ordinary classifier: trained on without noise, so more often right, and less robust."""
+    return _with_weights(ResNet20(folded=True), WEIGHTS / "resnet20-clean.npz")
 
 
 def save_weights(net: nn.Module, path: Path) -> None:

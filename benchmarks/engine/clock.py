@@ -11,31 +11,40 @@ from typing import NamedTuple
 
 
 class Ratio(NamedTuple):
-    """Median, least and largest over rounds, and the median cost of the numerator."""
+    """The ratio over all rounds, the least and largest of one round, and the numerator's cost."""
 
-    median: float
+    value: float
     low: float
     high: float
     numerator: float = math.nan
 
 
 def ratio(
-    numerator: Callable[[], float], denominator: Callable[[], float], rounds: int, *, in_turns: bool = True
+    numerator: Callable[[], float],
+    denominator: Callable[[], float],
+    rounds: int,
+    *,
+    in_turns: bool = True,
+    pooled: bool = False,
 ) -> Ratio:
     """The ratio of two measured costs. Each side gives its cost (seconds, or seconds a unit) for a round of work.
 
-    The sides take turns at being first, unless the numerator always has to be.
+    The sides take turns at being first, unless the numerator always has to be. The ratio is the median of the rounds',
+    or with `pooled` that of the sums: where a round's cost hangs on which images it drew, a median of few says little.
     """
-    found, costs = [], []
+    costs: list[tuple[float, float]] = []
     for turn in range(rounds):
         gc.collect()
         if turn % 2 and in_turns:
             below, above = denominator(), numerator()
         else:
             above, below = numerator(), denominator()
-        found.append(above / below)
-        costs.append(above)
-    return Ratio(statistics.median(found), min(found), max(found), statistics.median(costs))
+        costs.append((above, below))
+    each = [above / below for above, below in costs]
+    middle = statistics.fmean if pooled else statistics.median
+    numerators, denominators = zip(*costs, strict=True)
+    value = sum(numerators) / sum(denominators) if pooled else statistics.median(each)
+    return Ratio(value, min(each), max(each), middle(numerators))
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -18,7 +18,7 @@ from benchmarks.references import cohen, mutation_testing, voracek
 from benchmarks.references.art_detectors import ArtNetwork, ArtSqueezing
 from benchmarks.references.art_smoothing import ArtSmoothing
 from guard.model.backend import Backend
-from guard.model.onnx import network_backend
+from guard.model.network import network_backend
 from guard.model.sweep import best_batch
 from guard.offline import nets
 from guard.profile import spec
@@ -42,7 +42,7 @@ class Size:
     rounds: int
 
 
-SIZES = {"LeNet-5": Size(300, 10, 7), "ResNet-20": Size(16, 2, 5)}
+SIZES = {"LeNet-5": Size(300, 10, 7), "ResNet-20": Size(16, 6, 5)}
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class Bench:
         ceiling = None if floor_s is None else found.numerator / floor_s
         better: Better = "at most" if number == 1 else "at least"
         return Row(
-            number, compare, self.subject.name, found.median, found.low, found.high, target, better, detail, ceiling
+            number, compare, self.subject.name, found.value, found.low, found.high, target, better, detail, ceiling
         )
 
     def rho(self) -> Iterator[Row]:
@@ -148,7 +148,7 @@ class Bench:
                     spent["Guard"].append(sum(screening.spent.values()))
                 return elapsed / len(repeated)
 
-            found = ratio(reference, ours, self.size.rounds, in_turns=False)  # the reference draws the images
+            found = ratio(reference, ours, self.size.rounds, in_turns=False, pooled=True)
         detail = f"rate {theta:.3f} +- {indifference:.0%}, cap {_CAP}; " + "; ".join(
             f"{side}: {np.mean(spent[side]):.0f} evaluations, flagged {_share(flags[side], count)}" for side in flags
         )
@@ -229,7 +229,7 @@ class Bench:
                 # The reference also selects its label by n0 copies, which Guard takes from the input itself.
                 return elapsed / len(repeated)
 
-            found = ratio(reference, ours, self.size.rounds, in_turns=False)  # the reference draws the images
+            found = ratio(reference, ours, self.size.rounds, in_turns=False, pooled=True)
         detail = f"alpha {_ALPHA:g}; Guard: {np.mean(spent):.0f} evaluations; certified: " + ", ".join(
             f"{side} {_share(certified[side])}" for side in certified
         )
@@ -268,7 +268,7 @@ class Bench:
                 spent["Guard"].extend(sum(s.spent.values()) for s in done)
                 return elapsed / len(images)
 
-            found = ratio(reference, ours, self.size.rounds, in_turns=False)  # the reference draws the images
+            found = ratio(reference, ours, self.size.rounds, in_turns=False, pooled=True)
         detail = f"at sigma, alpha {_ALPHA:g}, horizon {_N}; " + "; ".join(
             f"{side}: {np.mean(spent[side]):.0f} evaluations, certified {_share(certified[side])}" for side in certified
         )
@@ -286,10 +286,10 @@ class Bench:
         yield self._detector("squeezing, ART", 35 if lenet else 4, art_squeezing.score, squeezing, floor_s=floor_s)
         net = nets.SmallNet(shape, 2, self.subject.info.bounds).eval()
         art_network = ArtNetwork(net, shape)
-        backend = network_backend(nets.to_onnx(net, shape), self.subject.info)
+        design = spec.NetworkSpec(sha256="")
+        backend = network_backend(design, nets.to_onnx(net, shape), self.subject.info)
         sweep = best_batch(backend)
         backend.preferred_batch = sweep.batch
-        design = spec.NetworkSpec(sha256="")
         compare, target = "detector network, ART", 18 if lenet else 4
         floor_s = sweep.evaluation_s
         yield self._detector(compare, target, art_network.score, design, floor_s=floor_s, network=backend)

@@ -16,10 +16,10 @@ INSTALLED := $(VENV)/.installed
 # Real images to measure on: mnist.npz and cifar10-jpeg.zip.
 DATA ?= $(firstword $(wildcard data ../shared/data) data)
 
-.PHONY: help demo test bench bench-gpu bench-train soak env triton lint format proto schema constraints clean distclean
+.PHONY: help demo test bench bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak env triton lint format proto schema constraints clean distclean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## Guard a small model, attack it, and show what was caught (a few minutes)
 	@$(BIN)/guard demo
@@ -37,6 +37,13 @@ bench-gpu: $(INSTALLED) ## Check the engine on a GPU and measure it there (under
 bench-train: $(INSTALLED) ## Train the benchmarks' models again (an hour; DATA=folder of images)
 	@$(BIN)/python -m benchmarks.train lenet5 --data $(DATA)
 	@$(BIN)/python -m benchmarks.train resnet20 --data $(DATA)
+	@$(BIN)/python -m benchmarks.train resnet20-clean --data $(DATA)
+
+evaluate-mnist: $(INSTALLED) ## Calibrate, attack and evaluate LeNet-5 on MNIST (half an hour; DATA=folder of images)
+	@$(BIN)/python -m benchmarks.detection mnist --data $(DATA)
+
+evaluate-cifar10: $(INSTALLED) ## The same for ResNet-20 on CIFAR-10 (two hours; a stopped run resumes)
+	@$(BIN)/python -m benchmarks.detection cifar10 --data $(DATA)
 
 soak: $(INSTALLED) ## Run the engine at 80 % load with random cancellations for half an hour (DATA=folder of images)
 	@$(BIN)/python -m benchmarks.engine.soak --data $(DATA)
@@ -90,7 +97,7 @@ $(BIN)/pip:
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing the packages pinned in constraints.txt (the first time takes minutes; no GPU? see README)"
 	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
-		$(BIN)/pip install --progress-bar off --editable '.[cpu,evaluate,dev]' \
+		$(BIN)/pip install --progress-bar off --editable '.[cpu,redis,evaluate,dev]' \
 		2> >(grep -v '^WARNING: Location .* is ignored' >&2) \
 		| sed -unE 's/^(Collecting [[:alnum:]_.-]+).*/  \1/p; s/^(Installing) collected.*/  \1 .../p'
 	@touch $@

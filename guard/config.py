@@ -10,6 +10,7 @@ from typing import Annotated, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from guard import sharing
 from guard.values import Action, Mode
 
 MEBIBYTE = 1024 * 1024
@@ -48,10 +49,22 @@ def _checked_unless_unix(address: str) -> str:
     return address if re.fullmatch(_UNIX, address) else _checked(address)
 
 
+def _checked_store(url: str) -> str:
+    try:
+        sharing.store_address(url)
+    except ValueError as exc:
+        kind = "secret" if isinstance(exc, sharing.HoldsPassword) else "address"
+        raise PydanticCustomError(kind, "{why}", {"why": str(exc)}) from exc
+    return url
+
+
 # The patterns say in the JSON Schema what the validators check here, so that editors know it too.
 HostPort: TypeAlias = Annotated[str, AfterValidator(_checked), Field(json_schema_extra={"pattern": f"^{_HOST_PORT}$"})]
 HostPortOrUnix: TypeAlias = Annotated[
     str, AfterValidator(_checked_unless_unix), Field(json_schema_extra={"pattern": f"^({_UNIX}|{_HOST_PORT})$"})
+]
+StoreUrl: TypeAlias = Annotated[
+    str, AfterValidator(_checked_store), Field(json_schema_extra={"pattern": f"^{sharing.PATTERN}$"})
 ]
 # Strict, because YAML has real numbers and booleans: `true` is no number, and text is neither.
 Count: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
@@ -128,6 +141,21 @@ class Limits(_Section):
     )
 
 
+class QueryStore(_Section):
+    """Where replicas share what they remember."""
+
+    url: StoreUrl | None = Field(
+        None,
+        description="redis://user@host:port/database of a Redis or Valkey server, rediss:// with TLS, and its password "
+        "in password_file; user, port and database may be left out. Without it each Guard remembers alone",
+    )
+    password_file: Path | None = Field(None, description="file with the password")
+    ca_file: Path | None = Field(None, description="PEM file of who signed the server's certificate, if not the usual")
+    timeout_s: float = Field(
+        1.0, gt=0, strict=True, allow_inf_nan=False, description="longest wait for each answer of it, in seconds"
+    )
+
+
 class Certify(StrEnum):
     """What is made of a model's certificate of robustness."""
 
@@ -192,6 +220,14 @@ class ModelPolicy(_Section):
     query_memory_s: float = Field(
         86_400.0, gt=0, strict=True, allow_inf_nan=False, description="how long a query is remembered, in seconds"
     )
+    drift_false_alarm: float = Field(
+        1e-4,
+        ge=0,
+        lt=1,
+        strict=True,
+        description="chance that drift of a model's scores is reported where there is none, in a run of Guard; 0 does "
+        "not look for drift",
+    )
     screening_budget_s: float = Field(
         2.0, gt=0, strict=True, allow_inf_nan=False, description="longest time screening may take, in seconds"
     )
@@ -203,6 +239,7 @@ class Settings(_Section):
     upstream: Upstream = Field(Upstream(), description="the guarded server")
     listen: Listen = Field(Listen(), description="where Guard serves")
     limits: Limits = Field(Limits(), description="bounds on what one Guard holds at a time")
+    query_store: QueryStore = Field(QueryStore(), description="where replicas share the queries that they remember")
     unlisted_models: Unlisted = Field(Unlisted.DENY, description="deny, or pass unscreened (and counted)")
     noise_secret_file: Path | None = Field(
         None,

@@ -42,6 +42,20 @@ def check_onnxruntime() -> str:
     return installed[0]
 
 
+def check_redis() -> None:
+    """Check that the client library of Redis and Valkey is installed, which an extra brings.
+
+    Raises:
+        EnvironmentProblem: it is not; the message holds the command that mends it.
+    """
+    if not _is_installed("redis"):
+        raise EnvironmentProblem(
+            "query_store needs the Python package redis, which is not installed. Install it, in a clone of Guard, or "
+            "remove query_store from the policy:\n"
+            "  pip install '.[redis]'"
+        )
+
+
 def check_providers(asked: Sequence[str], got: Sequence[str]) -> None:
     """Check that a session runs on the execution providers that were asked for.
 

@@ -11,11 +11,12 @@ import structlog
 
 from guard.config import ModelPolicy, Queries, Unlisted
 from guard.decide.decide import decide, pass_unlisted, unscreened_item
+from guard.decide.drift import Drift
 from guard.decide.judge import Judge
 from guard.decide.probing import with_probing
 from guard.decode.tensors import decode
 from guard.errors import DeadlineExceeded, GuardError, MalformedRequest, ModelNotListed, Overloaded, RequestError
-from guard.observe.logs import log_decision
+from guard.observe.logs import log_decision, log_drift
 from guard.observe.metrics import Metrics
 from guard.queries import watch
 from guard.queries.watch import QueryWatch
@@ -45,7 +46,7 @@ class GuardedModel:
     """A model under guard.
 
     `unverified` says why a version of it ("" for the server's own) is not known to be the profile's; None if it is.
-    `watch` remembers its queries, None where the policy says not to.
+    `watch` remembers its queries and `drift` looks for drift, None where the policy says not to.
     """
 
     info: ModelInfo
@@ -54,6 +55,7 @@ class GuardedModel:
     engine: Engine
     unverified: Callable[[str], str | None]
     watch: QueryWatch | None = None
+    drift: Drift | None = None
 
 
 class Gate:
@@ -123,6 +125,8 @@ class Gate:
         finally:
             probing.cancel()
         items = tuple(guarded.judge.judge(s) if isinstance(s, Screening) else s for s in screened)
+        if guarded.drift is not None and (change := guarded.drift.observe(items, client)) is not None:
+            log_drift(_log, name, change)
         if findings:
             reject = policy.queries is Queries.REJECT
             items = tuple(with_probing(i, f, reject=reject) for i, f in zip(items, findings, strict=True))

@@ -155,6 +155,12 @@ def conformal_p_value(benign: Float64Array, score: float) -> float:
     return (1 + at_least) / (len(benign) + 1)
 
 
+def ties(benign: Float64Array, score: float) -> int:
+    """How many of the sorted benign scores are the same as a score."""
+    low, high = np.searchsorted(benign, score, side="left"), np.searchsorted(benign, score, side="right")
+    return int(high - low)
+
+
 def allowed_exceedances(n: int, rate: float, confidence: float = 0.95) -> int:
     """Largest k so that flagging scores above all but k of n benign ones keeps the rate, or -1 if n is too small.
 

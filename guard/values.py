@@ -69,6 +69,20 @@ class FaultReason(StrEnum):
     DEADLINE = "deadline"
 
 
+class DriftScope(StrEnum):
+    """Whose traffic is no longer like the calibration data. A closed set: it labels a metric."""
+
+    ONE_CLIENT = "one_client"
+    SEVERAL_CLIENTS = "several_clients"
+
+
+class DriftDirection(StrEnum):
+    """Whether drifted scores are more extreme than those of the calibration data, or less."""
+
+    MORE_EXTREME = "more_extreme"
+    LESS_EXTREME = "less_extreme"
+
+
 class OutputKind(StrEnum):
     """What the guarded model's output tensor holds."""
 
@@ -140,6 +154,22 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
+class Occlusion:
+    """What covering windows of an image showed.
+
+    `heat` is how much of the label's margin each window holds beyond a typical one, row by row of their grid, in
+    logits; `hottest` is the window that holds most, as (top, left, height, width) in pixels. `recovered` is the label
+    by double masking (Xiang et al., 2022). With `certified_px`, no square of that many pixels a side, wherever it is
+    and whatever is in it, has changed or could change the recovered label.
+    """
+
+    heat: tuple[tuple[float, ...], ...]
+    hottest: tuple[int, int, int, int]
+    recovered: int | None = None
+    certified_px: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """A detector looked, and scored what it saw. `p_value` is None until the score was calibrated."""
 
@@ -149,6 +179,7 @@ class Evidence:
     p_value: float | None = None
     details: Mapping[str, float] = field(default_factory=dict)
     duration_s: float = 0.0
+    occlusion: Occlusion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +238,21 @@ class Probing:
     duration_s: float = 0.0
 
 
-Finding: TypeAlias = Evidence | Certified | Abstention | Fault | Spared | Probing
+@dataclass(frozen=True, slots=True)
+class SharedPerturbation:
+    """With how many flagged items of other content an item that is flagged shares its perturbation, of how many.
+
+    It is found after the verdict, which it does not change.
+    """
+
+    detector: str
+    shared_with: int
+    compared_with: int
+    evaluations: int = 0
+    duration_s: float = 0.0
+
+
+Finding: TypeAlias = Evidence | Certified | Abstention | Fault | Spared | Probing | SharedPerturbation
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,12 +270,26 @@ class Screening:
 
 @dataclass(frozen=True, slots=True)
 class ItemDecision:
-    """The verdict on one item of a batch."""
+    """The verdict on one item of a batch. `ties` counts the calibration scores that are the same as the item's."""
 
     verdict: Verdict
     p_value: float | None
     findings: tuple[Finding, ...]
     reason: UnscreenedReason | None = None
+    ties: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DriftChange:
+    """Drift is suspected from now on, of more or fewer clients than before; of none where `scope` is None.
+
+    `log_martingale` is the evidence and `items` what it rests on.
+    """
+
+    scope: DriftScope | None
+    direction: DriftDirection
+    log_martingale: float
+    items: int
 
 
 @dataclass(frozen=True, slots=True)

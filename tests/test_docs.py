@@ -79,6 +79,7 @@ def registry() -> CollectorRegistry:
     )
     metrics.watch_queue("digits", lambda: 0)
     metrics.watch_memory("digits", lambda: 0)
+    metrics.watch_sharing("digits", lambda: True)
     return metrics.registry
 
 

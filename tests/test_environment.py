@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from guard.environment import check_onnxruntime, check_providers
+from guard.environment import check_onnxruntime, check_providers, check_redis
 from guard.errors import EnvironmentProblem
 
 
@@ -63,6 +63,15 @@ def test_both_runtimes(site: Path) -> None:
         check_onnxruntime()
     assert "pip uninstall --yes onnxruntime onnxruntime-gpu\n" in str(caught.value)
     assert "pip install '.[cpu]'" in str(caught.value)
+
+
+def test_no_client_of_the_query_store(site: Path) -> None:
+    """Without the client library the message says which extra brings it; with it there is none."""
+    with pytest.raises(EnvironmentProblem, match=r"query_store needs .* not installed") as caught:
+        check_redis()
+    assert "pip install '.[redis]'" in str(caught.value)
+    install(site, "redis")
+    check_redis()
 
 
 def test_another_runtime_is_not_counted(site: Path) -> None:

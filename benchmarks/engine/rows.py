@@ -18,10 +18,10 @@ from benchmarks.references import cohen, mutation_testing, voracek
 from benchmarks.references.art_detectors import ArtNetwork, ArtSqueezing
 from benchmarks.references.art_smoothing import ArtSmoothing
 from guard.model.backend import Backend
-from guard.model.network import network_backend
 from guard.model.sweep import best_batch
 from guard.offline import nets
 from guard.profile import spec
+from guard.screen.backends import network_backend
 from guard.screen.engine import Engine
 from guard.stats import clopper_pearson_interval
 from guard.values import Certified, Evidence, Float32Array, Screening

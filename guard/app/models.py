@@ -12,13 +12,14 @@ from guard.config import Certify, Device, ModelPolicy, Queries, Replica, Setting
 from guard.decide.judge import Judge
 from guard.errors import BackendError, ConfigError, GuardError, ProfileMismatch, RateUnsupported, SeveralProblems
 from guard.model.backend import Backend
-from guard.model.onnx import OnnxBackend, network_backend
+from guard.model.onnx import OnnxBackend
 from guard.model.upstream import UpstreamBackend
 from guard.profile import store
 from guard.profile.profile import Profile
-from guard.profile.spec import DetectorSpec, NetworkSpec, SmoothingSpec
+from guard.profile.spec import DetectorSpec, SmoothingSpec
+from guard.screen.backends import networks_of
 from guard.screen.smoothing import at_radius
-from guard.screen.trial import MODEL, NETWORK
+from guard.screen.trial import MODEL
 from guard.values import ModelInfo
 
 _PROVIDERS = {
@@ -91,13 +92,13 @@ def load_model(settings: Settings, name: str, given: Backend | None = None) -> L
     detectors = problems.unless("certified_radius", partial(_detectors, name, policy, profile))
     judge = problems.unless("false_positive_rate", partial(_judge, name, policy, profile))
     replica = problems.unless("model", partial(_replica, settings, name, profile, given))
-    network = problems.unless("profile", partial(_network, profile, replica))
-    opened = tuple(each for each in (replica if given is None else None, network) if each is not None)
+    networks = problems.unless("profile", partial(_networks, profile, replica)) or {}
+    opened = (*(() if given is not None or replica is None else (replica,)), *networks.values())
     if judge is None or replica is None or detectors is None or problems.found:
         for each in opened:
             each.close()
         return tuple(problems.found)
-    backends = {MODEL: replica} | ({} if network is None else {NETWORK: network})
+    backends = {MODEL: replica} | networks
     return LoadedModel(policy, profile, replace(profile.model, name=name), judge, detectors, backends, opened)
 
 
@@ -158,13 +159,10 @@ def _judge(name: str, policy: ModelPolicy, profile: Profile) -> Judge:
         raise RateUnsupported(f"model {name!r}: {exc}") from exc
 
 
-def _network(profile: Profile, replica: Backend | None) -> Backend | None:
-    """The profile's detector network, where an ONNX replica runs: inputs are uploaded once for both."""
+def _networks(profile: Profile, replica: Backend | None) -> dict[str, Backend]:
+    """The profile's detector networks, where an ONNX replica runs: inputs are uploaded once for all."""
     providers = replica.providers if isinstance(replica, OnnxBackend) else _PROVIDERS[Device.CPU]
-    for spec in profile.detectors:
-        if isinstance(spec, NetworkSpec):
-            return network_backend(profile.bytes_of(spec), profile.model, providers=providers)
-    return None
+    return networks_of(profile.detectors, profile.files, profile.model, providers)
 
 
 def _replica(settings: Settings, name: str, profile: Profile, given: Backend | None) -> Backend:

@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from guard.app.models import LoadedModel, load_models
+from guard.app.sharing import open_store
 from guard.config import ModelPolicy, Queries, Settings
+from guard.decide.drift import Drift
 from guard.environment import check_onnxruntime
 from guard.errors import ConfigError
 from guard.gate import Gate, GuardedModel
@@ -25,6 +28,7 @@ from guard.profile.profile import Profile
 from guard.queries import watch
 from guard.queries.fingerprint import Fingerprinter
 from guard.queries.memory import QueryMemory, Radii
+from guard.queries.record import Seal
 from guard.queries.watch import QueryWatch
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
@@ -51,6 +55,7 @@ class Sidecar:
         self._settings = settings
         self._closing = AsyncExitStack()
         secret = _noise_secret(settings.noise_secret_file)
+        self._store = open_store(settings, self.metrics)
         self._verifiers: dict[str, Verifier] = {}
         self._engines: dict[str, Engine] = {}
         loaded = load_models(settings, replicas or {})
@@ -75,6 +80,9 @@ class Sidecar:
                 self._closing.callback(engine.stop)
             for verifier in self._verifiers.values():
                 verifier.start()
+            if self._store is not None:
+                self._store.start()
+                self._closing.callback(self._store.close)
             self.admin_port = self._admin.start()
             self._closing.callback(self._admin.stop)
             self.grpc_port = await self._server.start()
@@ -120,7 +128,20 @@ class Sidecar:
         self._verifiers[name] = verifier
         query_watch = self._remember(model, secret)
         self._watch(name, model.policy, model.profile, engine)
-        return GuardedModel(model.info, model.policy, model.judge, engine, verifier.unverified, query_watch)
+        drift = self._look_for_drift(name, model)
+        return GuardedModel(model.info, model.policy, model.judge, engine, verifier.unverified, query_watch, drift)
+
+    def _look_for_drift(self, name: str, model: LoadedModel) -> Drift | None:
+        if model.policy.drift_false_alarm == 0:
+            return None
+        drift = Drift(
+            n=len(model.profile.calibration),
+            threshold=model.judge.threshold,
+            false_alarm=model.policy.drift_false_alarm,
+            rng=np.random.default_rng(),
+        )
+        self.metrics.watch_drift(name, suspected=lambda: drift.suspected, evidence=drift.log_martingale)
+        return drift
 
     def _remember(self, model: LoadedModel, secret: bytes) -> QueryWatch | None:
         """The memory of a model's queries, None where the policy wants none or the profile knows no distances."""
@@ -129,13 +150,18 @@ class Sidecar:
             return None
         low, high = info.bounds
         capacity = self._settings.limits.max_remembered_queries
+        fingerprinter = Fingerprinter(secret, info.name, info.shape, high - low)
         query_watch = QueryWatch(
-            Fingerprinter(secret, info.name, info.shape, high - low),
+            fingerprinter,
             QueryMemory(capacity=capacity, keep_s=policy.query_memory_s, radii=Radii(radii.client, radii.everyone)),
             limit=policy.query_limit,
         )
         self._closing.callback(query_watch.close)
         self.metrics.watch_memory(info.name, lambda: len(query_watch))
+        if (store := self._store) is not None:
+            seal = Seal(fingerprinter.key(info.fingerprint))
+            store.share(query_watch, seal, model=info.name, capacity=capacity, keep_s=policy.query_memory_s)
+            self.metrics.watch_sharing(info.name, lambda: store.answers)
         return query_watch
 
     def _watch(self, name: str, policy: ModelPolicy, profile: Profile, engine: Engine) -> None:

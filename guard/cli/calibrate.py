@@ -46,7 +46,16 @@ def calibrate(
     model_name: Annotated[str | None, typer.Option(help="Its name on the server.")] = None,
     bounds: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Of input values.")] = (0.0, 1.0),
     mutation: Annotated[list[Mutation] | None, typer.Option(help="Further sensitivity detectors.")] = None,
-    network: Annotated[bool, typer.Option(help="Train a detector network; confident attacks pass without.")] = True,
+    network: Annotated[bool, typer.Option(help="Train detector networks; confident attacks pass without.")] = True,
+    occlusion: Annotated[bool, typer.Option(help="Cover parts of images; stickers are found less without.")] = True,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND:MOST",
+            help="A harmless change to expect, such as jpeg:70, blur:0.6, resize:0.75, brightness:0.1, contrast:0.2 or "
+            "noise:4 (of 255); in place of these six. none: inputs never change.",
+        ),
+    ] = None,
     precision: Annotated[
         Precision, typer.Option(help="Of the replica; other than fp32 only if it is faster and agrees.")
     ] = Precision.FP32,
@@ -60,6 +69,7 @@ def calibrate(
     from guard.observe.logs import configure_logging
     from guard.offline.calibrate import Options
     from guard.offline.command import Source, calibrate_to
+    from guard.offline.conditions import parse
 
     check_onnxruntime()
     configure_logging(json=False, level="warning")
@@ -71,6 +81,8 @@ def calibrate(
         radius_sigmas=radius_sigmas,
         mutations=tuple(dict.fromkeys(str(kind) for kind in mutation or ())),
         network=network,
+        occlusion=occlusion,
         precision=precision.value,
+        conditions=tuple(parse(each) for each in condition if each != "none") if condition else None,
     )
     calibrate_to(source, data, out_folder, options, out)

@@ -42,12 +42,21 @@ def check_config(
 
 
 def _problems(policy: Path, settings: Settings | None) -> Iterator[tuple[str, GuardError]]:
-    """What is wrong with the models, by `file:line`. Each is loaded as `guard serve` would, and closed again."""
+    """What is wrong with the installation and the models, by `file:line`.
+
+    Each model is loaded as `guard serve` would, and closed again.
+    """
     from guard.app.models import LoadedModel, load_model
     from guard.config_file import locate
+    from guard.environment import check_redis
 
     if settings is None:
         return
+    if settings.query_store.url is not None:
+        try:
+            check_redis()
+        except GuardError as exc:
+            yield locate(policy, ("query_store", "url")), exc
     for name in settings.models:
         model = load_model(settings, name)
         if isinstance(model, LoadedModel):

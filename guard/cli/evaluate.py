@@ -25,7 +25,9 @@ def evaluate(
     labels: Annotated[
         Path | None, typer.Option(help="True labels: an npy or an npz. By default those in the npz of --data.")
     ] = None,
-    attacks: Annotated[list[str] | None, typer.Option(help="An attack's name, such as PGD; all by default.")] = None,
+    attacks: Annotated[
+        list[str] | None, typer.Option(help='An attack, such as PGD, or one setting, "C&W, L2"; all by default.')
+    ] = None,
     rate: Annotated[
         list[float] | None, typer.Option(help="A false-positive rate to measure at; 0.05 and 0.01 by default.")
     ] = None,

@@ -74,7 +74,12 @@ def _resolved(settings: Settings, path: Path) -> Settings:
         for name, policy in settings.models.items()
     }
     secret_file = settings.noise_secret_file and base / settings.noise_secret_file
-    return settings.model_copy(update={"models": models, "noise_secret_file": secret_file})
+    store = settings.query_store
+    files = {"password_file": store.password_file and base / store.password_file}
+    files["ca_file"] = store.ca_file and base / store.ca_file
+    return settings.model_copy(
+        update={"models": models, "noise_secret_file": secret_file, "query_store": store.model_copy(update=files)}
+    )
 
 
 def explain(path: Path) -> list[Mistake]:

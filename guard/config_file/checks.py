@@ -26,6 +26,7 @@ def check(document: Document) -> Iterator[Mistake]:
     base = document.path.parent
     yield from _check_addresses(document)
     yield from _check_secret(document, base)
+    yield from _check_store(document, base)
     models = document.data.get("models", {})
     if models == {} and document.data.get("unlisted_models", Unlisted.DENY) == Unlisted.DENY:
         yield document.mistake(
@@ -125,6 +126,49 @@ def _check_secret(document: Document, base: Path) -> Iterator[Mistake]:
             return
         problem = f"{path} holds {length} bytes, and a secret needs {MIN_SECRET_BYTES} or more"
     yield document.mistake(("noise_secret_file",), problem, f"run `head -c 32 /dev/urandom > {path}`")
+
+
+def _check_store(document: Document, base: Path) -> Iterator[Mistake]:
+    store = _mapping(document.data.get("query_store"))
+    url = store.get("url")
+    if isinstance(url, str) and document.data.get("noise_secret_file") is None:
+        yield document.mistake(
+            ("query_store", "url"),
+            "query_store needs noise_secret_file: replicas understand the fingerprints of those with the same secret",
+            "add `noise_secret_file: FILE`, the same file for each of them",
+        )
+    for key in ("password_file", "ca_file", "timeout_s"):
+        if url is None and store.get(key) is not None:
+            yield document.mistake(
+                ("query_store", key),
+                f"query_store.{key} has no effect without query_store.url",
+                f"add `url: redis://HOST:PORT`, or remove {key}",
+            )
+    if isinstance(url, str) and url.startswith("redis:") and store.get("ca_file") is not None:
+        yield document.mistake(
+            ("query_store", "ca_file"),
+            "query_store.ca_file has no effect beside redis://, which is not encrypted",
+            "write rediss:// in query_store.url, or remove ca_file",
+        )
+    yield from _check_store_files(document, base, store)
+
+
+def _check_store_files(document: Document, base: Path, store: Mapping[str, Any]) -> Iterator[Mistake]:
+    for key in ("password_file", "ca_file"):
+        file = store.get(key)
+        if not isinstance(file, str):
+            continue
+        try:
+            empty = not (base / file).read_bytes().strip()
+        except OSError as exc:
+            problem = f"{base / file} can't be read ({exc.strerror})"
+        else:
+            if not empty:
+                continue
+            problem = f"{base / file} is empty"
+        yield document.mistake(
+            ("query_store", key), problem, f"correct query_store.{key}, which is relative to this file, or the file"
+        )
 
 
 def _is_file(path: Path) -> bool:

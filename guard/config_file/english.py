@@ -49,6 +49,8 @@ def _explain(error: ErrorDetails, where: list[str], document: Document) -> tuple
         return f"{name} is missing", f"add it: {field.description}"
     if error["input"] is None:
         return f"{name} has no value", f"give it one ({field.description}), or remove the key"
+    if kind == "secret":  # which is not repeated
+        return f"{name} {error['ctx']['why']}", f"write {field.description}"
     text = document.text(where)
     what, remedy = _explain_value(error, field, text)
     return f"{name} is {text}{what}", remedy

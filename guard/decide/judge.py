@@ -69,19 +69,20 @@ class Judge:
         label = screening.label
         findings = tuple(self._calibrated(finding, label) for finding in screening.findings)
         scores = {f.detector: f.score for f in findings if isinstance(f, Evidence)}
-        p_value = None
+        p_value, ties = None, 0
         if label is not None and scores:
-            p_value = self._p_value(scores, label)
+            combined = self._combination(scores, label)
+            p_value, ties = stats.conformal_p_value(self._benign, combined), stats.ties(self._benign, combined)
         if p_value is not None and p_value <= self.threshold:
-            return ItemDecision(Verdict.ADVERSARIAL, p_value, findings)
+            return ItemDecision(Verdict.ADVERSARIAL, p_value, findings, ties=ties)
         fault = next((f for f in findings if isinstance(f, Fault)), None)
         if fault is not None or p_value is None:
             deadline = fault is not None and fault.reason is FaultReason.DEADLINE
             reason = UnscreenedReason.DEADLINE if deadline else UnscreenedReason.FAULT
-            return ItemDecision(Verdict.UNSCREENED, p_value, findings, reason)
+            return ItemDecision(Verdict.UNSCREENED, p_value, findings, reason, ties)
         if self._abstains(findings):
-            return ItemDecision(Verdict.ABSTAIN, p_value, findings)
-        return ItemDecision(Verdict.CLEAN, p_value, findings)
+            return ItemDecision(Verdict.ABSTAIN, p_value, findings, ties=ties)
+        return ItemDecision(Verdict.CLEAN, p_value, findings, ties=ties)
 
     def _p_value(self, scores: Mapping[str, float], label: int) -> float:
         return stats.conformal_p_value(self._benign, self._combination(scores, label))

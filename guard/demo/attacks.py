@@ -11,8 +11,9 @@ from guard.demo.digits import CLASSES, SHAPE, Split
 from guard.offline.evaluate.attack import Attack
 from guard.offline.evaluate.craft import generate
 from guard.offline.evaluate.suite import find
-from guard.offline.evaluate.target import from_bytes, to_bytes, with_gradients
+from guard.offline.evaluate.target import with_gradients
 from guard.offline.progress import Reporter
+from guard.offline.view import from_bytes, to_bytes
 from guard.values import Float32Array, IntArray
 
 ATTACKS: tuple[Attack, ...] = tuple(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,22 +190,3 @@ def _is_scores(values: Any) -> bool:
     """Whether an output for two inputs is two rows of real numbers; it may be a list, or hold text or indices."""
     real = isinstance(values, np.ndarray) and values.dtype.kind == "f"
     return real and values.ndim == 2 and values.shape[0] == 2 and values.shape[1] > 1  # noqa: PLR2004 - two rows
-
-
-def network_backend(
-    network: bytes, guarded: ModelInfo, *, providers: tuple[str, ...] = ("CPUExecutionProvider",)
-) -> OnnxBackend:
-    """A profile's detector network: it takes what the guarded model takes, as float32, and answers two logits."""
-    info = replace(
-        guarded,
-        name="detector network",
-        input_name="input",
-        output_name="logits",
-        datatype="FP32",
-        classes=2,
-        output_kind=OutputKind.LOGITS,
-        fingerprint=hashlib.sha256(network).hexdigest(),
-        batched=True,
-        max_batch=None,
-    )
-    return OnnxBackend(network, info, providers=providers)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from guard import errors
 from guard.observe.labels import OTHER, Closed
+from guard.sharing import Sharing, StoreFailure
 from guard.values import Action, FaultReason, UnscreenedReason, Verdict
 
 PROTOCOLS = ("grpc",)
@@ -110,6 +111,19 @@ class Families:
 
     def _state(self) -> None:
         self.remembered = self._gauge("guard_remembered_queries", "Queries that are remembered.", "model")
+        self.store_up = self._gauge("guard_query_store_up", "1 while queries are shared with other replicas.", "model")
+        self.shared = self._counter(
+            "guard_shared_queries_total", "Queries that went between replicas.", model=(), outcome=tuple(Sharing)
+        )
+        self.store_failures = self._counter(
+            "guard_query_store_errors_total", "Exchanges with the query store that failed.", reason=tuple(StoreFailure)
+        )
+        self.drift_suspected = self._gauge(
+            "guard_drift_suspected", "1 while scores are no longer like the calibration data's.", "model", "scope"
+        )
+        self.drift_evidence = self._gauge(
+            "guard_drift_log_martingale", "Evidence of drift: 0 is none, in nats.", "model", "scope"
+        )
         self.mode = self._gauge("guard_policy_mode", "1 for the mode that a model is guarded in.", "model", "mode")
         self.detector_info = self._gauge("guard_detector_info", "1 for each configured detector.", "model", "detector")
         self.profile_info = self._gauge(

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterable
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +14,18 @@ import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 from guard.errors import ConfigError
-from guard.values import Decision, Evidence, Fault, ItemDecision, Probing, UnscreenedReason, Verdict
+from guard.values import (
+    Decision,
+    DriftChange,
+    DriftDirection,
+    DriftScope,
+    Evidence,
+    Fault,
+    ItemDecision,
+    Probing,
+    UnscreenedReason,
+    Verdict,
+)
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -22,6 +34,17 @@ _LEVEL_OF = {
     Verdict.UNSCREENED: logging.WARNING,
     Verdict.ABSTAIN: logging.INFO,
     Verdict.CLEAN: logging.DEBUG,
+}
+
+_WHAT_DRIFT_DOES = {
+    DriftDirection.MORE_EXTREME: "more benign inputs are flagged than `false_positive_rate` allows",
+    DriftDirection.LESS_EXTREME: "inputs pass as ordinary that would have been flagged before",
+}
+_WHAT_TO_DO = {
+    DriftScope.ONE_CLIENT: "of one client or one group of clients only: find out whether it attacks before calibrating "
+    "with its inputs; where all clients come through one address, it may be all of them",
+    DriftScope.SEVERAL_CLIENTS: "find out what changed, such as a camera or the preprocessing; if it is here to stay, "
+    "calibrate again with clean inputs from after the change (`guard calibrate`), and restart Guard",
 }
 
 
@@ -73,7 +96,8 @@ def decision_event(decision: Decision) -> dict[str, Any]:
 
     `detector_p_values` and `faults` are those of the items that share the request's verdict; the smallest p-value of
     each detector. `queries` says of the item that most others came before how many those were: distinct near-duplicates
-    of its client, and of all clients; None if no item is suspicious.
+    of its client, and of all clients; None if no item is suspicious. `occlusion` is what covering windows of images
+    showed, of the culprit for which it is the least ordinary, `item`: where a sticker is, if there is one.
     """
     culprits = [decision.items[index] for index in decision.culprits]
     return {
@@ -89,6 +113,7 @@ def decision_event(decision: Decision) -> dict[str, Any]:
         "detector_p_values": _smallest_p_values(culprits),
         "faults": {f.detector: str(f.reason) for item in culprits for f in item.findings if isinstance(f, Fault)},
         "queries": _most_queries(decision.items),
+        "occlusion": _strongest_occlusion(decision),
         "spent": dict(decision.spent),
         "reason": None if decision.reason is None else str(decision.reason),
     }
@@ -108,6 +133,23 @@ def log_decision(logger: FilteringBoundLogger, decision: Decision) -> None:
         logger.log(level, "decision", **decision_event(decision))
 
 
+def log_drift(logger: FilteringBoundLogger, model: str, change: DriftChange) -> None:
+    """Log that drift is suspected, of whom, and what to do; or that it is over."""
+    found = {"log_martingale": round(change.log_martingale, 1), "items": change.items}
+    if change.scope is None:
+        logger.info("drift is over: scores are like those of the calibration data again", model=model, **found)
+        return
+    logger.warning(
+        "drift: scores are no longer like those of the calibration data",
+        model=model,
+        scope=str(change.scope),
+        direction=str(change.direction),
+        **found,
+        effect=_WHAT_DRIFT_DOES[change.direction],
+        advice=_WHAT_TO_DO[change.scope],
+    )
+
+
 def _smallest_p_values(items: Iterable[ItemDecision]) -> dict[str, float]:
     smallest: dict[str, float] = {}
     for item in items:
@@ -122,6 +164,19 @@ def _most_queries(items: Iterable[ItemDecision]) -> dict[str, int] | None:
     if not probing:
         return None
     return {"of_client": max(f.of_client for f in probing), "of_everyone": max(f.of_everyone for f in probing)}
+
+
+def _strongest_occlusion(decision: Decision) -> dict[str, Any] | None:
+    found = [
+        (finding.p_value, index, finding.occlusion)
+        for index in decision.culprits
+        for finding in decision.items[index].findings
+        if isinstance(finding, Evidence) and finding.occlusion is not None and finding.p_value is not None
+    ]
+    if not found:
+        return None
+    _, index, occlusion = min(found, key=lambda each: each[0])
+    return {"item": index} | asdict(occlusion)
 
 
 def _rendering(*, json: bool) -> list[Processor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib import metadata
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
@@ -13,10 +14,12 @@ from guard import __version__
 from guard.environment import RUNTIMES
 from guard.observe.families import DECISIONS, GRPC_CODES, INTERNAL, PROTOCOLS, REFUSALS, UNDECIDED, Families
 from guard.observe.labels import OTHER
+from guard.sharing import Sharing, StoreFailure
 from guard.values import (
     Abstention,
     Certified,
     Decision,
+    DriftScope,
     Evidence,
     Fault,
     FaultReason,
@@ -97,6 +100,27 @@ class Metrics:
         """Export how many queries of a model are remembered, asked of `size` at each scrape, from another thread."""
         self._families.remembered.labels(model).set_function(size)
 
+    def watch_drift(
+        self, model: str, *, suspected: Callable[[], DriftScope | None], evidence: Callable[[DriftScope], float]
+    ) -> None:
+        """Export whose drift is suspected, and the evidence for it, asked of these from another thread."""
+        for scope in DriftScope:
+            self._families.drift_suspected.labels(model, scope).set_function(partial(_answers, suspected, scope))
+            self._families.drift_evidence.labels(model, scope).set_function(partial(evidence, scope))
+
+    def watch_sharing(self, model: str, up: Callable[[], bool]) -> None:
+        """Export whether a model's queries are shared, asked of `up` at each scrape, from another thread."""
+        self._families.store_up.labels(model).set_function(up)
+        self._families.shared.add((model,), tuple(Sharing))
+
+    def queries_shared(self, model: str, what: Sharing, number: int) -> None:
+        """So many queries of a model were sent, dropped, received, or not understood."""
+        self._families.shared[model, what].inc(number)
+
+    def query_store_failed(self, why: StoreFailure) -> None:
+        """An exchange with the query store failed."""
+        self._families.store_failures[why,].inc()
+
     def request_finished(
         self, *, decision: Decision | None, model: str, protocol: str, duration_s: float, overhead_s: float
     ) -> None:
@@ -164,6 +188,10 @@ def _accuser(item: ItemDecision) -> str:
             return finding.detector
     p_values = {f.detector: f.p_value for f in item.findings if isinstance(f, Evidence) and f.p_value is not None}
     return min(p_values, key=lambda detector: p_values[detector], default=OTHER)
+
+
+def _answers(ask: Callable[[], DriftScope | None], scope: DriftScope) -> bool:
+    return ask() is scope
 
 
 def _installed(*distributions: str) -> str:

@@ -1,18 +1,16 @@
 """`guard calibrate`: from a model and clean samples to a profile.
 
-The samples are split three ways, once, by a seeded shuffle: `fit` chooses parameters and trains the detector network;
+The samples are split three ways, once, by a seeded shuffle: `fit` chooses parameters and trains detector networks;
 `reference` says what scores are ordinary; `calibration` turns the combined score into a p-value. No sample serves
-two purposes, which is what the false-positive rate rests on.
+two purposes, which is what the false-positive rate rests on. Half of the last two are under the conditions that the
+deployment expects, so the rate is that of inputs of which half are.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -24,36 +22,29 @@ from guard import stats
 from guard.environment import check_onnxruntime
 from guard.errors import DataError
 from guard.model.backend import Backend
-from guard.model.onnx import OnnxBackend, network_backend
 from guard.model.sweep import best_batch
-from guard.offline.network import train_network, train_surrogate
+from guard.offline import networks
+from guard.offline.conditions import EXPECTED, drawn, possible
+from guard.offline.material import Material
+from guard.offline.networks import Budget
+from guard.offline.occlusion import choose_occlusion
 from guard.offline.progress import Reporter, quiet
 from guard.offline.quantise import Precision, fastest_variant
+from guard.offline.scoring import running_engine, score
 from guard.offline.tune import choose_hypotheses, choose_sigma, choose_squeezers, label_change_rates
+from guard.offline.view import View, hashes
 from guard.profile import spec
-from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
+from guard.profile.profile import Canaries, Profile, Provenance
 from guard.queries.calibrate import radii_of
-from guard.screen.build import build_detectors
-from guard.screen.engine import Engine
 from guard.screen.smoothing import at_radius
-from guard.screen.trial import MODEL, NETWORK
-from guard.values import Evidence, Fault, Float32Array, ModelInfo, OutputKind, Screening
+from guard.values import Float32Array, ModelInfo, OutputKind
 
 LEAST_SAMPLES = 150
 _FIT_SHARE, _REFERENCE_SHARE = 0.4, 0.2
 _CANARIES = 8
 _RATE_COPIES = 32
-_QUEUE = 64
 _SUM_TOLERANCE = 1e-3
-_NETWORK_FILE = "network.onnx"
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Training steps, of batches of 128."""
-
-    surrogate_steps: int = 600
-    network_steps: int = 2000
+_CHANGED_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +52,22 @@ class Options:
     """What a person may choose; the rest is measured.
 
     `radius_sigmas` is the L2 radius to certify, in deviations of the noise. `mutations` names the kinds of sensitivity
-    beside the Gaussian one: uniform, shift_rotate, contrast_brightness. `network` trains a detector network.
+    beside the Gaussian one: uniform, shift_rotate, contrast_brightness. `network` trains detector networks, `occlusion`
+    covers parts of images, to find stickers.
     `precision` is that of the replica: fp32 for the model itself; int8 or fp16, each taken only if it is faster and
-    agrees; or auto, for the fastest of the three.
+    agrees; or auto, for the fastest of the three. `conditions` are the harmless changes that a deployment expects; by
+    default mild ones for images, none for other inputs. `left_out` are families of attacks that networks are not shown.
     """
 
     seed: int = 0
     radius_sigmas: float = 0.5
     mutations: tuple[str, ...] = ()
     network: bool = True
+    occlusion: bool = True
     precision: Precision = "fp32"
     budget: Budget = field(default_factory=Budget)
+    conditions: tuple[spec.Condition, ...] | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def calibrate(
@@ -97,14 +93,22 @@ def calibrate(
     variant = fastest_variant(backend, fit, options.precision)
     if variant is not None:
         backend = variant.backend
-    files = {_NETWORK_FILE: _train(backend, fit, options, reporter)} if options.network else {}
-    detectors, measured = _choose_detectors(backend, fit, options, files, reporter)
+    conditions = _conditions(original.info, options)
+    material = _lessons(original, fit, conditions, options, reporter)
+    trained = _train(original, material, options, reporter)
+    specs = [each.spec for each in trained]
+    detectors, measured = _choose_detectors(backend, fit, material, options, specs, reporter)
+    files = {each.spec.file: each.content for each in trained}
     sweep = best_batch(backend)
     backend.preferred_batch = sweep.batch
     measured |= {"batch": float(sweep.batch), "evaluation_s": sweep.evaluation_s}
-    with _engine(backend, detectors, files, options.seed) as engine:
-        ordinary = _score(engine, reference, detectors, reporter, "reference")
-        calibration = _score(engine, held_out, detectors, reporter, "calibration")
+    # No secret: its noise is only ever seen here, and repeats with the seed.
+    with running_engine(backend, detectors, files, secret=f"calibration {options.seed}".encode()) as engine:
+        rng = np.random.default_rng(options.seed)
+        ordinary, calibration = (
+            score(engine, _changed(part, backend.info, conditions, rng), detectors, reporter, name)
+            for part, name in ((reference, "reference"), (held_out, "calibration"))
+        )
     canaries = held_out[:_CANARIES]
     return Profile(
         model=backend.info,
@@ -122,6 +126,8 @@ def calibrate(
         ),
         files=files | ({} if variant is None else {variant.spec.file: variant.content}),
         replica=None if variant is None else variant.spec,
+        conditions=conditions,
+        sample_hashes=hashes(View(backend.info).view(samples)),
         query_radii=radii_of(samples, backend.info.bounds),
     )
 
@@ -146,25 +152,64 @@ def with_output_kind(info: ModelInfo, backend: Backend, samples: Float32Array) -
     return replace(info, output_kind=kind)
 
 
-def _train(backend: Backend, fit: Float32Array, options: Options, reporter: Reporter) -> bytes:
-    seed, budget = options.seed, options.budget
-    surrogate = train_surrogate(backend, fit, seed=seed, reporter=reporter, steps=budget.surrogate_steps)
-    return train_network(surrogate, backend.info, fit, seed=seed, reporter=reporter, steps=budget.network_steps)
+def _conditions(info: ModelInfo, options: Options) -> tuple[spec.Condition, ...]:
+    image = View(info).image
+    if options.conditions is None:
+        return EXPECTED if image else ()
+    return possible(options.conditions, image=image)
 
 
-def _choose_detectors(
-    backend: Backend, fit: Float32Array, options: Options, files: Mapping[str, bytes], reporter: Reporter
+def _changed(
+    samples: Float32Array, info: ModelInfo, conditions: Sequence[spec.Condition], rng: np.random.Generator
+) -> Float32Array:
+    """Half of the samples under one of the conditions each, at 8 bits; the others as they are."""
+    chosen = rng.random(len(samples)) < (_CHANGED_SHARE if conditions else 0)
+    view, changed = View(info), samples.copy()
+    changed[chosen] = view.own(drawn(conditions, view.view(samples[chosen]), rng))
+    return changed
+
+
+def _lessons(
+    backend: Backend, fit: Float32Array, conditions: Sequence[spec.Condition], options: Options, reporter: Reporter
+) -> Material | None:
+    if not options.network:
+        return None
+    return networks.lessons(
+        backend,
+        fit,
+        conditions,
+        seed=options.seed,
+        budget=options.budget,
+        reporter=reporter,
+        left_out=options.left_out,
+    )
+
+
+def _train(
+    backend: Backend, material: Material | None, options: Options, reporter: Reporter
+) -> tuple[networks.Network, ...]:
+    if material is None:
+        return ()
+    return networks.train(backend, material, seed=options.seed, budget=options.budget, reporter=reporter)
+
+
+def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
+    backend: Backend,
+    fit: Float32Array,
+    material: Material | None,
+    options: Options,
+    trained: Sequence[spec.NetworkSpec],
+    reporter: Reporter,
 ) -> tuple[tuple[spec.DetectorSpec, ...], dict[str, float]]:
     rng = np.random.default_rng(options.seed + 1)
-    chosen: list[spec.DetectorSpec] = [spec.ConfidenceSpec()]
+    chosen: list[spec.DetectorSpec] = [spec.ConfidenceSpec(), *trained]
     measured: dict[str, float] = {}
-    if files:
-        chosen.append(spec.NetworkSpec(file=_NETWORK_FILE, sha256=hashlib.sha256(files[_NETWORK_FILE]).hexdigest()))
     mutations = 1 + len(options.mutations)
-    with reporter.stage("measuring benign sensitivity", mutations + 2) as advance:
+    with reporter.stage("measuring benign sensitivity", mutations + 3) as advance:
         chosen.append(spec.SqueezingSpec(squeezers=choose_squeezers(backend, fit)))
         advance(1)
-        sigma = choose_sigma(backend, fit, rng)
+        attacks = () if material is None or not material.exact else material.positives
+        sigma = choose_sigma(backend, fit, rng, attacks)
         advance(1)
         for mutation in (spec.Gaussian(sigma=sigma), *(_mutation(kind, sigma) for kind in options.mutations)):
             rates = label_change_rates(backend, fit, mutation, _RATE_COPIES, rng)
@@ -172,6 +217,9 @@ def _choose_detectors(
             chosen.append(spec.SensitivitySpec(mutation=mutation, p0=p0, p1=p1))
             measured[f"mean_label_change_rate_{mutation.kind}"] = float(rates.mean())
             advance(1)
+        masks = choose_occlusion(backend, fit, pairs="skip") if options.occlusion else None
+        chosen += [] if masks is None else [masks]
+        advance(1)
     smoothing = spec.SmoothingSpec(sigma=sigma, radius=sigma)
     chosen.append(at_radius(smoothing, options.radius_sigmas * sigma))
     return tuple(chosen), measured
@@ -187,59 +235,6 @@ def _mutation(kind: str, sigma: float) -> spec.Uniform | spec.ShiftRotate | spec
             return spec.ContrastBrightness()
         case _:
             raise DataError(f"no mutation is called {kind!r}: choose uniform, shift_rotate or contrast_brightness")
-
-
-@contextmanager
-def _engine(
-    backend: Backend, detectors: tuple[spec.DetectorSpec, ...], files: Mapping[str, bytes], seed: int
-) -> Iterator[Engine]:
-    backends = {MODEL: backend}
-    if files:
-        providers = backend.providers if isinstance(backend, OnnxBackend) else ("CPUExecutionProvider",)
-        backends[NETWORK] = network_backend(files[_NETWORK_FILE], backend.info, providers=providers)
-    engine = Engine(
-        # A certificate is no score, and nothing of it is kept.
-        detectors=build_detectors(each for each in detectors if not isinstance(each, spec.SmoothingSpec)),
-        backends=backends,
-        secret=f"calibration {seed}".encode(),  # no secret: its noise is only ever seen here, and repeats with the seed
-        max_queued_items=_QUEUE,
-    )
-    engine.start()
-    try:
-        yield engine
-    finally:
-        engine.stop()
-
-
-def _score(
-    engine: Engine, samples: Float32Array, detectors: tuple[spec.DetectorSpec, ...], reporter: Reporter, name: str
-) -> BenignScores:
-    """Run samples through the engine, as requests would be, and keep each detector's score."""
-    names = [detector.name for detector in detectors if not isinstance(detector, spec.SmoothingSpec)]
-    scores = {detector: np.full(len(samples), np.nan) for detector in names}
-    labels = np.empty(len(samples), dtype=np.int64)
-    with reporter.stage(f"scoring benign samples ({name})", len(samples)) as advance:
-        for row, screening in enumerate(_screen_all(engine, samples)):
-            fault = next((f for f in screening.findings if isinstance(f, Fault)), None)
-            if screening.label is None or fault is not None:
-                reason = "the model has no label for it" if fault is None else f"{fault.detector}: {fault.reason}"
-                raise DataError(f"sample {row} of the {name} split can't be screened ({reason}): correct or remove it")
-            labels[row] = screening.label
-            for finding in screening.findings:
-                if isinstance(finding, Evidence):
-                    scores[finding.detector][row] = finding.score
-            advance(1)
-    return BenignScores(labels, scores)
-
-
-def _screen_all(engine: Engine, samples: Float32Array) -> Iterator[Screening]:
-    waiting: list[Future[Screening]] = []
-    for sample in samples:
-        if len(waiting) == _QUEUE:
-            yield waiting.pop(0).result()
-        waiting.append(engine.submit(sample))
-    for future in waiting:
-        yield future.result()
 
 
 def _calibration_share() -> float:

@@ -1,24 +1,29 @@
-"""What happens to images on their way: an attacker's laundering, and the drift of honest ones.
+"""What happens to images on their way: what a deployment expects, an attacker's laundering, the drift of honest ones.
 
-All on 8-bit images as attackers see them (see `target`), and back to 8 bits. Conditions in space are for images only.
+All on 8-bit images (see `view`), and back to 8 bits. Conditions in space are for images only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import cv2
 import numpy as np
+from pydantic import ValidationError
 
-from guard.offline.evaluate.target import Bytes, from_bytes, to_bytes
+from guard.errors import ConfigError
+from guard.offline.view import Bytes, from_bytes, to_bytes
+from guard.profile import spec
 from guard.values import Float32Array
 
 Change: TypeAlias = Callable[[Bytes, float, np.random.Generator], Bytes]
 _JPEG_CHANNELS = (1, 3)
 _LEVELS = 255
 _LEAST_SIDE = 2
+_LEAST_SEVERITY = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,11 @@ class Condition:
     def title(self) -> str:
         """What tables call it."""
         return f"{self.kind} {self.setting}"
+
+    def within(self, declared: Sequence[spec.Condition]) -> bool:
+        """Whether it is no more severe than one of the declared conditions."""
+        milder = {"jpeg": 1.0, "resize": 1.0}.get(self.kind.lower(), -1.0)
+        return any(each.kind == self.kind.lower() and milder * self.strength >= milder * each.most for each in declared)
 
     def __call__(self, images: Bytes, seed: int) -> Bytes:
         """Change images, (n, *shape); the same seed makes the same."""
@@ -96,6 +106,78 @@ def _signs(images: Bytes, rng: np.random.Generator) -> Float32Array:
 def _each_plane(images: Bytes, change: Callable[[Float32Array], Float32Array]) -> Bytes:
     planes = from_bytes(images).reshape(-1, *images.shape[-2:])
     return to_bytes(np.stack([change(plane) for plane in planes]).reshape(images.shape))
+
+
+_CHANGES: Final[dict[str, Change]] = {
+    "jpeg": _jpeg,
+    "blur": _blur,
+    "resize": _resize,
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "noise": _noise,
+}
+_UNCHANGED: Final = {"jpeg": 100.0, "resize": 1.0}
+_RANGES: Final = {
+    "jpeg": (10, 99),
+    "blur": (0.1, 5),
+    "resize": (0.1, 0.95),
+    "brightness": (0.01, 0.5),
+    "contrast": (0.01, 0.9),
+    "noise": (0.5, 64),
+}
+_ANYWHERE: Final = frozenset({"brightness", "contrast", "noise"})
+
+EXPECTED: Final = (
+    spec.Condition(kind="jpeg", most=70),
+    spec.Condition(kind="blur", most=0.6),
+    spec.Condition(kind="resize", most=0.75),
+    spec.Condition(kind="brightness", most=0.1),
+    spec.Condition(kind="contrast", most=0.2),
+    spec.Condition(kind="noise", most=4),
+)
+"""What a deployment is taken to expect where nobody says otherwise."""
+
+
+def drawn(declared: Sequence[spec.Condition], images: Bytes, rng: np.random.Generator, *, beyond: float = 1.0) -> Bytes:
+    """Images (n, *shape), each under one of the declared conditions, half of them as severe as it may be.
+
+    The others are as severe as chance has it. `beyond` takes all further than was declared.
+    """
+    if not declared:
+        return images
+    made = images.copy()
+    choices = rng.integers(len(declared), size=len(images))
+    for row, choice in enumerate(choices):
+        condition = declared[choice]
+        mildest = _UNCHANGED.get(condition.kind, 0.0)
+        share = beyond * min(1.0, float(rng.uniform(_LEAST_SEVERITY, 2 - _LEAST_SEVERITY)))
+        low, high = _RANGES[condition.kind]
+        severity = min(max(mildest + (condition.most - mildest) * share, low), high)
+        made[row] = _CHANGES[condition.kind](images[row : row + 1], severity, rng)[0]
+    return made
+
+
+def parse(text: str) -> spec.Condition:
+    """A condition as a person writes it: its kind, a colon and the severest that is expected.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    kind, _, most = text.partition(":")
+    low, high = _RANGES.get(kind, (math.inf, -math.inf))
+    try:
+        condition = spec.Condition.model_validate({"kind": kind, "most": most})
+    except ValidationError:
+        condition = None
+    if condition is None or not low <= condition.most <= high:
+        choices = ", ".join(f"{kind}:{low:g} to {kind}:{high:g}" for kind, (low, high) in _RANGES.items())
+        raise ConfigError(f"--condition {text}: give a kind and the severest that is expected, from {choices}")
+    return condition
+
+
+def possible(declared: Sequence[spec.Condition], *, image: bool) -> tuple[spec.Condition, ...]:
+    """Those that can be had for inputs that are, or are not, images."""
+    return tuple(each for each in declared if image or each.kind in _ANYWHERE)
 
 
 LAUNDERING = (

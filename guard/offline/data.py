@@ -20,6 +20,7 @@ _KEYS = ("inputs", "images", "x", "data")
 _LEVELS = 255.0
 _MATRIX = 2
 _TOLERATED_DUPLICATES = 0.1
+_LARGEST_SCALED = 1.0
 # What numpy raises of a file that is cut short, altered, or holds Python objects.
 _DAMAGE = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -52,6 +53,13 @@ def load_samples(path: Path, bounds: tuple[float, float]) -> Float32Array:
             f"{bounds[0]:g} to {bounds[1]:g}; give the model's own with --bounds"
         )
     _check_duplicates(path, samples)
+    if raw.dtype.kind == "f" and samples.max() <= _LARGEST_SCALED < bounds[1] / 2:
+        _log.warning(
+            "no value is above 1, and --bounds reach far beyond: if the model takes values from 0 to 1, leave --bounds "
+            "out, or noise and attacks are made a hundred times too strong",
+            data=str(path),
+            bounds=bounds,
+        )
     return samples
 
 

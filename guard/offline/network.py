@@ -1,67 +1,109 @@
-"""Training the detector network: a surrogate imitates the model, perturbations are crafted on it, a net learns them.
+"""Training detector networks: on the input, and on what the model computes inside.
 
-Benign drift (noise, brightness, contrast, 8-bit rounding) is among the negatives, or the net would learn that anything
-off the data's own grid is an attack.
+The first sees what an attack leaves in an input, whatever the model makes of it. The second sees what the model made of
+it, so it is not misled by textures; it stays when an attack was laundered and still fools the model.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from guard.model import inner
 from guard.model.backend import Backend
+from guard.offline.conditions import drawn
+from guard.offline.material import Material
 from guard.offline.nets import Average, SmallNet, fit, one_thread, to_onnx
-from guard.offline.perturb import FAMILIES, Classifier
 from guard.offline.progress import Reporter
-from guard.profile.spec import ContrastBrightness, Gaussian, Mutation
-from guard.screen.mutations import Bounds, copies
+from guard.offline.view import View
+from guard.profile.spec import Condition
 from guard.values import Float32Array, ModelInfo
 
 _BATCH = 128
-_LEVELS = 255.0
-_DRIFTS_PER_SAMPLE = 8
 _SURROGATE_COPIES = 6
-_NETS = 3
+_NETS, _SMALL_INPUT = 3, 400
+_HEADS = 3
+_WIDTHS = (128, 32)
+_FARTHEST = 8.0
+_FLAT = 1e-3
 
 
-def train_network(
-    surrogate: Classifier, info: ModelInfo, samples: Float32Array, *, seed: int, reporter: Reporter, steps: int
-) -> bytes:
-    """Train a detector network on clean samples (n, *shape) and perturbations of them, and return it as ONNX bytes.
+def train_network(material: Material, info: ModelInfo, *, seed: int, reporter: Reporter, steps: int) -> bytes:
+    """Train a detector network on inputs, and return it as ONNX bytes.
 
-    Its output is (batch, 2): logits of benign and adversarial, the mean of a few networks that differ in their draws,
-    since one alone varies a good deal from seed to seed.
+    Its output is (batch, 2): logits of benign and adversarial. For small inputs it is the mean of a few networks that
+    differ in their draws, since one alone varies a good deal from seed to seed; for larger ones that takes too long.
     """
-    rng = np.random.default_rng(seed)
-    torch_rng = torch.Generator().manual_seed(seed)
-    x = torch.from_numpy(samples)
-    positives = torch.cat(_craft(surrogate, x, info.bounds, torch_rng, reporter))
-    negatives = _quantise(torch.cat([x, _drifted(x, info.bounds, rng)]), info.bounds)
+    count = _NETS if math.prod(info.shape) <= _SMALL_INPUT else 1
+    rng = torch.Generator().manual_seed(seed)
+    benign = torch.from_numpy(material.benign)
+    positives = [torch.from_numpy(each) for each in material.positives]
     nets = []
     with (
         one_thread(),
         torch.random.fork_rng(devices=[]),
-        reporter.stage("training the detector network", _NETS * steps) as advance,
+        reporter.stage("training the detector network", count * steps) as advance,
     ):
         torch.manual_seed(seed)
-        for _ in range(_NETS):
+        for _ in range(count):
             net = SmallNet(info.shape, 2, info.bounds)
-            fit(net, _balanced(x, negatives, positives, torch_rng), steps=steps, advance=advance)
+            fit(net, _balanced(benign, material.clean, positives, rng), steps=steps, advance=advance)
             nets.append(net)
     return to_onnx(Average(nets).eval(), info.shape)
 
 
+def train_on_activations(
+    material: Material, model: bytes, info: ModelInfo, *, seed: int, reporter: Reporter, steps: int
+) -> bytes:
+    """Train a detector network on a model's inner activations, and return the model, continued by it, as ONNX bytes.
+
+    The output is as `train_network`'s.
+
+    Raises:
+        BackendError: the model can't be looked into.
+    """
+    opened = inner.looked_into(model, info, material.benign[:2])
+    sets = [material.benign, *material.positives]
+    with reporter.stage("looking into the model", sum(map(len, sets))) as advance:
+        features = []
+        for each in sets:
+            features.append(inner.features_of(opened, info, each))
+            advance(len(each))
+    mean, deviation = features[0].mean(axis=0), features[0].std(axis=0) + _FLAT
+    benign, *positives = (torch.from_numpy((each - mean) / deviation).clamp(-_FARTHEST, _FARTHEST) for each in features)
+    rng = torch.Generator().manual_seed(seed)
+    heads = []
+    with (
+        one_thread(),
+        torch.random.fork_rng(devices=[]),
+        reporter.stage("training on the model's activations", _HEADS * steps) as advance,
+    ):
+        torch.manual_seed(seed)
+        for _ in range(_HEADS):
+            head = _head(benign.shape[1])
+            fit(head, _balanced(benign, material.clean, positives, rng), steps=steps, advance=advance)
+            heads.append(head)
+    return inner.with_heads(opened, [_layers(head) for head in heads], mean, deviation, _FARTHEST)
+
+
 def train_surrogate(
-    backend: Backend, samples: Float32Array, *, seed: int, reporter: Reporter, steps: int
-) -> Classifier:
+    backend: Backend,
+    samples: Float32Array,
+    *,
+    seed: int,
+    reporter: Reporter,
+    steps: int,
+    conditions: Sequence[Condition] = (),
+) -> nn.Module:
     """Distil a model into a small network from its answers on samples (n, *shape) and on copies of them."""
-    bounds = backend.info.bounds
-    x = torch.from_numpy(samples)
-    inputs = torch.cat([x, _drifted(x, bounds, np.random.default_rng(seed), per_sample=_SURROGATE_COPIES)])
+    view, rng = View(backend.info), np.random.default_rng(seed)
+    images = view.view(samples)
+    copies = [view.own(drawn(conditions, images, rng)) for _ in range(_SURROGATE_COPIES)]
+    inputs = torch.from_numpy(np.concatenate([samples, *copies]))
     answers = []
     with reporter.stage("asking the model for a surrogate to imitate", len(inputs)) as advance:
         for part in torch.split(inputs, backend.preferred_batch):
@@ -69,7 +111,7 @@ def train_surrogate(
             advance(len(part))
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        surrogate = SmallNet(backend.info.shape, backend.info.classes, bounds)
+        surrogate = SmallNet(backend.info.shape, backend.info.classes, backend.info.bounds)
         with reporter.stage("training the surrogate", steps) as advance:
             batches = _shuffled(inputs, torch.cat(answers), torch.Generator().manual_seed(seed))
             fit(surrogate, batches, steps=steps, advance=advance)
@@ -78,38 +120,21 @@ def train_surrogate(
     return surrogate
 
 
-def _craft(
-    surrogate: Classifier, x: Tensor, bounds: Bounds, torch_rng: torch.Generator, reporter: Reporter
-) -> list[Tensor]:
-    """A set of perturbed samples for each family and strength, rounded to 8 bits as real ones would be."""
-    cases = [(make, strength) for make, strengths in FAMILIES.values() for strength in strengths]
-    sets = []
-    with one_thread(), reporter.stage("crafting perturbations to learn from", len(cases)) as advance:
-        for make, strength in cases:
-            parts = [make(surrogate, part, strength, bounds, torch_rng).detach() for part in torch.split(x, _BATCH)]
-            sets.append(_quantise(torch.cat(parts), bounds))
-            advance(1)
-    return sets
-
-
-def _drifted(x: Tensor, bounds: Bounds, rng: np.random.Generator, per_sample: int = _DRIFTS_PER_SAMPLE) -> Tensor:
-    """Copies of each sample under harmless conditions: sensor noise of several strengths, contrast and brightness."""
-    span = bounds[1] - bounds[0]
-    kinds: Iterator[Mutation] = itertools.cycle(
-        [
-            Gaussian(sigma=0.01 * span),
-            ContrastBrightness(contrast=0.2, brightness=0.08),
-            Gaussian(sigma=0.03 * span),
-            ContrastBrightness(contrast=0.3, brightness=0.12),
-        ]
+def _head(features: int) -> nn.Sequential:
+    first, second = _WIDTHS
+    return nn.Sequential(
+        nn.Dropout(0.1),
+        nn.Linear(features, first),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Linear(first, second),
+        nn.ReLU(),
+        nn.Linear(second, 2),
     )
-    drifted = [copies(next(kinds), sample, 1, rng, bounds) for sample in x.numpy() for _ in range(per_sample)]
-    return torch.from_numpy(np.concatenate(drifted)).clamp(*bounds)
 
 
-def _quantise(x: Tensor, bounds: Bounds) -> Tensor:
-    span = bounds[1] - bounds[0]
-    return torch.round((x - bounds[0]) / span * _LEVELS) / _LEVELS * span + bounds[0]
+def _layers(head: nn.Sequential) -> list[tuple[Float32Array, Float32Array]]:
+    return [(each.weight.detach().numpy(), each.bias.detach().numpy()) for each in head if isinstance(each, nn.Linear)]
 
 
 def _shuffled(x: Tensor, targets: Tensor, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -119,15 +144,17 @@ def _shuffled(x: Tensor, targets: Tensor, rng: torch.Generator) -> Iterator[tupl
 
 
 def _balanced(
-    clean: Tensor, negatives: Tensor, positives: Tensor, rng: torch.Generator
+    benign: Tensor, clean: int, positives: Sequence[Tensor], rng: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Half of each batch benign (half of that undrifted), half perturbed, families and strengths in equal shares."""
+    """Half of each batch benign (half of that as it was given), half attacks: equal shares of all sets."""
     quarter = _BATCH // 4
     labels = torch.cat([torch.zeros(2 * quarter, dtype=torch.long), torch.ones(2 * quarter, dtype=torch.long)])
     while True:
+        sets = torch.randint(len(positives), (2 * quarter,), generator=rng).tolist()
+        attacks = [positives[at][int(torch.randint(len(positives[at]), (1,), generator=rng))] for at in sets]
         picks = [
-            clean[torch.randint(len(clean), (quarter,), generator=rng)],
-            negatives[torch.randint(len(negatives), (quarter,), generator=rng)],
-            positives[torch.randint(len(positives), (2 * quarter,), generator=rng)],
+            benign[torch.randint(clean, (quarter,), generator=rng)],
+            benign[torch.randint(len(benign), (quarter,), generator=rng)],
+            torch.stack(attacks),
         ]
         yield torch.cat(picks), labels

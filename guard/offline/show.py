@@ -28,6 +28,10 @@ def describe(profile: Profile) -> Group:
         ),
         ("output", f"{model.output_name}: {model.classes} classes, {model.output_kind}"),
         ("replica", _replica(profile)),
+        (
+            "expected",
+            ", ".join(f"{each.kind} to {each.most:g}" for each in profile.conditions) or "inputs never change",
+        ),
         ("made", f"{made.created} by guard {made.guard_version}, seed {made.seed}"),
         ("samples", ", ".join(f"{count} {part}" for part, count in made.samples.items())),
         ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),

@@ -8,8 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from guard.profile.spec import TWO_SIDED, DetectorSpec, NetworkSpec, QueryRadii, ReducedReplica, SmoothingSpec
-from guard.values import Float32Array, Float64Array, IntArray, ModelInfo
+import numpy as np
+
+from guard.profile.spec import (
+    TWO_SIDED,
+    Condition,
+    DetectorSpec,
+    NetworkSpec,
+    QueryRadii,
+    ReducedReplica,
+    SmoothingSpec,
+)
+from guard.values import Float32Array, Float64Array, IntArray, ModelInfo, UInt64Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,10 @@ class Profile:
     files: Mapping[str, bytes] = field(default_factory=dict)
     replica: ReducedReplica | None = None
     """What was calibrated with in place of the model's own file."""
+    conditions: tuple[Condition, ...] = ()
+    """Harmless changes that benign inputs were calibrated under."""
+    sample_hashes: UInt64Array = field(default_factory=lambda: np.zeros(0, np.uint64))
+    """64 bits of each sample's hash, at 8 bits, by which an evaluation refuses samples of the calibration."""
     query_radii: QueryRadii | None = None
     """How near two inputs are that a query attack may have sent; None for inputs that can't be compared."""
 

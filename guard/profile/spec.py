@@ -91,6 +91,19 @@ class NonLocalMeans(_Spec):
         return f"{self.kind}_{self.h:g}"
 
 
+class Mask(_Spec):
+    """Windows of an image covered with one colour: copy i covers those whose (top, left) are in `covers[i]`, in pixels.
+
+    The colour does not depend on the input, so that a copy says nothing of what it covers: certificates rest on that.
+    """
+
+    kind: Literal["mask"] = "mask"
+    image_px: tuple[int, int]
+    window_px: tuple[int, int]
+    covers: tuple[tuple[tuple[int, int], ...], ...]
+    fill: tuple[float, ...] = Field(min_length=1, description="one value, or one for each channel")
+
+
 RandomMutation: TypeAlias = Annotated[
     Gaussian | Uniform | ShiftRotate | ContrastBrightness,
     Field(discriminator="kind"),
@@ -100,7 +113,7 @@ RANDOM = (Gaussian, Uniform, ShiftRotate, ContrastBrightness)
 
 Squeezer: TypeAlias = Annotated[BitDepth | Median | NonLocalMeans, Field(discriminator="kind")]
 Mutation: TypeAlias = (
-    Identity | Gaussian | Uniform | ShiftRotate | ContrastBrightness | BitDepth | Median | NonLocalMeans
+    Identity | Gaussian | Uniform | ShiftRotate | ContrastBrightness | BitDepth | Median | NonLocalMeans | Mask
 )
 
 
@@ -143,6 +156,30 @@ class SqueezingSpec(_Spec):
         return "squeezing"
 
 
+class OcclusionSpec(_Spec):
+    """How the answer moves when a window of the image is covered; the label by double masking (Xiang et al., 2022)."""
+
+    kind: Literal["occlusion"] = "occlusion"
+    image_px: tuple[int, int] = Field(description="height and width of the images")
+    patch_px: int = Field(ge=1, description="side of the largest square sticker that some mask covers wherever it is")
+    grid: int = Field(4, ge=2, le=8, description="most masks along each side")
+    fill: tuple[float, ...] = Field(min_length=1, description="colour of masks: one value, or one for each channel")
+    pairs: Literal["skip", "recover", "certify"] = Field(
+        "recover", description="what pairs of masks are bought for: nothing, the label, or a certificate of it too"
+    )
+
+    @model_validator(mode="after")
+    def _sticker_fits(self) -> Self:
+        if self.patch_px >= min(self.image_px):
+            raise ValueError(f"a sticker of {self.patch_px} pixels leaves nothing of images of {self.image_px}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Label in metrics and findings."""
+        return "occlusion"
+
+
 class SmoothingSpec(_Spec):
     """A certificate of an L2 radius by Gaussian smoothing."""
 
@@ -174,16 +211,17 @@ class ConfidenceSpec(_Spec):
 
 
 class NetworkSpec(_Spec):
-    """A detector network on the input, an ONNX file inside the profile."""
+    """A detector network, an ONNX file inside the profile: on the input, or on what the model computes inside."""
 
     kind: Literal["network"] = "network"
+    on: Literal["input", "activations"] = "input"
     file: str = "network.onnx"
     sha256: str
 
     @property
     def name(self) -> str:
-        """Label in metrics and findings."""
-        return "network"
+        """Label in metrics and findings, and the backend that answers for it."""
+        return "network" if self.on == "input" else self.on
 
 
 class ReducedReplica(_Spec):
@@ -194,6 +232,17 @@ class ReducedReplica(_Spec):
     sha256: str
     speedup: float = Field(gt=0, description="how many times faster than the model it was where it was calibrated")
     agreement: float = Field(ge=0, le=1, description="share of clean samples with the model's own label")
+
+
+class Condition(_Spec):
+    """A harmless change of inputs that a deployment expects, up to a severity.
+
+    `jpeg` is a quality, `blur` a deviation in pixels, `noise` one in 255ths of the range, `resize` a share of the side
+    to scale down to and up again, `brightness` and `contrast` are shares.
+    """
+
+    kind: Literal["jpeg", "blur", "resize", "brightness", "contrast", "noise"]
+    most: float = Field(gt=0, description="the severest that is expected")
 
 
 class QueryRadii(_Spec):
@@ -207,6 +256,6 @@ TWO_SIDED = (ConfidenceSpec, SensitivitySpec, SqueezingSpec)
 """Detectors whose scores are evidence in both directions: confident attacks are steadier than benign inputs."""
 
 DetectorSpec: TypeAlias = Annotated[
-    ConfidenceSpec | SensitivitySpec | SqueezingSpec | SmoothingSpec | NetworkSpec,
+    ConfidenceSpec | SensitivitySpec | SqueezingSpec | OcclusionSpec | SmoothingSpec | NetworkSpec,
     Field(discriminator="kind"),
 ]

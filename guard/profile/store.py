@@ -17,10 +17,10 @@ from pydantic import TypeAdapter
 
 from guard.errors import ProfileError
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
-from guard.profile.spec import DetectorSpec, NetworkSpec, QueryRadii, ReducedReplica
+from guard.profile.spec import Condition, DetectorSpec, NetworkSpec, QueryRadii, ReducedReplica
 from guard.values import ModelInfo
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "profile.json"
 ARRAYS = "scores.npz"
 
@@ -28,6 +28,7 @@ _REMAKE = "make it again with `guard calibrate`"
 _INFO: TypeAdapter[ModelInfo] = TypeAdapter(ModelInfo)
 _PROVENANCE: TypeAdapter[Provenance] = TypeAdapter(Provenance)
 _DETECTORS: TypeAdapter[tuple[DetectorSpec, ...]] = TypeAdapter(tuple[DetectorSpec, ...])
+_CONDITIONS: TypeAdapter[tuple[Condition, ...]] = TypeAdapter(tuple[Condition, ...])
 _RADII: TypeAdapter[QueryRadii | None] = TypeAdapter(QueryRadii | None)
 _REPLICA: TypeAdapter[ReducedReplica | None] = TypeAdapter(ReducedReplica | None)
 
@@ -41,6 +42,7 @@ def save(profile: Profile, directory: Path) -> None:
     arrays: dict[str, npt.NDArray[Any]] = {
         "canary_inputs": profile.canaries.inputs,
         "canary_logits": profile.canaries.logits,
+        "sample_hashes": profile.sample_hashes,
     }
     for part, scores in (("reference", profile.reference), ("calibration", profile.calibration)):
         arrays[f"{part}_labels"] = scores.labels
@@ -54,6 +56,7 @@ def save(profile: Profile, directory: Path) -> None:
         "model": _INFO.dump_python(profile.model, mode="json"),
         "detectors": _DETECTORS.dump_python(profile.detectors, mode="json"),
         "replica": _REPLICA.dump_python(profile.replica, mode="json"),
+        "conditions": _CONDITIONS.dump_python(profile.conditions, mode="json"),
         "query_radii": _RADII.dump_python(profile.query_radii, mode="json"),
         "provenance": _PROVENANCE.dump_python(profile.provenance, mode="json"),
     }
@@ -92,9 +95,11 @@ def load(directory: Path) -> Profile:
             provenance=_PROVENANCE.validate_python(manifest["provenance"]),
             files={spec.file: _file(directory, spec) for spec in with_files},
             replica=replica,
+            conditions=_CONDITIONS.validate_python(manifest["conditions"]),
             query_radii=_RADII.validate_python(manifest.get("query_radii")),
             reference=_benign(arrays, "reference"),
             calibration=_benign(arrays, "calibration"),
+            sample_hashes=arrays["sample_hashes"],
             canaries=Canaries(arrays["canary_inputs"], arrays["canary_logits"]),
         )
     except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as exc:

@@ -24,6 +24,9 @@ from guard.values import Float32Array, UInt64Array
 BITS: Final = 512
 WORDS: Final = BITS // 64
 
+_FORM = 1
+"""Changes with whatever changes fingerprints or their bytes: replicas of two versions of Guard don't mix them up."""
+
 _LARGEST_PX = 64
 _FREQUENCIES = 9
 _FINE_PX, _COARSE_PX = 0.7, 4.0
@@ -73,6 +76,15 @@ class Fingerprinter:
     def client(self, name: str) -> int:
         """Names a client: 64 bits."""
         return self._name(b"client\0" + name.encode())
+
+    def key(self, model_fingerprint: str) -> bytes:
+        """A key that only those have whose fingerprints can be compared with these.
+
+        Another secret, another model, another shape, or a numpy that draws other hyperplanes gives another key.
+        """
+        drawn = hashlib.sha256(np.packbits(self._hyperplanes > 0).tobytes()).digest()
+        same = f"{_FORM}\0{model_fingerprint}\0{self._shape}\0{self._flat}\0".encode()
+        return hmac.digest(self._key, b"key\0" + same + drawn, "sha256")
 
     def _name(self, content: bytes) -> int:
         return int.from_bytes(hashlib.blake2b(content, digest_size=8, key=self._key).digest())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from guard.queries.fingerprint import BITS, WORDS
 from guard.values import Float64Array, IntArray, UInt64Array
@@ -48,12 +49,14 @@ class Query:
 class Alike:
     """Distinct near-duplicates of a query that are remembered: its client's, and all clients'.
 
-    `known`: these very values were sent before, by whomever, so the answer tells nobody anything new.
+    `known`: these very values were sent before, by whomever, so the answer tells nobody anything new. `repeated`: by
+    this client itself.
     """
 
     client: int
     everyone: int
     known: bool
+    repeated: bool = False
 
 
 class QueryMemory:
@@ -83,20 +86,23 @@ class QueryMemory:
     def look(self, query: Query, now_s: float) -> Alike:
         """What is remembered of a query's like; then remember it too."""
         places, distances = self._near(query.print, now_s)
-        same = self._exact[places] == query.exact
-        own = self._client[places] == query.client
+        same, own = self._same(query, places)
         alike = Alike(
             client=self._count(places[own & ~same & (distances <= self._radii.client)]),
             everyone=self._count(places[~same & (distances <= self._radii.everyone)]),
             known=bool(same.any()),
+            repeated=bool((same & own).any()),
         )
-        self._resembled[places] = True
-        again = places[same & own]
-        if len(again):
-            self._seen_s[again] = now_s
-        else:
-            self._remember(query, now_s, places)
+        self._keep(query, now_s, places, places[same & own])
         return alike
+
+    def learn(self, query: Query, seen_s: float, now_s: float) -> None:
+        """Remember a query that another memory saw at `seen_s`, as if this one had."""
+        if seen_s <= now_s - self._keep_s:
+            return
+        places, _ = self._near(query.print, now_s)
+        same, own = self._same(query, places)
+        self._keep(query, seen_s, places, places[same & own])
 
     def _near(self, fingerprint: UInt64Array, now_s: float) -> tuple[IntArray, IntArray]:
         """Places of the queries within the widest radius, and their distances. A quarter of the bits rules most out."""
@@ -108,6 +114,17 @@ class QueryMemory:
         exact = np.bitwise_count(self._rows[places] ^ fingerprint).sum(axis=1, dtype=np.int64)
         near = (exact <= self._widest) & (self._seen_s[places] > now_s - self._keep_s)
         return places[near], exact[near]
+
+    def _same(self, query: Query, places: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Which of these places hold the query's very values, and which are of its client."""
+        return self._exact[places] == query.exact, self._client[places] == query.client
+
+    def _keep(self, query: Query, seen_s: float, alike: IntArray, again: IntArray) -> None:
+        self._resembled[alike] = True
+        if len(again):
+            self._seen_s[again] = np.maximum(self._seen_s[again], seen_s)
+        else:
+            self._remember(query, seen_s, alike)
 
     def _count(self, places: IntArray) -> int:
         return len(np.unique(self._exact[places]))

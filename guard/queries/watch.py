@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from guard.queries.fingerprint import Fingerprinter
@@ -40,11 +40,23 @@ class QueryWatch:
         self._fingerprinter, self._memory = fingerprinter, memory
         self._limit = limit
         self._now_s = now_s
+        self._listener: Callable[[Query], None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard-queries")
 
     def look(self, inputs: Float32Array, client: str) -> Future[tuple[Probing, ...]]:
         """What was sent before that resembles each item (n, *shape). Items of a batch come one after the other."""
         return self._thread.submit(self._look, inputs, client)
+
+    def tell(self, listener: Callable[[Query], None]) -> None:
+        """Call `listener` with each query that is new, on the watch's thread.
+
+        What a client repeats is not new: it takes no room in this memory, and should take none in others.
+        """
+        self._listener = listener
+
+    def learn(self, queries: Sequence[tuple[Query, float]]) -> Future[None]:
+        """Remember what others saw, each so many seconds ago. Requests wait for no more than these."""
+        return self._thread.submit(self._learn, queries)
 
     def __len__(self) -> int:
         """How many queries are remembered."""
@@ -62,7 +74,10 @@ class QueryWatch:
         for item, fingerprint, nothing in zip(inputs, prints, flat, strict=True):
             alike = Alike(client=0, everyone=0, known=False)
             if not nothing:
-                alike = self._memory.look(Query(fingerprint, self._fingerprinter.exact(item), who), now_s)
+                query = Query(fingerprint, self._fingerprinter.exact(item), who)
+                alike = self._memory.look(query, now_s)
+                if self._listener is not None and not alike.repeated:
+                    self._listener(query)
             duration_s = time.perf_counter() - started_s
             found.append(
                 Probing(
@@ -74,3 +89,8 @@ class QueryWatch:
                 )
             )
         return tuple(found)
+
+    def _learn(self, queries: Sequence[tuple[Query, float]]) -> None:
+        now_s = self._now_s()
+        for query, age_s in queries:
+            self._memory.learn(query, now_s - age_s, now_s)

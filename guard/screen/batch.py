@@ -122,12 +122,13 @@ class Replica(ABC):
 
     def _wanted(self, source: Source, members: Sequence[Share]) -> list[Wanted]:
         if source.tag is None:
-            return [Wanted(item.x, copies) for item, _, copies in members]
+            return [Wanted(item.x, copies, start=stream.sent) for item, stream, copies in members]
         if source not in self._keystreams:
             self._keystreams[source] = Keystream(hmac.digest(self._key, source.tag, "sha256"))
         keystream = self._keystreams[source]
         return [
-            Wanted(item.x, copies, Draw(keystream, item.nonce, stream.sent, copies)) for item, stream, copies in members
+            Wanted(item.x, copies, Draw(keystream, item.nonce, stream.sent, copies), stream.sent)
+            for item, stream, copies in members
         ]
 
     def _classify(self, copies: Tensor) -> Tensor:

@@ -6,15 +6,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from guard.profile.spec import ConfidenceSpec, DetectorSpec, NetworkSpec, SensitivitySpec, SmoothingSpec, SqueezingSpec
+from guard.profile.spec import (
+    ConfidenceSpec,
+    DetectorSpec,
+    NetworkSpec,
+    OcclusionSpec,
+    SensitivitySpec,
+    SmoothingSpec,
+    SqueezingSpec,
+)
 from guard.screen.confidence import ConfidenceTrial
 from guard.screen.network import NetworkTrial
+from guard.screen.occlusion import OcclusionTrial, masks_of
 from guard.screen.sensitivity import SensitivityTrial
 from guard.screen.smoothing import SmoothingTrial
 from guard.screen.squeezing import SqueezingTrial, squeezed
 from guard.screen.trial import Detector, SequentialTrial, Trial
 
-_STAGES: dict[type[DetectorSpec], int] = {SensitivitySpec: 1, SmoothingSpec: 2}
+_STAGES: dict[type[DetectorSpec], int] = {SensitivitySpec: 1, OcclusionSpec: 1, SmoothingSpec: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,8 @@ def _opener(spec: DetectorSpec) -> Callable[[], Trial | SequentialTrial]:
             return partial(SensitivityTrial, spec)
         case SqueezingSpec():
             return partial(SqueezingTrial, spec.name, squeezed(spec))
+        case OcclusionSpec():
+            return partial(OcclusionTrial, spec, masks_of(spec))
         case SmoothingSpec():
             return partial(SmoothingTrial, spec)
         case NetworkSpec():

@@ -19,14 +19,16 @@ from guard.values import Float32Array
 
 Bounds: TypeAlias = tuple[float, float]
 _LEVELS_8_BIT = 255.0
+_IN_SPACE = (spec.ShiftRotate, spec.Median, spec.NonLocalMeans, spec.Mask)
 
 
 class Wanted(NamedTuple):
-    """So many copies of `x`, with their noise if the mutation draws any."""
+    """So many copies of `x` from the one numbered `start` on, with their noise if the mutation draws any."""
 
     x: Float[npt.NDArray[np.float32], "*dims"]
     copies: int
     noise: Draw | None = None
+    start: int = 0
 
 
 def make(
@@ -38,10 +40,10 @@ def make(
     """Fill `out` with copies, input after input.
 
     Raises:
-        ConfigError: a mutation in space, of an input that is no image.
+        ConfigError: a mutation in space, of an input that is no image, or a mask for images of another size.
     """
     shape = tuple(out.shape[1:])
-    if isinstance(mutation, (spec.ShiftRotate, spec.Median, spec.NonLocalMeans)) and not is_image(shape):
+    if isinstance(mutation, _IN_SPACE) and not is_image(shape):
         raise ConfigError(f"{mutation.kind} needs images, and the model takes shape {list(shape)}: leave it out")
     _MAKERS[type(mutation)](mutation, wanted, out, bounds)
 
@@ -66,13 +68,13 @@ def copies(
 def _rows(wanted: Sequence[Wanted], out: Float32Array) -> Iterator[tuple[Float32Array, Float32Array]]:
     """Each input with its own rows."""
     start = 0
-    for x, count, _ in wanted:
+    for x, count, *_ in wanted:
         yield x, out[start : start + count]
         start += count
 
 
 def _draws(wanted: Sequence[Wanted]) -> list[Draw]:
-    return [noise for _, _, noise in wanted if noise is not None]
+    return [each.noise for each in wanted if each.noise is not None]
 
 
 def _identity(_mutation: spec.Identity, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds) -> None:
@@ -97,7 +99,7 @@ def _uniform(mutation: spec.Uniform, wanted: Sequence[Wanted], out: Float32Array
 
 def _shift_rotate(mutation: spec.ShiftRotate, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds) -> None:
     draws = torch.from_numpy(2 * uniforms(_draws(wanted), 3) - 1)
-    repeated = np.concatenate([np.broadcast_to(x, (count, *x.shape)) for x, count, _ in wanted])
+    repeated = np.concatenate([np.broadcast_to(x, (count, *x.shape)) for x, count, *_ in wanted])
     image = to_channels_first(torch.from_numpy(repeated))
     height, width = image.shape[-2:]
     angle = torch.deg2rad(draws[:, 0] * mutation.max_degrees)
@@ -160,6 +162,22 @@ def _non_local_means(mutation: spec.NonLocalMeans, wanted: Sequence[Wanted], out
     _by_plane(denoise, wanted, out)
 
 
+def _mask(mutation: spec.Mask, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds) -> None:
+    height, width = mutation.window_px
+    fill = np.array(mutation.fill, dtype=np.float32)[:, None, None]
+    size = planes(out[0]).shape[1:]
+    if size != mutation.image_px:
+        raise ConfigError(
+            f"a mask for images of {mutation.image_px} pixels can't cover those of {size}: calibrate again"
+        )
+    for each, (x, rows) in zip(wanted, _rows(wanted, out), strict=True):
+        rows[:] = x
+        for made, places in zip(rows, mutation.covers[each.start : each.start + each.copies], strict=True):
+            image = planes(made)
+            for top, left in places:
+                image[:, top : top + height, left : left + width] = fill
+
+
 def _by_plane(function: Callable[[Float32Array], Float32Array], wanted: Sequence[Wanted], out: Float32Array) -> None:
     """Apply a function of (height, width) to each channel of each image."""
     for x, rows in _rows(wanted, out):
@@ -178,4 +196,5 @@ _MAKERS: dict[type[spec.Mutation], _Maker] = {
     spec.BitDepth: _bit_depth,
     spec.Median: _median,
     spec.NonLocalMeans: _non_local_means,
+    spec.Mask: _mask,
 }

@@ -1,6 +1,7 @@
-"""A detector network on the input, trained in calibration on several attacks and strengths (after Gong et al., 2017).
+"""A detector network, trained in calibration on several attacks and strengths.
 
-It costs no evaluation of the guarded model: it has a backend of its own.
+On the input (after Gong et al., 2017), or on what the model computes inside (after Metzen et al., 2017). Each has a
+backend of its own, and costs no evaluation of the guarded model; one on activations costs as much as an evaluation.
 """
 
 from __future__ import annotations
@@ -8,24 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guard.profile.spec import Identity
-from guard.screen.trial import NETWORK, Answers, Probes, source
+from guard.screen.trial import Answers, Probes, source
 from guard.values import Abstention, Evidence, Finding
 
-_ASK = Probes(source(Identity(), NETWORK))
+_ITSELF = Identity()
 
 
 class NetworkTrial:
     """One answer of the network: logits of (benign, adversarial)."""
 
-    __slots__ = ("_name", "_score")
+    __slots__ = ("_ask", "_name", "_score")
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._ask = Probes(source(_ITSELF, name))
         self._score: float | None = None
 
     def ask(self) -> Sequence[Probes]:
         """The input, once, of the network."""
-        return (_ASK,) if self._score is None else ()
+        return (self._ask,) if self._score is None else ()
 
     def tell(self, probes: Probes, answers: Answers) -> None:  # noqa: ARG002 - one kind of probe
         """Take the network's answer."""

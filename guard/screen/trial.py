@@ -23,7 +23,7 @@ MODEL = "model"
 """The backend that answers for the guarded model."""
 
 NETWORK = "network"
-"""The backend that holds the detector network."""
+"""The backend that holds the detector network on inputs. Each detector network has one, of its own name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,6 +19,7 @@ def write(tmp_path: Path) -> Write:
     (tmp_path / "m.onnx").write_bytes(b"model")
     (tmp_path / "secret").write_bytes(bytes(16))
     (tmp_path / "short").write_bytes(bytes(15))
+    (tmp_path / "nothing").write_bytes(b"\n")
 
     def write(text: str) -> Path:
         path = tmp_path / "policy.yaml"

@@ -13,6 +13,7 @@ from guard.config_file import explain, load_settings
 from guard.config_file.document import Document
 from guard.config_file.english import mistake
 from guard.errors import ConfigError
+from guard.sharing import StoreAddress, store_address
 from guard.values import Action, Mode
 
 Write = Callable[[str], Path]
@@ -24,6 +25,7 @@ listen: {address: "[::]:8011", admin_address: "localhost:9011"}
 limits: {max_queued_items: 1, max_live_items: 2, max_batch_items: 3}
 unlisted_models: pass
 noise_secret_file: secret
+query_store: {url: "rediss://guard@[::1]:6380/2", password_file: m.onnx, ca_file: secret, timeout_s: 2}
 models:
   digits: &digits
     profile: prof
@@ -51,6 +53,7 @@ def test_a_full_file(write: Write) -> None:
     assert settings.unlisted_models is Unlisted.PASS
     assert (digits.mode, digits.false_positive_rate, digits.certificate) == (Mode.ENFORCE, 0.01, Certify.REQUIRE)
     assert (digits.on_unscreened, digits.on_abstain) == (Action.FORWARD, Action.REJECT)
+    assert (settings.query_store.url, settings.query_store.timeout_s) == ("rediss://guard@[::1]:6380/2", 2.0)
     assert five == digits.model_copy(update={"mode": Mode.FLAG})
     assert (on.replica, on.model) == (Replica.UPSTREAM, None)
     assert explain(write(FULL)) == []
@@ -71,6 +74,8 @@ def test_paths_are_relative_to_the_file(write: Write, monkeypatch: pytest.Monkey
     assert settings.models["digits"].profile == path.parent / "prof"
     assert settings.models["digits"].model == path.parent / "m.onnx"
     assert settings.noise_secret_file == path.parent / "secret"
+    assert settings.query_store.password_file == path.parent / "m.onnx"
+    assert settings.query_store.ca_file == path.parent / "secret"
 
 
 def test_absolute_paths_stay(write: Write) -> None:
@@ -177,6 +182,19 @@ def test_a_mistake_of_a_kind_not_foreseen(write: Write) -> None:
 def test_host_and_port(address: str, split: tuple[str, int]) -> None:
     """Names, IPv4 and bracketed IPv6 are split at the port."""
     assert host_and_port(address) == split
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://store", StoreAddress("store", 6379, 0, None, tls=False)),
+        ("rediss://guard@[::1]:6380/2", StoreAddress("::1", 6380, 2, "guard", tls=True)),
+        ("redis://10.0.0.1:65535/", StoreAddress("10.0.0.1", 65535, 0, None, tls=False)),
+    ],
+)
+def test_store_address(url: str, address: StoreAddress) -> None:
+    """User, port and database may be left out."""
+    assert store_address(url) == address
 
 
 @pytest.mark.parametrize("address", ["", "8001", "host:", ":1", "::1:80", "[::1]", "a b:1", "host:65536", "h:1\n"])

@@ -15,6 +15,8 @@ Write = Callable[[str], Path]
 GOOD = "models:\n  digits: {profile: prof, model: m.onnx}\n"
 DIGITS = "models:\n  digits:\n    profile: prof\n    model: m.onnx\n    "  # one more key goes on line 5
 
+SHARED = f"{GOOD}noise_secret_file: secret\nquery_store:\n"  # one more key goes on line 5
+
 # YAML, the line of the mistake, its dotted key, words of the problem, words of the remedy.
 MISTAKES = {
     "unknown key": (f"upsteam: {{}}\n{GOOD}", 1, "upsteam", "not a setting", "did you mean upstream?"),
@@ -122,6 +124,37 @@ MISTAKES = {
         GOOD + "noise_secret_file: gone", 3, "noise_secret_file", "can't be read (No such file", "head -c 32"
     ),
     "a short secret": (GOOD + "noise_secret_file: short", 3, "noise_secret_file", "15 bytes", "head -c 32"),
+    "a store without a secret": (
+        GOOD + "query_store:\n  url: redis://store", 4, "query_store.url", "needs noise_secret_file", "the same file",
+    ),
+    "a store that is none": (
+        SHARED + "  url: http://store", 5, "query_store.url", "no redis://host:port", "redis://user@host:port/database"
+    ),
+    "options in a store's URL": (
+        SHARED + "  url: redis://store?ssl_cert_reqs=none", 5, "query_store.url", "no redis://host:port", "write redis",
+    ),
+    "a store's port too high": (SHARED + "  url: redis://a:70000", 5, "query_store.url", "over 65535", "host:port"),
+    "a password in a URL": (
+        SHARED + "  url: redis://:sesame@a", 5, "query_store.url", "query_store.url holds a password", "password_file"
+    ),
+    "a store without URL": (
+        GOOD + "query_store:\n  password_file: secret", 4, "query_store.password_file", "no effect without",
+        "add `url: redis://HOST:PORT`",
+    ),
+    "a password that isn't there": (
+        SHARED + "  url: redis://a\n  password_file: gone", 6, "query_store.password_file",
+        "gone can't be read (No such file", "correct query_store.password_file",
+    ),
+    "an empty password": (
+        SHARED + "  url: redis://a\n  password_file: nothing", 6, "query_store.password_file", "nothing is empty",
+        "correct query_store.password_file",
+    ),
+    "a CA for no TLS": (
+        SHARED + "  url: redis://a\n  ca_file: m.onnx", 6, "query_store.ca_file", "no effect beside redis://", "rediss://"
+    ),
+    "no time for a store": (
+        SHARED + "  url: redis://a\n  timeout_s: 0", 6, "query_store.timeout_s", "out of range", "above 0"
+    ),
     "no models": ("listen: {}\nmodels: {}", 2, "models", "nothing would ever be let through", "unlisted_models: pass"),
     "no models at all": ("listen: {}", 1, "models", "nothing would ever be let through", "list the models"),
     "an empty file": ("", 1, "", "empty", "models: {my-model:"),
@@ -153,3 +186,4 @@ def test_each_mistake_is_explained(write: Write, row: tuple[str, int, str, str, 
     with pytest.raises(ConfigError) as raised:
         load_settings(path)
     assert str(raised.value) == f"{path}:{line}: {found.problem}; {found.remedy}"
+    assert "sesame" not in str(raised.value)  # a password

@@ -20,6 +20,7 @@ GOOD = [
     "models: {a: {profile: p, replica: onnx, model: m, mode: enforce, false_positive_rate: 0.05}}",
     "{unlisted_models: pass, upstream: {address: 'unix:/run/s'}, listen: {address: '[::]:1', admin_address: 'h:2'}}",
     "{unlisted_models: pass, noise_secret_file: null, limits: {max_batch_items: 1}}",
+    "{unlisted_models: pass, query_store: {url: 'rediss://guard@store:6379/1', timeout_s: 0.5}}",
 ]
 BAD = {
     "unknown key": "{models: {}, colour: red}",
@@ -32,6 +33,7 @@ BAD = {
     "out of range": "models: {a: {profile: p, model: m, false_positive_rate: 1}}",
     "malformed address": "listen: {address: localhost}",
     "malformed upstream": "upstream: {address: 'http://triton:8001'}",
+    "malformed store": "query_store: {url: 'redis://:password@store'}",
     "not a mapping": "[]",
 }
 

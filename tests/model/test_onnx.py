@@ -14,9 +14,11 @@ from onnx import TensorProto
 
 from guard.errors import BackendError, EnvironmentProblem
 from guard.model.backend import device_of
-from guard.model.onnx import OnnxBackend, inspect_onnx, network_backend
+from guard.model.onnx import OnnxBackend, inspect_onnx
 from guard.model.torch import TorchBackend
 from guard.offline.nets import SmallNet, to_onnx
+from guard.profile.spec import NetworkSpec
+from guard.screen.backends import network_backend
 from guard.values import ModelInfo, OutputKind
 from tests.model.parts import INFO, INPUTS, WEIGHTS, integers, linear_onnx
 from tests.support.digits import DigitsData, trained_network
@@ -177,7 +179,7 @@ def test_detector_network() -> None:
     """A detector network takes the guarded model's inputs as float32, whatever that model's type, and knows two."""
     guarded = replace(INFO, datatype="UINT8", output_kind=OutputKind.PROBABILITIES, batched=False, max_batch=3)
     net = SmallNet((4,), 2, (0, 1)).eval()
-    backend = network_backend(to_onnx(net, (4,)), guarded)
+    backend = network_backend(NetworkSpec(sha256=""), to_onnx(net, (4,)), guarded)
     torch.testing.assert_close(backend.logits(X), net(X).detach(), atol=1e-5, rtol=0)
     assert backend.info.fingerprint != guarded.fingerprint
 

@@ -16,7 +16,7 @@ import structlog
 
 from guard.errors import ConfigError
 from guard.observe.logs import configure_logging, decision_event, log_decision
-from guard.values import Decision, Probing, UnscreenedReason, Verdict
+from guard.values import Decision, Evidence, Occlusion, Probing, UnscreenedReason, Verdict
 
 Captured = pytest.CaptureFixture[str]
 
@@ -66,6 +66,7 @@ def test_a_decision_as_an_event(decision: Decision) -> None:
         "detector_p_values": {"squeezing": 0.03, "network": 0.004},
         "faults": {"sensitivity_gaussian": "backend"},
         "queries": None,
+        "occlusion": None,
         "spent": {"label": 2, "squeezing": 8, "smoothing": 80},
         "reason": None,
     }
@@ -101,6 +102,23 @@ def test_a_decision_is_one_json_line(capsys: Captured, decision: Decision, verdi
     assert (line["event"], line["level"], line["logger"]) == ("decision", level, "guard.gate")
     assert (line["decision_id"], line["verdict"], line["reason"]) == ("d-1", verdict, "fault")
     assert line["timestamp"].endswith("Z")
+
+
+def test_an_event_shows_where_a_sticker_may_be(decision: Decision) -> None:
+    """The heat map of the culprit for which it is the least ordinary is told, as plain values that JSON can hold."""
+    ordinary, striking = (
+        Evidence("occlusion", 1.0, 16, p_value, occlusion=Occlusion(((0.1, hot), (0.2, 0.0)), (0, 4, 6, 6), label))
+        for p_value, hot, label in ((0.4, 0.3, 1), (0.01, 9.5, 7))
+    )
+    items = tuple(replace(decision.items[0], findings=(finding,)) for finding in (ordinary, striking, ordinary))
+    event = decision_event(replace(decision, items=items))
+    assert json.loads(json.dumps(event["occlusion"])) == {
+        "item": 1,
+        "heat": [[0.1, 9.5], [0.2, 0.0]],
+        "hottest": [0, 4, 6, 6],
+        "recovered": 7,
+        "certified_px": None,
+    }
 
 
 def test_clean_decisions_are_quiet_by_default(capsys: Captured, decision: Decision) -> None:

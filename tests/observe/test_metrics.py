@@ -16,6 +16,7 @@ from guard.errors import Overloaded
 from guard.observe.labels import OTHER
 from guard.observe.metrics import LABEL_EVALUATION, Metrics
 from guard.screen.live import LABEL
+from guard.sharing import Sharing, StoreFailure
 from guard.values import Action, Decision, Mode, Probing, UnscreenedReason, Verdict
 
 Scrape = Callable[[], dict[str, float]]
@@ -37,6 +38,9 @@ def use_everything(metrics: Metrics, decision: Decision) -> None:
         )
     )
     metrics.watch_memory("digits", lambda: 3)
+    metrics.watch_sharing("digits", lambda: True)
+    metrics.queries_shared("digits", Sharing.SENT, 2)
+    metrics.query_store_failed(StoreFailure.TIMEOUT)
     metrics.decided(replace(decision, verdict=Verdict.UNSCREENED, reason=UnscreenedReason.FAULT))
     metrics.request_finished(decision=decision, model="digits", protocol="grpc", duration_s=0.2, overhead_s=0.1)
     metrics.request_refused(Overloaded.code)
@@ -128,6 +132,22 @@ def test_remembered_queries(metrics: Metrics, scrape: Scrape) -> None:
     """How many queries are remembered is asked at each scrape."""
     metrics.watch_memory("digits", lambda: 12)
     assert scrape()["guard_remembered_queries{model=digits}"] == 12
+
+
+def test_sharing(metrics: Metrics, scrape: Scrape) -> None:
+    """Whether queries are shared is asked at each scrape; what became of them is counted, from 0."""
+    up = True
+    metrics.watch_sharing("digits", lambda: up)
+    assert scrape()["guard_query_store_up{model=digits}"] == 1
+    before, up = scrape(), False
+    metrics.queries_shared("digits", Sharing.DROPPED, 3)
+    metrics.query_store_failed(StoreFailure.REFUSED)
+    assert changed(before, scrape()) == {
+        "guard_query_store_up{model=digits}": -1,
+        "guard_shared_queries_total{model=digits,outcome=dropped}": 3,
+        "guard_query_store_errors_total{reason=refused}": 1,
+    }
+    assert before["guard_shared_queries_total{model=digits,outcome=received}"] == 0
 
 
 def test_p_values_fall_into_the_buckets_that_drift_is_read_from(

@@ -16,13 +16,11 @@ from torch import Tensor
 
 from guard.decide.judge import Judge
 from guard.errors import ConfigError, DataError, RateUnsupported
-from guard.model.onnx import OnnxBackend, inspect_onnx, network_backend
+from guard.model.onnx import OnnxBackend, inspect_onnx
 from guard.offline.calibrate import LEAST_SAMPLES, Budget, Options, calibrate
+from guard.offline.scoring import running_engine, screen_all
 from guard.profile import spec, store
 from guard.profile.profile import Profile
-from guard.screen.build import build_detectors
-from guard.screen.engine import Engine
-from guard.screen.trial import MODEL, NETWORK
 from guard.values import OutputKind, Verdict
 from tests.offline.parts import Ruled
 from tests.support import digits
@@ -84,7 +82,8 @@ def test_the_same_seed_gives_the_same_profile() -> None:
     made = []
     for seed in (5, 5, 6):
         state = torch.random.get_rng_state()
-        options = Options(seed=seed, budget=Budget(surrogate_steps=5, network_steps=5), mutations=("uniform",))
+        budget = Budget(surrogate_steps=5, network_steps=5, activation_steps=5)
+        options = Options(seed=seed, budget=budget, mutations=("uniform",))
         made.append(calibrate(Telling(), samples(LEAST_SAMPLES), options))
         assert torch.equal(torch.random.get_rng_state(), state)  # nor does it touch anyone else's draws
     first, again, other = map(contents, made)
@@ -101,17 +100,8 @@ def test_false_positive_rate_on_held_out_digits() -> None:
     profile, images = digits_profile(), digits.load_data().test[0]
     n, m, rate = len(profile.calibration), len(images), 0.05
     judge = Judge(profile, false_positive_rate=rate)
-    backends = {MODEL: digits_backend()}
-    (network,) = (each for each in profile.detectors if isinstance(each, spec.NetworkSpec))
-    backends[NETWORK] = network_backend(profile.bytes_of(network), profile.model)
-    engine = Engine(
-        detectors=build_detectors(profile.detectors), backends=backends, secret=bytes(32), max_queued_items=m
-    )
-    engine.start()
-    try:
-        screened = [future.result(60) for future in [engine.submit(image) for image in images]]
-    finally:
-        engine.stop()
+    with running_engine(digits_backend(), profile.detectors, profile.files, secret=bytes(32)) as engine:
+        screened = list(screen_all(engine, images))
     flagged = sum(judge.judge(each).verdict is Verdict.ADVERSARIAL for each in screened)
     below = int(rate * (n + 1))
     expected = betabinom(m, below, n + 1 - below)
@@ -122,7 +112,7 @@ def test_false_positive_rate_on_held_out_digits() -> None:
 def test_a_profile_is_whole(tmp_path: Path) -> None:
     """Benign digits leave a score for every detector, all of them finite, and a manifest that is strict JSON."""
     profile = digits_profile()
-    assert profile.scoring == ("confidence", "network", "squeezing", "sensitivity_gaussian")
+    assert profile.scoring == ("confidence", "network", "activations", "squeezing", "sensitivity_gaussian")
     for part in (profile.reference, profile.calibration):
         assert set(part.scores) == set(profile.scoring)
         assert all(np.isfinite(scores).all() for scores in part.scores.values())

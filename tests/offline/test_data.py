@@ -180,3 +180,21 @@ def test_layouts(own: tuple[int, ...], wanted: list[tuple[int, ...]]) -> None:
         assert moved.flags.c_contiguous
         back = np.moveaxis(moved, 1, -1) if shape != own and len(shape) == len(own) else moved.reshape(samples.shape)
         np.testing.assert_array_equal(back, samples)
+
+
+@pytest.mark.parametrize(
+    ("largest", "bounds", "warned"),
+    [(1.0, (0.0, 255.0), True), (200.0, (0.0, 255.0), False), (1.0, (0.0, 1.0), False), (1.0, (-1.0, 1.0), False)],
+)
+def test_bounds_of_another_scale(
+    tmp_path: Path,
+    largest: float,
+    bounds: tuple[float, float],
+    warned: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    """Values from 0 to 1 under bounds of 0 to 255 are most likely a mistake, and it is said."""
+    stored = np.random.default_rng(0).random((20, 3, 4, 4), np.float32) * largest
+    np.save(tmp_path / "x.npy", stored)
+    with capture_logs() as logs:
+        load_samples(tmp_path / "x.npy", bounds)
+    assert [log["log_level"] for log in logs] == ["warning"] * warned

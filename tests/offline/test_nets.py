@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 
-import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
-from guard.model.onnx import OnnxBackend, network_backend
+from guard.model.onnx import OnnxBackend
 from guard.model.torch import TorchBackend
 from guard.offline.nets import SmallNet, fit, to_onnx
-from guard.offline.network import train_network, train_surrogate
-from guard.offline.perturb import FAMILIES
-from guard.offline.progress import Reporter, quiet
+from guard.offline.network import train_surrogate
+from guard.offline.progress import quiet
 from guard.values import ModelInfo, OutputKind
 from tests.support.digits import DigitsData, trained_network
 
@@ -105,19 +101,3 @@ def test_training_repeats_and_leaves_no_trace(digits_data: DigitsData) -> None:
     torch.rand(3)
     assert torch.equal(weights(1), first)
     assert not torch.equal(weights(2), first)
-
-
-def test_detector_network(surrogate_of_digits: torch.nn.Module, digits_data: DigitsData) -> None:
-    """A detector network ranks perturbed digits above clean ones that it never saw, and each stage is reported."""
-    said = io.StringIO()
-    samples = digits_data.calibration[0][:150]
-    reporter = Reporter(Console(file=said, width=200))
-    content = train_network(surrogate_of_digits, DIGITS, samples, seed=0, reporter=reporter, steps=60)
-    stages = [line.partition(": ")[0] for line in said.getvalue().splitlines()]
-    assert stages == ["crafting perturbations to learn from", "training the detector network"]
-    detector = network_backend(content, DIGITS)
-    x = torch.from_numpy(digits_data.test[0][:100])
-    make, _ = FAMILIES["single_step"]
-    perturbed = make(trained_network(), x, 0.15, (0.0, 1.0), torch.Generator()).detach()
-    clean, attacked = (np.subtract(*detector.logits(part).numpy().T[::-1]) for part in (x, perturbed))
-    assert (attacked[:, None] > clean[None]).mean() > 0.9

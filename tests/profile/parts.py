@@ -38,4 +38,6 @@ def a_profile(
         canaries=Canaries(np.ones((3, *info.shape), np.float32), np.ones((3, info.classes), np.float32)),
         provenance=Provenance("2025-01-02T03:04:05+00:00", "0.1", 7, {"fit": 5}, {"numpy": "2.4"}, {"rate": 0.1}),
         files={NETWORK_SPEC.file: NETWORK} if NETWORK_SPEC in detectors else {},
+        conditions=(spec.Condition(kind="jpeg", most=70), spec.Condition(kind="noise", most=4)),
+        sample_hashes=np.array([3, 2**64 - 1], np.uint64),
     )

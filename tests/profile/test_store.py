@@ -86,7 +86,7 @@ def test_radii_of_queries(saved: Path, tmp_path: Path) -> None:
 def test_round_trip(saved: Path) -> None:
     """A loaded profile equals the saved one, holes in its scores and all."""
     loaded, original = load(saved), whole()
-    for part in ("model", "detectors", "provenance", "files", "scoring", "two_sided"):
+    for part in ("model", "detectors", "provenance", "files", "scoring", "two_sided", "conditions"):
         assert getattr(loaded, part) == getattr(original, part), part
     for part in ("reference", "calibration"):
         scores, expected = getattr(loaded, part), getattr(original, part)
@@ -97,6 +97,7 @@ def test_round_trip(saved: Path) -> None:
             assert scores.scores[name].dtype == np.float64
     np.testing.assert_array_equal(loaded.canaries.inputs, original.canaries.inputs)
     np.testing.assert_array_equal(loaded.canaries.logits, original.canaries.logits)
+    np.testing.assert_array_equal(loaded.sample_hashes, original.sample_hashes)
     assert loaded.bytes_of(NETWORK_SPEC) == NETWORK
 
 
@@ -138,8 +139,8 @@ def corrupt_compressed(directory: Path) -> None:
         (lambda d: (d / ARRAYS).unlink(), "holds no profile: scores.npz is missing"),
         (lambda d: (d / MANIFEST).write_text("{"), "can't be read"),
         (lambda d: (d / MANIFEST).write_bytes(b"\xff\xfe"), "can't be read"),
-        (lambda d: (d / MANIFEST).write_text("[]"), "is not a profile of format 2"),
-        (lambda d: edit_manifest(d, lambda m: m.update(format=1)), "is not a profile of format 2"),
+        (lambda d: (d / MANIFEST).write_text("[]"), "is not a profile of format 3"),
+        (lambda d: edit_manifest(d, lambda m: m.update(format=1)), "is not a profile of format 3"),
         (shorten, "is not the file that profile.json was written with"),
         (lambda d: replace_arrays(d, (d / ARRAYS).read_bytes()[:-40]), "is damaged"),
         (lambda d: replace_arrays(d, b""), "is damaged"),

@@ -44,9 +44,15 @@ class Shown:
 
     def look(self, image: Float32Array, client: str = "a", now_s: float = 0.0) -> Alike:
         """What came before an image like it."""
+        return self.memory.look(self._query(image, client), now_s)
+
+    def learn(self, image: Float32Array, client: str = "a", *, seen_s: float, now_s: float) -> None:
+        """Another memory saw it."""
+        self.memory.learn(self._query(image, client), seen_s, now_s)
+
+    def _query(self, image: Float32Array, client: str) -> Query:
         prints, _ = self._fingerprinter.prints(image[None])
-        query = Query(prints[0], self._fingerprinter.exact(image), self._fingerprinter.client(client))
-        return self.memory.look(query, now_s)
+        return Query(prints[0], self._fingerprinter.exact(image), self._fingerprinter.client(client))
 
 
 def noisy(image: Float32Array, count: int, *, deviation: float = 0.01, seed: int = 0) -> Float32Array:

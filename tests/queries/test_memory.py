@@ -24,7 +24,7 @@ def test_a_repetition_is_no_evidence() -> None:
     first, second = noisy(images(1)[0], 2)
     shown.look(first)
     for _ in range(10):
-        assert shown.look(first) == Alike(client=0, everyone=0, known=True)
+        assert shown.look(first) == Alike(client=0, everyone=0, known=True, repeated=True)
     assert shown.look(second).client == 1
     assert len(shown.memory) == 2
 
@@ -65,6 +65,27 @@ def test_time() -> None:
     assert shown.look(second, now_s=17).client == 1
     assert shown.look(third, now_s=19).client == 1
     assert shown.look(first, now_s=40) == NOTHING
+
+
+def test_what_others_saw() -> None:
+    """A query that another memory saw counts like an own one, once, from when it was seen; an old one is not learnt."""
+    shown = Shown(keep_s=10)
+    first, second, third, fourth = noisy(images(1)[0], 4)
+    for _ in range(3):
+        shown.learn(first, seen_s=5, now_s=8)
+    shown.learn(second, seen_s=-3, now_s=8)
+    assert len(shown.memory) == 1
+    assert shown.look(third, now_s=14) == Alike(client=1, everyone=1, known=False)
+    assert shown.look(fourth, now_s=16) == Alike(client=1, everyone=1, known=False)  # the third
+
+
+def test_learning_makes_nothing_older() -> None:
+    """What this memory saw later than the other stays as young as it is."""
+    shown = Shown(keep_s=10)
+    first, second = noisy(images(1)[0], 2)
+    shown.look(first, now_s=8)
+    shown.learn(first, seen_s=1, now_s=9)
+    assert shown.look(second, now_s=17).client == 1
 
 
 def test_it_never_grows() -> None:

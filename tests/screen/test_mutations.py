@@ -48,7 +48,7 @@ def make(mutation: spec.Mutation, x: Float32Array, count: int = 5, seed: int = 1
 
 def together(mutation: spec.Mutation, wanted: list[Wanted], shape: tuple[int, ...]) -> Float32Array:
     """Copies of many inputs, in memory that held others before."""
-    out = np.full((sum(count for _, count, _ in wanted), *shape), np.nan, dtype=np.float32)
+    out = np.full((sum(each.copies for each in wanted), *shape), np.nan, dtype=np.float32)
     fill(mutation, wanted, out, BOUNDS)
     return out
 

@@ -25,19 +25,24 @@ from guard.offline.command import make_folder
 from guard.offline.evaluate.attack import Attack
 from guard.offline.evaluate.craft import Crafter, Victim
 from guard.offline.evaluate.kept import Kept
+from guard.offline.evaluate.knowing import Knower
 from guard.offline.evaluate.measure import craft_all, drift, measure, worst_cases
+from guard.offline.evaluate.pursuits import most, pursuits
 from guard.offline.evaluate.report import write
-from guard.offline.evaluate.results import Count, Evaluation
+from guard.offline.evaluate.results import Count, Evaluation, Knowing
 from guard.offline.evaluate.samples import Samples, read
 from guard.offline.evaluate.screening import Screen, screen, supported
 from guard.offline.evaluate.show import print_evaluation
-from guard.offline.evaluate.suite import choose
-from guard.offline.evaluate.target import Answers, View
-from guard.offline.evaluate.whitebox import WhiteBox, best_white_box, imitate
+from guard.offline.evaluate.suite import choose, knowing_named
+from guard.offline.evaluate.target import Answers
+from guard.offline.evaluate.twin import Twin
 from guard.offline.nets import one_thread
 from guard.offline.progress import Reporter, quiet
+from guard.offline.view import Bytes, View
+from guard.offline.whitebox import WhiteBox, best_white_box, imitate
 from guard.profile import store
 from guard.profile.profile import Profile
+from guard.values import IntArray
 
 RATES = (0.05, 0.01)
 REPORT, RESULTS, KEPT = "report.html", "evaluation.json", "kept"
@@ -49,7 +54,10 @@ _PACKAGES = ("adversarial-robustness-toolbox", "torch", "numpy", "onnx", "opencv
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command line asks for. `images` is how many are attacked and drift; `command` is for the report."""
+    """What the command line asks for. `images` is how many are attacked and drift; `command` is for the report.
+
+    `kept` is where what took long is kept, beside the report unless said otherwise.
+    """
 
     profile: Path
     model: Path
@@ -62,6 +70,7 @@ class Request:
     quick: bool = False
     seed: int = 0
     command: str = ""
+    kept: Path | None = None
 
 
 def evaluate_to(request: Request, console: Console) -> Evaluation:
@@ -78,7 +87,7 @@ def evaluate_to(request: Request, console: Console) -> Evaluation:
     samples = read(request.data, request.labels, profile, most=_MOST_BENIGN, seed=request.seed)
     make_folder(request.out, "--out")
     reporter = Reporter(console)
-    kept = Kept(request.out / KEPT)
+    kept = Kept(request.kept or request.out / KEPT)
     backend = OnnxBackend(content, profile.model)
     replica = backend if profile.replica is None else OnnxBackend(profile.bytes_of(profile.replica), profile.model)
     try:
@@ -128,14 +137,16 @@ def _evaluate(
     with reporter.stage("screening honest images", len(own)) as advance:
         benign = screening(samples.images, advance)
     count = request.images or (_ATTACKED_QUICKLY if request.quick else _ATTACKED)
-    images, truth = samples.images[right][:count], labels[right][:count]
+    honest = samples.images[right], labels[right]
+    images, truth = honest[0][:count], honest[1][:count]
     if not len(images):
         raise DataError(f"{request.data}: the model gets none of the samples right, so there is nothing to attack")
     made = craft_all(Crafter(victim, seed, kept), attacks, images, truth, reporter)
     measured = [
         measure(each, images, truth, screen=screening, answers=answers, seed=seed, reporter=reporter) for each in made
     ]
-    honest, honest_labels = samples.images[:count], labels[:count]
+    knowing = _by_knower(request, profile, victim, screening, kept=kept, reporter=reporter, honest=honest)
+    some, some_labels = samples.images[:count], labels[:count]
     return Evaluation(
         facts=_facts(request, profile, samples, len(images), box),
         labelled=samples.labels is not None,
@@ -148,10 +159,29 @@ def _evaluate(
         unscreened=int(np.count_nonzero(benign.judged == 0)),
         detectors=screening.detectors,
         attacks=tuple(each.row for each in measured),
-        drift=drift(honest, honest_labels, screen=screening, image=answers.view.image, seed=seed, reporter=reporter),
-        worst=worst_cases(measured, len(images), screening.rates),
+        drift=drift(some, some_labels, screen=screening, seed=seed, reporter=reporter),
+        worst=worst_cases(measured, len(images), screening.rates) if measured else (),
         examples=tuple(each.example for each in measured if each.example is not None),
+        knowing=knowing,
     )
+
+
+def _by_knower(
+    request: Request,
+    profile: Profile,
+    victim: Victim,
+    screening: Screen,
+    *,
+    kept: Kept,
+    reporter: Reporter,
+    honest: tuple[Bytes, IntArray],
+) -> Knowing | None:
+    if not knowing_named(request.attacks):
+        return None
+    count = most(request.images, quick=request.quick)
+    rows = pursuits(View(profile.model), quick=request.quick)
+    knower = Knower(Twin(profile, victim.module), victim, screening, kept, request.seed, reporter)
+    return knower.attack(rows, honest[0][:count], honest[1][:count], honest=honest)
 
 
 def _victim(

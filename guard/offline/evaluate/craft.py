@@ -19,17 +19,9 @@ from torch import nn
 
 from guard.offline.evaluate.attack import Access, Attack, Portion
 from guard.offline.evaluate.kept import Arrays, Kept, key_of
-from guard.offline.evaluate.target import (
-    Answers,
-    Bytes,
-    Viewed,
-    art,
-    from_bytes,
-    to_bytes,
-    with_answers,
-    with_gradients,
-)
+from guard.offline.evaluate.target import Answers, Viewed, art, with_answers, with_gradients
 from guard.offline.nets import one_thread
+from guard.offline.view import Bytes, from_bytes, to_bytes
 from guard.values import Float32Array, IntArray
 
 FORMAT = 1

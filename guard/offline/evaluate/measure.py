@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import structlog
 
+from guard.offline.conditions import DRIFT, LAUNDERING, fitting
 from guard.offline.evaluate.attack import Attack
-from guard.offline.evaluate.conditions import DRIFT, LAUNDERING, fitting
 from guard.offline.evaluate.craft import Crafted, Crafter
 from guard.offline.evaluate.results import AttackRow, Count, DriftCell, Example, Laundered, Worst
 from guard.offline.evaluate.screening import Screen, Screened
-from guard.offline.evaluate.target import Answers, Bytes, from_bytes
+from guard.offline.evaluate.target import Answers
 from guard.offline.progress import Reporter
+from guard.offline.view import Bytes, from_bytes
 from guard.values import Float64Array, IntArray
 
 _LEVELS = (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 0.1, 0.2, 0.3)
@@ -98,17 +99,16 @@ def measure(
     )
 
 
-def drift(
-    images: Bytes, labels: IntArray, *, screen: Screen, image: bool, seed: int, reporter: Reporter
-) -> tuple[DriftCell, ...]:
+def drift(images: Bytes, labels: IntArray, *, screen: Screen, seed: int, reporter: Reporter) -> tuple[DriftCell, ...]:
     """Screen honest images under each condition."""
-    conditions = fitting(DRIFT, image=image)
+    conditions = fitting(DRIFT, image=screen.view.image)
     cells = []
     with reporter.stage("screening honest images under drift", len(conditions) * len(images)) as advance:
         for condition in conditions:
             found = screen(condition(images, seed), advance)
             right = Count(int(np.count_nonzero(found.labels == labels)), len(labels))
-            cells.append(DriftCell(condition.kind, condition.setting, screen.count(found), right))
+            expected = condition.within(screen.conditions)
+            cells.append(DriftCell(condition.kind, condition.setting, expected, screen.count(found), right))
     return tuple(cells)
 
 

@@ -85,8 +85,12 @@ def drift(evaluation: Evaluation) -> str:
     axis = figure.subplots()
     kinds = list(dict.fromkeys(cell.kind for cell in evaluation.drift))
     for kind, colour in zip(kinds, _KINDS, strict=False):
-        shares = [cell.flagged[rate].share or 0.0 for cell in evaluation.drift if cell.kind == kind]
+        cells = [cell for cell in evaluation.drift if cell.kind == kind]
+        shares = [cell.flagged[rate].share or 0.0 for cell in cells]
         axis.plot(range(1, len(shares) + 1), shares, marker="o", markersize=4, color=colour, label=kind)
+        beyond = [place for place, cell in enumerate(cells) if not cell.expected]
+        x, y = [place + 1 for place in beyond], [shares[place] for place in beyond]
+        axis.scatter(x, y, s=16, facecolors="white", edgecolors=colour, zorder=3)
     axis.axhline(rate, color=_GREY, linestyle="--", linewidth=1, label=f"asked, {rate:g}")
     axis.set_xticks(range(1, 6))
     axis.set_ylim(-0.02, 1.02)

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from guard.offline.evaluate import plots
 from guard.offline.evaluate.results import AttackRow, Count, DriftCell, Evaluation, Example
 from guard.offline.evaluate.summary import findings, headline, percent
-from guard.offline.evaluate.target import Bytes
+from guard.offline.view import Bytes
 
 TEMPLATE = "report.html.jinja"
 _EXAMPLES = 24
@@ -41,7 +41,7 @@ def _page(evaluation: Evaluation) -> Mapping[str, Any]:
         "headline": headline(evaluation),
         "findings": findings(evaluation),
         "rows": [(row, top_accuser(row)) for row in evaluation.attacks],
-        "conditions": [each.condition for each in evaluation.attacks[0].laundered],
+        "conditions": [each.condition for row in evaluation.attacks[:1] for each in row.laundered],
         "drift": _by_kind(evaluation.drift),
         "caught_plot": Markup(plots.caught(evaluation)) if succeeded else "",  # noqa: S704 - our own picture
         "strength_plot": Markup(strength or ""),  # noqa: S704 - as above

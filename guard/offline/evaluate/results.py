@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from guard import stats
 from guard.offline.evaluate.attack import Attack
-from guard.offline.evaluate.target import Bytes
+from guard.offline.view import Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,14 @@ class AttackRow:
 
 @dataclass(frozen=True, slots=True)
 class DriftCell:
-    """Honest images under one condition: how many are flagged, and of how many the label stays right."""
+    """Honest images under one condition: how many are flagged, and of how many the label stays right.
+
+    `expected`: it is within what the profile declares.
+    """
 
     kind: str
     setting: str
+    expected: bool
     flagged: ByRate
     right: Count
 
@@ -86,6 +90,65 @@ class Worst:
     undefended: Count
     guarded: ByRate
     linf: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnowingRow:
+    """One attack that knows Guard (`knows`), at one setting: the images that it `fooled` the model with.
+
+    `won` were besides not flagged, by rate; `alone` are those that a single detector would have let pass at the highest
+    rate. `undefended` is what one who does not know Guard fools the model with at this strength. `steps` and
+    `evaluations` are the attacker's, an image; `l2` and `largest` are medians, as shares of the input's range.
+    """
+
+    attack: str
+    setting: str
+    linf: float | None
+    knows: bool
+    undefended: Count | None
+    fooled: Count
+    won: Mapping[float, Count]
+    alone: Mapping[str, Count]
+    steps: float
+    evaluations: float
+    l2: float | None
+    largest: float | None
+    elapsed_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "attack": self.attack,
+            "setting": self.setting,
+            "linf": self.linf,
+            "knows": self.knows,
+            "undefended": None if self.undefended is None else self.undefended.as_json(),
+            "fooled": self.fooled.as_json(),
+            "won": _by_rate(self.won),
+            "alone": {name: count.as_json() for name, count in self.alone.items()},
+            "steps_an_image": self.steps,
+            "evaluations_an_image": self.evaluations,
+            "median_l2": self.l2,
+            "median_linf": self.largest,
+            "elapsed_s": self.elapsed_s,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Knowing:
+    """What attackers win who know Guard. `ignored` are detectors that they had not rebuilt, and why."""
+
+    rows: tuple[KnowingRow, ...]
+    worst: tuple[Worst, ...]
+    ignored: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "rows": [row.as_json() for row in self.rows],
+            "worst_case": [_worst(worst) for worst in self.worst],
+            "ignored_detectors": dict(self.ignored),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +183,7 @@ class Evaluation:
     drift: tuple[DriftCell, ...]
     worst: tuple[Worst, ...]
     examples: tuple[Example, ...]
+    knowing: Knowing | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For machines; without the example images."""
@@ -138,20 +202,14 @@ class Evaluation:
                 {
                     "kind": cell.kind,
                     "setting": cell.setting,
+                    "expected": cell.expected,
                     "flagged": _by_rate(cell.flagged),
                     "right": cell.right.as_json(),
                 }
                 for cell in self.drift
             ],
-            "worst_case": [
-                {
-                    "attacks": worst.attacks,
-                    "linf": worst.linf,
-                    "undefended": worst.undefended.as_json(),
-                    "guarded": _by_rate(worst.guarded),
-                }
-                for worst in self.worst
-            ],
+            "worst_case": [_worst(worst) for worst in self.worst],
+            "knowing": None if self.knowing is None else self.knowing.as_json(),
         }
 
 
@@ -177,6 +235,15 @@ def _attack(row: AttackRow) -> dict[str, Any]:
         "answers_an_image": row.answers,
         "elapsed_s": row.elapsed_s,
         "failed": row.failed,
+    }
+
+
+def _worst(worst: Worst) -> dict[str, Any]:
+    return {
+        "attacks": worst.attacks,
+        "linf": worst.linf,
+        "undefended": worst.undefended.as_json(),
+        "guarded": _by_rate(worst.guarded),
     }
 
 

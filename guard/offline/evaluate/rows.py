@@ -54,7 +54,7 @@ def carlini(confidence: float, setting: str) -> Attack:
         "batch_size": _BATCH,
         **_QUIET,
     }
-    return Attack("C&W", setting, "CarliniL2Method", parameters, minimal=confidence == 0)
+    return Attack("C&W", setting, "CarliniL2Method", parameters, minimal=confidence == 0, most=2 * _SLOW)
 
 
 def deepfool(setting: str, overshoot: float) -> Attack:

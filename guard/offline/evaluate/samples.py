@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from guard.errors import DataError
 from guard.offline.data import layouts, load_samples, to_layout
-from guard.offline.evaluate.target import Bytes, View
+from guard.offline.view import Bytes, View, hashes
 from guard.profile.profile import Profile
 from guard.values import IntArray
 
@@ -32,7 +32,7 @@ def read(data: Path, labels: Path | None, profile: Profile, *, most: int, seed: 
     """Read images and labels, at most so many, drawn by the seed.
 
     Labels are those of `labels`, or those in the npz of the images. Images that the profile was calibrated on are
-    refused, as far as it can tell.
+    refused.
 
     Raises:
         DataError: no such data; of another shape than the model's; labels that don't fit; samples of the calibration.
@@ -88,11 +88,9 @@ def _check_labels(labels: npt.NDArray[np.generic], count: int, classes: int, fil
 
 
 def _refuse_calibration(images: Bytes, profile: Profile, data: Path) -> None:
-    """By the profile's canaries, which are samples of its calibration: they are all that it keeps of them."""
-    canaries = {image.tobytes() for image in View(profile.model).view(profile.canaries.inputs)}
-    found = sum(image.tobytes() in canaries for image in images)
+    found = int(np.isin(hashes(images), profile.sample_hashes).sum())
     if found:
         raise DataError(
-            f"{data} holds samples that the profile was calibrated on ({found} of the {len(canaries)} that it keeps): "
-            "a false-positive rate measured on them means nothing; evaluate on others"
+            f"{data} holds samples that the profile was calibrated on ({found} of {len(images)}): a "
+            "false-positive rate measured on them means nothing; evaluate on others"
         )

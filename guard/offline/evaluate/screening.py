@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -17,15 +16,12 @@ import guard
 from guard.decide.judge import Judge
 from guard.errors import ConfigError, RateUnsupported
 from guard.model.backend import Backend
-from guard.model.onnx import OnnxBackend, network_backend
 from guard.offline.evaluate.kept import Arrays, Kept, key_of
 from guard.offline.evaluate.results import ByRate, Count
-from guard.offline.evaluate.target import Bytes, View
-from guard.profile import spec
+from guard.offline.scoring import running_engine, screen_all
+from guard.offline.view import Bytes, View
 from guard.profile.profile import Profile
-from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
-from guard.screen.trial import MODEL, NETWORK
 from guard.values import Evidence, Float64Array, IntArray, Screening, Verdict
 
 _QUEUE = 64
@@ -59,9 +55,10 @@ class Screen:
 
     def __init__(self, engine: Engine, profile: Profile, rates: Sequence[float], *, kept: Kept, seed: int) -> None:
         self.detectors = profile.scoring
-        self.rates = tuple(rates)
+        self.rates, self.conditions = tuple(rates), profile.conditions
+        self.view = View(profile.model)
         self._judges = {rate: Judge(profile, false_positive_rate=rate) for rate in rates}
-        self._engine, self._view, self._kept = engine, View(profile.model), kept
+        self._engine, self._kept = engine, kept
         self._identity = _identity(profile) | {"seed": seed}
 
     def __call__(self, images: Bytes, advance: Callable[[int], None] = lambda _: None) -> Screened:
@@ -89,7 +86,7 @@ class Screen:
         if arrays is None:
             judge = self._judges[self.rates[0]]
             found = []
-            for screening in _screen_all(self._engine, self._view, images):
+            for screening in screen_all(self._engine, self.view.own(images)):
                 found.append((screening, judge.judge(screening)))
                 advance(1)
             arrays = _as_arrays(found, self.detectors)
@@ -113,16 +110,6 @@ def _as_arrays(found: Sequence[tuple[Screening, Any]], detectors: Sequence[str])
         "evaluations": np.array([sum(s.spent.values()) for s, _ in found], np.int64),
         "judged": np.array([decision.verdict is not Verdict.UNSCREENED for _, decision in found], np.int64),
     }
-
-
-def _screen_all(engine: Engine, view: View, images: Bytes) -> Iterator[Screening]:
-    waiting: list[Future[Screening]] = []
-    for sample in view.own(images):
-        if len(waiting) == _QUEUE:
-            yield waiting.pop(0).result()
-        waiting.append(engine.submit(sample))
-    for future in waiting:
-        yield future.result()
 
 
 def supported(profile: Profile, rates: Sequence[float], default: Sequence[float]) -> tuple[float, ...]:
@@ -154,26 +141,10 @@ def supported(profile: Profile, rates: Sequence[float], default: Sequence[float]
 @contextmanager
 def screen(profile: Profile, replica: Backend, rates: Sequence[float], kept: Kept, seed: int) -> Iterator[Screen]:
     """A running engine over a replica, stopped at the end. The replica stays the caller's."""
-    specs = [each for each in profile.detectors if not isinstance(each, spec.SmoothingSpec)]
-    backends = {MODEL: replica}
-    for each in specs:
-        if isinstance(each, spec.NetworkSpec):
-            providers = replica.providers if isinstance(replica, OnnxBackend) else ("CPUExecutionProvider",)
-            backends[NETWORK] = network_backend(profile.bytes_of(each), profile.model, providers=providers)
-    engine = Engine(
-        detectors=build_detectors(specs),
-        backends=backends,
-        secret=f"evaluation {seed}".encode(),  # no secret: a report repeats with its seed
-        max_queued_items=_QUEUE,
-    )
-    engine.start()
-    try:
+    # No secret: a report repeats with its seed.
+    secret = f"evaluation {seed}".encode()
+    with running_engine(replica, profile.detectors, profile.files, secret=secret) as engine:
         yield Screen(engine, profile, rates, kept=kept, seed=seed)
-    finally:
-        engine.stop()
-        for name, backend in backends.items():
-            if name != MODEL:
-                backend.close()
 
 
 def _identity(profile: Profile) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from guard.errors import ConfigError
 from guard.offline.evaluate import rows
 from guard.offline.evaluate.attack import Attack
+from guard.offline.evaluate.pursuits import NAME
 
 # Settings of the demo's rows are what it takes to succeed on digits.
 SUITE: tuple[Attack, ...] = (
@@ -77,20 +78,32 @@ def find(title: str) -> Attack:
 
 
 def choose(names: Sequence[str], *, quick: bool, image: bool) -> tuple[Attack, ...]:
-    """Rows by the attacks' names; where none is named, all of them, or those of a quick run. Those that fit the input.
+    """Rows by the attacks' names or their own titles; where none is named, all of them, or those of a quick run.
+
+    Those that fit the input.
+
+    Attackers who know Guard have a table of their own (see `knowing_named`), and may be all that is named.
 
     Raises:
         ConfigError: no attack has that name, or none is left.
     """
-    known = {attack.name.lower(): attack.name for attack in SUITE}
-    unknown = [name for name in names if name.lower() not in known]
+    known = {attack.name.lower(): attack.name for attack in SUITE} | {NAME.lower(): NAME}
+    titles = {attack.title.lower(): attack.title for attack in SUITE}
+    unknown = [name for name in names if name.lower() not in known | titles]
     if unknown:
         raise ConfigError(f"--attacks {unknown[0]}: no attack is called that; choose of {', '.join(known.values())}")
-    wanted = {known[name.lower()] for name in names}
+    wanted = {(known | titles)[name.lower()] for name in names}
     chosen = [
-        attack for attack in SUITE if attack.name in wanted or (not wanted and (attack.title in QUICK or not quick))
+        attack
+        for attack in SUITE
+        if {attack.name, attack.title} & wanted or (not wanted and (attack.title in QUICK or not quick))
     ]
     fitting = tuple(attack for attack in chosen if image or not attack.images_only)
-    if not fitting:
+    if not fitting and NAME not in wanted:
         raise ConfigError(f"--attacks {', '.join(names)}: these need images, and the model takes none; name others")
     return fitting
+
+
+def knowing_named(names: Sequence[str]) -> bool:
+    """Whether attackers who know Guard are wanted: they are where they are named, or nobody is."""
+    return not names or any(name.lower() == NAME.lower() for name in names)

@@ -36,7 +36,7 @@ class Findings:
 def headline(evaluation: Evaluation) -> tuple[Number, ...]:
     """The numbers at the top, at the highest rate."""
     rate = evaluation.rates[0]
-    benign, everything = evaluation.benign[rate], evaluation.worst[0]
+    benign = evaluation.benign[rate]
     numbers = [
         Number(
             percent(benign),
@@ -62,22 +62,19 @@ def headline(evaluation: Evaluation) -> tuple[Number, ...]:
             numbers.append(
                 Number(_share(mean), "of them are caught after laundering", f"mean over {len(washed)} cells")
             )
-    numbers.append(
-        Number(
-            percent(everything.guarded[rate]),
-            "of images are lost to some attack",
-            f"{percent(everything.undefended)} without Guard; of {everything.guarded[rate].of} images",
+    knowing = () if evaluation.knowing is None else evaluation.knowing.worst[-1:]
+    for worst, winner in (
+        *((each, "some attack") for each in evaluation.worst[:1]),
+        *((each, "an attacker who knows Guard") for each in knowing),
+    ):
+        numbers.append(
+            Number(
+                percent(worst.guarded[rate]),
+                f"of images are lost to {winner}",
+                f"{percent(worst.undefended)} without Guard; of {worst.guarded[rate].of} images",
+            )
         )
-    )
-    cell = max(evaluation.drift, key=lambda each: each.flagged[rate].share or 0.0)
-    numbers.append(
-        Number(
-            percent(cell.flagged[rate]),
-            "of honest images are flagged in the worst drift",
-            f"{cell.kind} {cell.setting}",
-            good=(cell.flagged[rate].share or 0.0) <= 2 * rate,
-        )
-    )
+    numbers.append(_drift(evaluation, rate))
     numbers.append(
         Number(
             f"{evaluation.benign_evaluations:.0f}",
@@ -86,6 +83,27 @@ def headline(evaluation: Evaluation) -> tuple[Number, ...]:
         )
     )
     return tuple(numbers)
+
+
+def _drift(evaluation: Evaluation, rate: float) -> Number:
+    """The worst of the conditions that the profile declares; without any, the worst of all."""
+
+    def flagged(cell: DriftCell) -> float:
+        return cell.flagged[rate].share or 0.0
+
+    expected = [cell for cell in evaluation.drift if cell.expected]
+    worst, worst_of_all = max(expected or evaluation.drift, key=flagged), max(evaluation.drift, key=flagged)
+    beyond = f"; beyond what is expected up to {percent(worst_of_all.flagged[rate])}, {_condition(worst_of_all)}"
+    return Number(
+        percent(worst.flagged[rate]),
+        f"of honest images are flagged in the worst {'expected ' if expected else ''}drift",
+        _condition(worst) + (beyond if expected and not worst_of_all.expected else ""),
+        good=flagged(worst) <= 2 * rate,
+    )
+
+
+def _condition(cell: DriftCell) -> str:
+    return f"{cell.kind} {cell.setting}"
 
 
 def findings(evaluation: Evaluation) -> Findings:
@@ -131,7 +149,7 @@ def _costs(evaluation: Evaluation, rate: float) -> tuple[str, ...]:
 
 def _some(cells: Sequence[DriftCell], rate: float) -> str:
     ordered = sorted(cells, key=lambda cell: -(cell.flagged[rate].share or 0.0))
-    named = [f"{cell.kind} {cell.setting} ({percent(cell.flagged[rate])})" for cell in ordered[:_FEW]]
+    named = [f"{_condition(cell)} ({percent(cell.flagged[rate])})" for cell in ordered[:_FEW]]
     more = f" and {len(cells) - _FEW} more of {len(cells)}" if len(cells) > _FEW else ""
     return ", ".join(named) + more
 

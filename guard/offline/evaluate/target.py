@@ -1,72 +1,19 @@
-"""A model as attackers see it: 8-bit images, values in [0, 1], channels first, whatever the model's own units are."""
+"""A model as attackers see it, and the toolbox that attacks it."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from guard.errors import EnvironmentProblem
 from guard.model.backend import Backend
-from guard.screen.layout import from_channels_first, is_image, to_channels_first
-from guard.values import Float32Array, IntArray, ModelInfo
-
-Bytes: TypeAlias = npt.NDArray[np.uint8]
-_LEVELS = 255
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """How inputs of a model are viewed: (n, *shape) of 8 bits, channels first where they are images."""
-
-    info: ModelInfo
-
-    @property
-    def image(self) -> bool:
-        """Whether inputs are images."""
-        return is_image(self.info.shape)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one input as attackers see it."""
-        return tuple(self.view(np.zeros((1, *self.info.shape), np.float32)).shape[1:])
-
-    def view(self, samples: Float32Array) -> Bytes:
-        """Samples in the model's units, rounded to 8 bits."""
-        low, high = self.info.bounds
-        x = torch.from_numpy((samples - low) / (high - low))
-        x = to_channels_first(x) if self.image else x
-        rounded: Bytes = to_bytes(x.numpy())
-        return rounded
-
-    def own(self, images: Bytes) -> Float32Array:
-        """Back to the model's units and layout."""
-        x = torch.from_numpy(from_bytes(images))
-        samples: Float32Array = np.ascontiguousarray(self.module_input(x).numpy())
-        return samples
-
-    def module_input(self, x: Tensor) -> Tensor:
-        """What the model takes, of a batch in [0, 1]; with gradients."""
-        low, high = self.info.bounds
-        own = from_channels_first(x, self.info.shape) if self.image else x
-        return own * (high - low) + low
-
-
-def to_bytes(x: Float32Array) -> Bytes:
-    """Values in [0, 1] as 8 bits."""
-    return np.rint(np.clip(x, 0, 1) * _LEVELS).astype(np.uint8)
-
-
-def from_bytes(images: Bytes) -> Float32Array:
-    """8 bits as values in [0, 1]."""
-    values: Float32Array = images.astype(np.float32) / np.float32(_LEVELS)
-    return values
+from guard.offline.view import Bytes, View, from_bytes
+from guard.values import Float32Array, IntArray
 
 
 class Viewed(nn.Module):

@@ -42,7 +42,7 @@ def bad(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"model": "again.onnx"}, ProfileMismatch, "--model .*again.onnx is another model than the profile"),
         ({"data": "nowhere.npz"}, DataError, "nowhere.npz does not exist: --data takes"),
         ({"data": "shape.npz"}, DataError, r"samples of shape \[1, 9, 9\], and the profile's model takes \[1, 8, 8\]"),
-        ({"data": "calibration.npz"}, DataError, r"that the profile was calibrated on \(8 of the 8 that it keeps\)"),
+        ({"data": "calibration.npz"}, DataError, r"that the profile was calibrated on \(\d+ of \d+\)"),
         ({"data": "wrong.npz"}, DataError, "the model gets none of the samples right"),
         ({"labels": "nowhere.npy"}, DataError, "--labels .*nowhere.npy does not exist: give an npy, or an npz"),
         ({"labels": "few.npy"}, DataError, r"shape \[5\]: give one integer for each of the 200 samples"),

@@ -12,14 +12,15 @@ from torch import nn
 
 from guard.errors import BackendError
 from guard.model.onnx import OnnxBackend, inspect_onnx
-from guard.offline.evaluate.conditions import DRIFT, LAUNDERING, Condition
+from guard.offline.conditions import DRIFT, LAUNDERING, Condition
 from guard.offline.evaluate.craft import Crafter, Victim
 from guard.offline.evaluate.kept import Kept
 from guard.offline.evaluate.suite import find
-from guard.offline.evaluate.target import Answers, View
-from guard.offline.evaluate.whitebox import best_white_box, white_box
+from guard.offline.evaluate.target import Answers
 from guard.offline.nets import SmallNet, to_onnx
 from guard.offline.progress import quiet
+from guard.offline.view import View
+from guard.offline.whitebox import best_white_box, white_box
 from guard.values import ModelInfo, OutputKind
 from tests.support import digits
 from tests.support.profiles import digits_backend

@@ -34,6 +34,7 @@ def test_choice() -> None:
     assert choose((), quick=False, image=True) == SUITE
     assert {attack.title for attack in choose((), quick=True, image=True)} == QUICK
     assert {attack.name for attack in choose(("pgd", "ZOO"), quick=True, image=True)} == {"PGD", "ZOO"}
+    assert [attack.title for attack in choose(("c&w, l2",), quick=True, image=True)] == ["C&W, L2"]
     assert not any(attack.images_only for attack in choose((), quick=False, image=False))
     with pytest.raises(ConfigError, match="--attacks Patch: these need images"):
         choose(("Patch",), quick=False, image=False)

@@ -1,0 +1,88 @@
+"""The results as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.detection import published
+from benchmarks.detection.subjects import SUBJECTS, Name
+
+
+def markdown(name: Name, found: dict[str, Any]) -> str:
+    """Every attack, laundered and not, and every drift, with counts; what was asked for beside what was reached."""
+    rates = [f"{rate:g}" for rate in found["rates"]]
+    parts = _attacks(found, rates), _drift(found, rates), published.markdown(name), _facts(found)
+    return "\n".join([*_head(SUBJECTS[name].title, found, rates), *(line for part in parts for line in part), ""])
+
+
+def _head(title: str, found: dict[str, Any], rates: Sequence[str]) -> Iterable[str]:
+    yield f"# Detection: {title}"
+    yield ""
+    yield "Caught are those of an attack's successes, 8-bit images that the model gets wrong, that Guard flags."
+    yield "*Laundered* is the mean over five ways of laundering, of those that are still misclassified, and the worst."
+    yield ""
+    yield "| | " + " | ".join(f"at {float(rate):.0%} asked" for rate in rates) + " |"
+    yield "| --- |" + " --- |" * len(rates)
+    yield "| honest images flagged | " + " | ".join(_count(found["false_positives"][rate]) for rate in rates) + " |"
+    for worst in found["worst_case"]:
+        cells = (f"{_count(worst['guarded'][rate])}" for rate in rates)
+        yield (
+            f"| lost to {worst['attacks']} ({_count(worst['undefended'])} without Guard) | " + " | ".join(cells) + " |"
+        )
+    yield ""
+
+
+def _attacks(found: dict[str, Any], rates: Sequence[str]) -> Iterable[str]:
+    yield "## Attacks"
+    yield ""
+    heads = [head for rate in rates for head in (f"caught at {float(rate):.0%}", "laundered, mean", "worst")]
+    yield "| attack | succeeded | " + " | ".join(heads) + " |"
+    yield "| --- | --- |" + " --- |" * len(heads)
+    for row in found["attacks"]:
+        cells = []
+        for rate in rates:
+            washed = [w["caught"][rate]["share"] for w in row["laundered"] if w["caught"][rate]["share"] is not None]
+            cells += [_count(row["caught"][rate]), _mean(washed), _share(min(washed, default=None))]
+        done = "failed" if row["failed"] else _count(row["succeeded"], interval=False)
+        yield f"| {row['attack']}, {row['setting']} | {done} | " + " | ".join(cells) + " |"
+    yield ""
+
+
+def _drift(found: dict[str, Any], rates: Sequence[str]) -> Iterable[str]:
+    yield "## Honest images under drift"
+    yield ""
+    yield "*Expected* is what the profile declares, and is calibrated under."
+    yield ""
+    yield "| condition | label kept | " + " | ".join(f"flagged at {float(rate):.0%}" for rate in rates) + " |"
+    yield "| --- | --- |" + " --- |" * len(rates)
+    for cell in found["drift"]:
+        cells = (_count(cell["flagged"][rate]) for rate in rates)
+        yield (
+            f"| {cell['kind']} {cell['setting']} | {_count(cell['right'], interval=False)} | "
+            + " | ".join(cells)
+            + " |"
+        )
+    yield ""
+
+
+def _facts(found: dict[str, Any]) -> Iterable[str]:
+    yield "## Measured with"
+    yield ""
+    yield from (f"- {name}: {value}" for name, value in found["facts"].items())
+
+
+def _count(count: dict[str, Any], *, interval: bool = True) -> str:
+    if count["share"] is None:
+        return "none"
+    low, high = count["interval_95"]
+    between = f", {low:.0%} to {high:.0%}" if interval else ""
+    return f"{count['share']:.1%} ({count['count']} of {count['of']}{between})"
+
+
+def _mean(shares: Sequence[float]) -> str:
+    return _share(sum(shares) / len(shares) if shares else None)
+
+
+def _share(share: float | None) -> str:
+    return "none" if share is None else f"{share:.1%}"

@@ -1,0 +1,72 @@
+"""A folder in which one subject is calibrated, attacked and evaluated, by what is behind Guard's own commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks import models
+from benchmarks.detection.subjects import SUBJECTS, Name
+from guard.offline.calibrate import Options
+from guard.offline.command import Source, calibrate_to
+from guard.offline.evaluate.command import KEPT, Request, evaluate_to
+from guard.profile import store
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Where the files of a subject are. `images` are attacked; crafted ones are kept for all profiles."""
+
+    name: Name
+    folder: Path
+    images: int
+    seed: int
+    console: Console
+
+    def fill(self, data: Path) -> None:
+        """Put the model and both splits there."""
+        subject = SUBJECTS[self.name]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        calibration, evaluation = subject.splits(data)
+        model = self.folder / "model.onnx"
+        if not model.exists():  # another training gives another model, for which nothing kept would do
+            model.write_bytes(models.to_onnx(subject.net(), subject.shape))
+        np.savez(self.folder / "clean.npz", images=calibration.images)
+        np.savez(self.folder / "held-out.npz", images=evaluation.images, labels=evaluation.labels)
+
+    def calibrate(self, profile: str, options: Options) -> None:
+        """Calibrate, unless that was done: delete the profile to do it again."""
+        folder = self.folder / profile
+        if (folder / store.MANIFEST).exists():
+            self.console.print(f"{folder} is there already and is used: delete it to calibrate again")
+            return
+        calibrate_to(
+            Source(self.folder / "model.onnx", None, None, (0.0, 1.0)), self.clean, folder, options, self.console
+        )
+
+    def evaluate(
+        self, profile: str, report: str, attacks: tuple[str, ...] = (), *, quick: bool = False
+    ) -> dict[str, Any]:
+        """Attack and measure: all attacks, or those named, or a few."""
+        request = Request(
+            profile=self.folder / profile,
+            model=self.folder / "model.onnx",
+            data=self.folder / "held-out.npz",
+            out=self.folder / report,
+            attacks=attacks,
+            images=self.images,
+            quick=quick,
+            seed=self.seed,
+            command=f"python -m benchmarks.detection {self.name.value} --images {self.images} --seed {self.seed}",
+            kept=self.folder / "report" / KEPT,
+        )
+        return evaluate_to(request, self.console).as_json()
+
+    @property
+    def clean(self) -> Path:
+        """What Guard is calibrated on."""
+        return self.folder / "clean.npz"

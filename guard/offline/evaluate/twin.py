@@ -1,0 +1,167 @@
+"""What a profile's detectors make of an input, with gradients: Guard as an attacker who has all of it would rebuild it.
+
+The secret that seeds the noise is all that such an attacker lacks, so noise is drawn afresh at each look, and gradients
+are those of its expectation (Athalye et al., 2018).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from guard import stats
+from guard.decide.surprise import Combination, Surprise
+from guard.errors import BackendError
+from guard.offline.evaluate.rebuilt import Asked, Scorer, mutated, scorer
+from guard.offline.view import View
+from guard.profile import spec
+from guard.profile.profile import Profile
+from guard.values import Float64Array, IntArray
+
+_KNOTS = 200
+_OUTWARDS = 60
+_FARTHEST = 1e3
+_FLAT = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is seen of n inputs: logits (n, classes), scores and surprises (n, detectors), in nats."""
+
+    logits: Tensor
+    scores: Tensor
+    surprises: Tensor
+
+    @property
+    def combined(self) -> Tensor:
+        """What the judge goes by, (n,)."""
+        return self.surprises.logsumexp(dim=1)
+
+
+class Twin:
+    """The detectors of a profile, over a torch module of its model.
+
+    `ignored` says of detectors that it can't stand for why: an attacker who uses it does not see them.
+    """
+
+    def __init__(self, profile: Profile, model: nn.Module) -> None:
+        self.view = View(profile.model)
+        self.ignored: dict[str, str] = {}
+        self.identity = _identity(profile)
+        self._model = model = _Counted(model)
+        self._scorers: dict[str, Scorer] = {}
+        for each in profile.detectors:
+            if isinstance(each, spec.SmoothingSpec):
+                continue
+            try:
+                self._scorers[each.name] = scorer(each, profile, model)
+            except BackendError as exc:
+                self.ignored[each.name] = str(exc)
+        self._tables = {name: _Table(profile, name) for name in self._scorers}
+        self._mutations = [each.mutation for each in profile.detectors if isinstance(each, spec.SensitivitySpec)]
+        combination = Combination(profile.reference, profile.two_sided)
+        self._benign = np.sort(combination.of_all(profile.calibration))
+
+    @property
+    def asked(self) -> int:
+        """Evaluations of the model so far."""
+        return self._model.asked
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """Those it stands for, in the order of the scores of a look."""
+        return tuple(self._scorers)
+
+    def limit(self, rate: float) -> float:
+        """The most that an input's combined surprise may be without being flagged at a false-positive rate."""
+        n = len(self._benign)
+        return float(self._benign[n - max(1, round(stats.p_value_threshold(n, rate) * (n + 1)))])
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Of inputs (n, *shape) in [0, 1]."""
+        logits: Tensor = self._model(self.view.module_input(x))
+        return logits
+
+    def noisy(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """The logits of a copy of each input (n, *shape) under the noise of the first detector that has any."""
+        own = self.view.module_input(x)
+        logits: Tensor = self._model(mutated(self._mutations[0], own, self.view, rng) if self._mutations else own)
+        return logits
+
+    def __call__(self, x: Tensor, *, copies: int, rng: torch.Generator, labels: Tensor | None = None) -> Look:
+        """Look at inputs (n, *shape) in [0, 1], as if they had these labels; by default those that the model gives."""
+        own = self.view.module_input(x)
+        logits = self._model(own)
+        labels = logits.detach().argmax(dim=1) if labels is None else labels
+        asked = Asked(own, logits, labels, copies, rng)
+        scores = {name: score(asked) for name, score in self._scorers.items()}
+        surprises = [self._tables[name](each, labels) for name, each in scores.items()]
+        return Look(logits, torch.stack(list(scores.values()), dim=1), torch.stack(surprises, dim=1))
+
+
+class _Counted(nn.Module):
+    """A module, with a count of the rows that it was given."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.asked = 0
+        self._module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the module."""
+        self.asked += len(x)
+        answer: Tensor = self._module(x)
+        return answer
+
+
+class _Table:
+    """A detector's surprise at a score, as a piecewise linear function, one for each class; linear past its ends."""
+
+    def __init__(self, profile: Profile, name: str) -> None:
+        scores, labels = profile.reference.scores[name], profile.reference.labels
+        surprise = Surprise(scores, labels, two_sided=name in profile.two_sided)
+        knots = _knots(scores[np.isfinite(scores)])
+        values = np.empty((profile.model.classes, len(knots)))
+        values[:] = [surprise(knot, -1) for knot in knots.tolist()]  # no class has this number: all together
+        for label in np.unique(labels).tolist():
+            values[label] = [surprise(knot, label) for knot in knots.tolist()]
+        self._knots, self._values = torch.from_numpy(knots), torch.from_numpy(values)
+
+    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
+        scores = scores.double()
+        right = torch.searchsorted(self._knots, scores.detach().contiguous()).clamp(1, len(self._knots) - 1)
+        low, high = self._knots[right - 1], self._knots[right]
+        below, above = self._values[labels, right - 1], self._values[labels, right]
+        return below + (above - below) * (scores - low) / (high - low)
+
+
+def _knots(scores: Float64Array) -> Float64Array:
+    """Close together where scores are, ever farther apart beyond."""
+    if not len(scores):
+        return np.array([0.0, 1.0])
+    low, high = float(scores.min()), float(scores.max())
+    span = max(high - low, _FLAT)
+    outwards = span * np.geomspace(1 / _KNOTS, _FARTHEST, _OUTWARDS)
+    inside = np.quantile(scores, np.linspace(0, 1, _KNOTS))
+    return np.unique(np.concatenate([low - outwards, np.linspace(low, high, _KNOTS), inside, high + outwards]))
+
+
+def _identity(profile: Profile) -> str:
+    """What tells a profile's twin from another's."""
+    digest = hashlib.sha256()
+    parts: Mapping[str, tuple[IntArray, Mapping[str, Float64Array]]] = {
+        "reference": (profile.reference.labels, profile.reference.scores),
+        "calibration": (profile.calibration.labels, profile.calibration.scores),
+    }
+    for name, (labels, scores) in parts.items():
+        digest.update(name.encode() + labels.tobytes())
+        for detector, values in sorted(scores.items()):
+            digest.update(detector.encode() + values.tobytes())
+    for each in profile.detectors:
+        digest.update(each.model_dump_json().encode())
+    return digest.hexdigest()

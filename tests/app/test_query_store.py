@@ -1,0 +1,139 @@
+"""Two running Guards that share what they saw through a real store, as a stock client of both sees them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from guard.app import Sidecar
+from guard.config import Queries, QueryStore
+from guard.errors import ConfigError
+from guard.profile import store as profiles
+from guard.queries.calibrate import radii_of
+from tests.app.parts import NOWHERE, policy
+from tests.support import digits
+from tests.support.loop import LoopThread
+from tests.support.profiles import digits_profile
+from tests.support.sidecars import Client, client_of, embedded, running, settings, wait_until
+from tests.support.stores import Store, needs_store
+
+MODEL, UNWATCHED = "digits", "unwatched"
+WITHIN_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile that knows how far apart digits are."""
+    folder = tmp_path_factory.mktemp("compared")
+    radii = radii_of(digits.load_data().calibration[0], (0.0, 1.0))
+    profiles.save(replace(digits_profile(), query_radii=radii), folder)
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A running store."""
+    made = Store(tmp_path)
+    made.start()
+    yield made
+    made.kill()
+
+
+class Guarded:
+    """A running Guard and its client."""
+
+    def __init__(self, sidecar: Sidecar, client: Client) -> None:
+        self.client, self._sidecar = client, sidecar
+
+    def counted(self, name: str) -> float | None:
+        """A series of the model."""
+        return self._sidecar.metrics.registry.get_sample_value(name, {"model": MODEL})
+
+
+@contextmanager
+def two_guards(loop: LoopThread, profile: Path, folder: Path, **choices: Any) -> Iterator[list[Guarded]]:
+    """Two ready Guards with one secret before one server, which reject who probes around an image."""
+    secret = folder / "secret"
+    secret.write_bytes(bytes(range(32)))
+    models = {MODEL: policy(profile, queries=Queries.REJECT), UNWATCHED: policy(profile, queries=Queries.SKIP)}
+    with ExitStack() as stack:
+        upstream = stack.enter_context(embedded(loop, dict.fromkeys(models, digits.onnx_file())))
+        made = []
+        for _ in range(2):
+            sidecar = Sidecar(settings(upstream, models, noise_secret_file=secret, **choices))
+            wait_until(stack.enter_context(running(loop, sidecar)))
+            made.append(Guarded(sidecar, stack.enter_context(client_of(sidecar.grpc_port))))
+        yield made
+
+
+def until(guards: list[Guarded], name: str, value: float) -> None:
+    """Wait until a series of both has a value."""
+    deadline_s = time.monotonic() + WITHIN_S
+    while {each.counted(name) for each in guards} != {value}:
+        assert time.monotonic() < deadline_s, [each.counted(name) for each in guards]
+        time.sleep(0.005)
+
+
+def attacks(guard: Guarded) -> Iterator[list[np.ndarray]]:
+    """What attackers who estimate a gradient send, each around another digit, none of it suspicious by itself."""
+    for image in digits.load_data().test[0]:
+        noise = np.random.default_rng(0).normal(0, 0.005, (6, 1, *image.shape))
+        attack = [np.clip(image + each, 0, 1).astype(np.float32) for each in noise]
+        if all(guard.client.ask(UNWATCHED, each).verdict == "clean" for each in attack):
+            yield attack
+
+
+def in_turn(guards: list[Guarded], attack: list[np.ndarray], known: int) -> list[str]:
+    """Send to one Guard after the other, each time when both `known` what went before: the statuses."""
+    statuses = []
+    for number, image in enumerate(attack):
+        until(guards, "guard_remembered_queries", known + number)
+        statuses.append(guards[number % 2].client.ask(MODEL, image).status)
+    return statuses
+
+
+@needs_store
+def test_an_attack_over_two_guards(loop: LoopThread, compared: Path, store: Store, tmp_path: Path) -> None:
+    """Two that share reject it from the fourth query on, answer while the store is gone, and share when it is back."""
+    with two_guards(loop, compared, tmp_path, query_store=QueryStore(url=store.url, timeout_s=0.5)) as guards:
+        attack, another = islice(attacks(guards[0]), 2)
+        until(guards, "guard_query_store_up", 1)
+        assert in_turn(guards, attack, 0) == ["OK"] * 3 + ["PERMISSION_DENIED"] * 3
+        until(guards, "guard_remembered_queries", 6)  # what the store has is lost with it
+        store.kill()
+        until(guards, "guard_query_store_up", 0)
+        assert [each.client.ask(MODEL, another[0]).status for each in guards] == ["OK"] * 2
+        store.start()
+        until(guards, "guard_query_store_up", 1)
+        assert in_turn(guards, another[1:], 7) == ["OK"] * 2 + ["PERMISSION_DENIED"] * 3
+
+
+def test_an_attack_over_two_guards_that_do_not_share(loop: LoopThread, compared: Path, tmp_path: Path) -> None:
+    """Each sees half of the same attack, and lets it pass."""
+    with two_guards(loop, compared, tmp_path) as guards:
+        attack = next(attacks(guards[0]))
+        assert [guards[number % 2].client.ask(MODEL, each).status for number, each in enumerate(attack)] == ["OK"] * 6
+        assert [each.counted("guard_query_store_up") for each in guards] == [None, None]
+
+
+def test_no_secret(compared: Path) -> None:
+    """To share without a common secret is refused at start."""
+    with pytest.raises(ConfigError, match="query_store needs noise_secret_file, the same for each replica"):
+        Sidecar(settings(NOWHERE, {MODEL: policy(compared)}, query_store=QueryStore(url="redis://127.0.0.1")))
+
+
+@pytest.mark.parametrize("key", ["password_file", "ca_file"])
+def test_a_missing_file(compared: Path, tmp_path: Path, key: str) -> None:
+    """A password or a CA that isn't there is refused at start."""
+    (tmp_path / "secret").write_bytes(bytes(range(32)))
+    chosen = QueryStore(**{"url": "rediss://127.0.0.1", key: tmp_path / "gone"})
+    with pytest.raises(ConfigError, match=rf"query_store.{key} .*gone .*correct it"):
+        Sidecar(settings(NOWHERE, {MODEL: policy(compared)}, noise_secret_file=tmp_path / "secret", query_store=chosen))

@@ -1,0 +1,90 @@
+"""The splits of the detection benchmarks: no image serves two purposes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from benchmarks import data
+from benchmarks.detection.subjects import CALIBRATION, EVALUATION, SUBJECTS, Name
+from benchmarks.detection.workshop import Workshop
+from guard.demo import digits
+from guard.errors import DataError
+from guard.offline.calibrate import Options
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+FOLDERS = [Path("data"), Path("../shared/data")]
+
+
+def folder() -> Path:
+    """Where MNIST and CIFAR-10 are, if they are here."""
+    return next((each for each in FOLDERS if (each / data.MNIST).is_file()), FOLDERS[0])
+
+
+def test_parts_do_not_overlap() -> None:
+    """What Guard is calibrated on comes before what it is evaluated on, and together they are the test images."""
+    assert (CALIBRATION.start, CALIBRATION.stop) == (0, EVALUATION.start)
+    assert EVALUATION.stop == 10_000
+
+
+@pytest.mark.parametrize("name", [Name.MNIST, Name.CIFAR10])
+def test_no_image_of_the_evaluation_was_seen_before(name: Name) -> None:
+    """By content: none is in the calibration. Those that are in both by the data's own repetition are few."""
+    if not (folder() / data.MNIST).is_file():
+        with pytest.raises(DataError, match="--data"):
+            SUBJECTS[name].splits(folder())
+        return
+    calibration, evaluation = SUBJECTS[name].splits(folder())
+    assert (len(calibration.images), len(evaluation.images)) == (6000, 4000)
+    seen = {image.tobytes() for image in calibration.images}
+    assert sum(image.tobytes() in seen for image in evaluation.images) == 0
+    assert len(np.unique(evaluation.labels)) == 10
+
+
+def test_digits_share_no_image() -> None:
+    """The demo's three parts of the digits have no image in common."""
+    found = digits.load_digits(0)
+    calibration, evaluation = SUBJECTS[Name.DIGITS].splits(Path())
+    parts = [found.training.images, calibration.images, evaluation.images]
+    seen: set[bytes] = set()
+    for part in parts:
+        names = {image.tobytes() for image in part}
+        assert len(names) == len(part)
+        assert not names & seen
+        seen |= names
+
+
+def test_the_committed_results_come_again(tmp_path: Path) -> None:
+    """Digits calibrated, attacked and evaluated anew give every committed figure within the two intervals."""
+    committed = json.loads((RESULTS / "detection-digits.json").read_text())
+    workshop = Workshop(Name.DIGITS, tmp_path, images=60, seed=0, console=Console(quiet=True))
+    workshop.fill(Path())
+    workshop.calibrate("profile", Options(seed=0))
+    found = workshop.evaluate("profile", "report", quick=True)
+    cells = list(zip(figures(committed), figures(found), strict=True))
+    assert len(cells) > 100
+    for (name, before), (again, now) in cells:
+        assert name == again
+        (low, high), (least, most) = before["interval_95"], now["interval_95"]
+        assert low <= most, name
+        assert least <= high, name
+
+
+def figures(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every count of what is flagged, with what it is of."""
+    for rate, count in found["false_positives"].items():
+        yield f"honest images at {rate}", count
+    for row in found["attacks"]:
+        for rate, count in row["caught"].items():
+            yield f"{row['attack']}, {row['setting']} at {rate}", count
+            for washed in row["laundered"]:
+                yield f"{row['attack']}, {row['setting']}, {washed['condition']} at {rate}", washed["caught"][rate]
+    for cell in found["drift"]:
+        for rate, count in cell["flagged"].items():
+            yield f"{cell['kind']} {cell['setting']} at {rate}", count

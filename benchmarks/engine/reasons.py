@@ -1,4 +1,4 @@
-"""Why a row may not hold: what is known of its cost, from profiles and from the ceilings in the table."""
+"""Why a row may not hold: what is known of its cost on the machine of the committed table."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ REASONS: Final = {
         "is free and the interpreter's lock is not the caller's; the rest shows where an evaluation takes only 15 us."
     ),
     2: (
-        "The references pay some 200 us for a copy, and an evaluation in a full batch takes 15 us: batching can't gain "
-        "more than 14 times on this machine, at the same number of evaluations. What is beyond that comes from the "
-        "published rule's habit of running to its cap on stable inputs, and depends on how many of those there are."
+        "One at a time a copy costs the references what about nineteen cost in a full batch, so batching gains that "
+        "much at most, at the same number of evaluations. What is beyond that comes from the published rule's habit of "
+        "running to its cap on stable inputs, and depends on how many of those there are."
     ),
     3: (
         "As row 2. At +-10 % both rules run to the cap on most inputs, so only batching is left to gain; on ResNet-20 "
         "the rate, and with it where both rules stop, is that of a model that is right on 73 % of noisy images."
     ),
-    4: "Both sides batch, so the ratio is that of two runtimes, less what row 1 shows.",
+    4: (
+        "Both sides batch, so the ratio is that of two runtimes, less what making 1,000 copies at a time takes, which "
+        "here has one item's batch to hide behind."
+    ),
     5: (
         "The gain is 1000 over the mean number of evaluations until the claim is proved or lost. Images near the "
         "radius run to the cap and decide the mean; on ResNet-20, right on 73 % of noisy images, many are near it."
@@ -37,10 +40,10 @@ REASONS: Final = {
         "Client, event loop and engine share two cores: a busy one is given up for a waking thread after a slice of "
         "some milliseconds. A process for the engine and other priorities were tried, and changed it by less than its "
         "noise. "
-        "A request of ResNet-20 takes 40 to 60 ms of evaluations, so few that have to wait are done within 100 ms."
+        "A request of ResNet-20 takes some 30 to 60 ms of evaluations, so few that have to wait are done within 100 ms."
     ),
     10: (
-        "A request of ResNet-20 takes 40 to 60 ms of evaluations: within 100 ms two fit, too few to fill batches. For "
-        "LeNet-5 the arrivals are made, and refused, in the engine's own process and take their share of it."
+        "A request of ResNet-20 takes some 30 to 60 ms of evaluations: within 100 ms two or three fit, too few to fill "
+        "batches. For LeNet-5 the arrivals are made, and refused, in the engine's own process and take their share of it."
     ),
 }

@@ -57,6 +57,11 @@ class Pace:
         """Take note of an item."""
         self._evaluations = _mean(self._evaluations, float(evaluations))
 
+    def expired(self, evaluations: int) -> None:
+        """Take note of an item that would have cost more, had there been time: or only cheap ones would be known."""
+        if evaluations > self._evaluations:
+            self.finished(evaluations)
+
 
 def _mean(mean: float, value: float) -> float:
     return value if mean == 0 else mean + _MEMORY * (value - mean)
@@ -74,6 +79,12 @@ class Door:
     def __len__(self) -> int:
         """Jobs waiting."""
         return self._count
+
+    def ahead(self, client: str) -> int:
+        """Jobs whose turn comes before that of a client's next one."""
+        with self._changed:
+            own = len(self._queues.get(client, ()))
+            return own + sum(min(len(jobs), own + 1) for name, jobs in self._queues.items() if name != client)
 
     def enter(self, job: Job) -> Job | None:
         """Let a job in. Returns the job that had to leave for it, if any.

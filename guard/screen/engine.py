@@ -67,7 +67,6 @@ class Engine:
         self._replicas = tuple(
             _replica(name, backend, self._key, on_device=on_device) for name, backend in backends.items()
         )
-        self._room = backends[MODEL].preferred_batch
         self._door = Door(max_queued_items)
         self._pace = Pace()
         self._live: dict[LiveItem, Job] = {}
@@ -131,7 +130,7 @@ class Engine:
         if not self.alive:
             raise EngineStopped("the screening engine isn't running")
         if deadline_s is not None:
-            self._refuse_hopeless(deadline_s)
+            self._refuse_hopeless(deadline_s, client)
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
         future: Future[Screening] = Future()
         evicted = self._door.enter(Job(x, deadline, future, decision_id, client))
@@ -141,13 +140,14 @@ class Engine:
             self._fail_all()
         return future
 
-    def _refuse_hopeless(self, deadline_s: float) -> None:
-        ahead = self.depth + len(self._live) / 2  # live ones are half done, on average
+    def _refuse_hopeless(self, deadline_s: float, client: str) -> None:
+        waiting = self._door.ahead(client)
+        ahead = waiting + len(self._live) / 2  # live ones are half done, on average
         expected_s = _CAUTION * (ahead + 1) * self._pace.item_s
         if ahead >= 1 and expected_s > deadline_s:
             raise Overloaded(
-                f"{self.depth} items are waiting to be screened, which takes about {expected_s * 1000:.0f} ms, and "
-                f"there are {deadline_s * 1000:.0f} ms for this one"
+                f"{waiting} items are waiting to be screened before it, which takes about {expected_s * 1000:.0f} ms, "
+                f"and there are {deadline_s * 1000:.0f} ms for this one"
             )
 
     def _run(self) -> None:
@@ -252,8 +252,11 @@ class Engine:
 
     def _retire(self, item: LiveItem, reason: FaultReason | None = None) -> None:
         screening = item.close(reason)
+        spent = sum(screening.spent.values())
         if reason is None:
-            self._pace.finished(sum(screening.spent.values()))
+            self._pace.finished(spent)
+        elif reason is FaultReason.DEADLINE:
+            self._pace.expired(spent)
         job = self._live.pop(item)
         try:
             job.future.set_result(screening)

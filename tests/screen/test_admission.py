@@ -143,6 +143,15 @@ class TestDoor:
         assert sorted(taken) == sorted(f"{client}{number}" for client in "abc" for number in range(200))
 
 
+    def test_ahead(self) -> None:
+        """What comes before a client's next job: its own, and of each other client one more than that at most."""
+        door = Door(20)
+        for client, count in (("a", 10), ("b", 2)):
+            for _ in range(count):
+                door.enter(job(client))
+        assert [door.ahead(client) for client in ("c", "b", "a")] == [2, 5, 12]
+
+
 class TestPace:
     """What an item is expected to take."""
 
@@ -171,3 +180,12 @@ class TestPace:
         for _ in range(200):
             pace.evaluated(10, 0.2)
         assert pace.item_s == pytest.approx(0.4, rel=0.01)
+
+    def test_expired(self) -> None:
+        """An item that ran out of time teaches what it cost until then, where that is more than was known."""
+        pace = Pace()
+        pace.evaluated(1, 0.01)
+        pace.expired(40)
+        assert pace.item_s == pytest.approx(0.4)
+        pace.expired(4)
+        assert pace.item_s == pytest.approx(0.4)

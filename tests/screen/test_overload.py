@@ -102,6 +102,39 @@ def test_hopeless() -> None:
     assert numbers(torch.cat(backend.batches)) == {1, 4, 5}
 
 
+def test_another_clients_queue_is_not_held_against_one() -> None:
+    """A client with nothing waiting is let in although another one's queue is longer than its deadline."""
+    backend, held = SlowBackend(), threading.Event()
+    with running(backend, DETECTORS, max_live_items=1) as engine:
+        engine.submit(item(1)).result(TIMEOUT_S)
+        backend.hold = held
+        waiting = [engine.submit(item(1), client="a")]
+        assert backend.entered.wait(TIMEOUT_S)
+        waiting += [engine.submit(item(2), client="a") for _ in range(20)]
+        short = 6 * SlowBackend.ITEM_S
+        with pytest.raises(Overloaded, match="20 items are waiting"):
+            engine.submit(item(3), client="a", deadline_s=short)
+        newcomer = engine.submit(item(4), client="b", deadline_s=short)
+        held.set()
+        assert newcomer.result(TIMEOUT_S).label == 1
+        for each in waiting:
+            each.cancel()
+
+
+def test_learns_from_items_that_expire() -> None:
+    """Where every item runs out of time, what they cost is known all the same, and later ones are refused."""
+    detectors = build_detectors([spec.SensitivitySpec(mutation=spec.Gaussian(sigma=0.1), p0=0.02, p1=0.2)])
+    refused = 0
+    with running(SlowBackend(), detectors, max_live_items=1) as engine:
+        for _ in range(30):
+            try:
+                engine.submit(item(1), deadline_s=5 * SlowBackend.ITEM_S)
+            except Overloaded:
+                refused += 1
+            time.sleep(SlowBackend.ITEM_S)
+    assert refused > 5
+
+
 def test_never_when_idle() -> None:
     """An engine with nothing to do takes what is hopeless by its pace: the pace may be wrong, or past."""
     backend = SlowBackend()

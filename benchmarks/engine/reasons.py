@@ -44,6 +44,6 @@ REASONS: Final = {
     ),
     10: (
         "A request of ResNet-20 takes some 30 to 60 ms of evaluations: within 100 ms two or three fit, too few to fill "
-        "batches. For LeNet-5 the arrivals are made, and refused, in the engine's own process and take their share of it."
+        "batches. For LeNet-5 the arrivals are made, and refused, in the engine's own process and take a share of it."
     ),
 }

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import structlog
 
 from guard.config import ModelPolicy, Queries, Unlisted
+from guard.decide import universal
 from guard.decide.decide import decide, pass_unlisted, unscreened_item
 from guard.decide.drift import Drift
 from guard.decide.judge import Judge
 from guard.decide.probing import with_probing
+from guard.decide.universal import UniversalWatch
 from guard.decode.tensors import decode
 from guard.errors import DeadlineExceeded, GuardError, MalformedRequest, ModelNotListed, Overloaded, RequestError
 from guard.observe.logs import log_decision, log_drift
@@ -32,12 +36,15 @@ from guard.values import (
     ModelInfo,
     Probing,
     Screening,
+    SharedPerturbation,
     UnscreenedReason,
+    Verdict,
 )
 
 _GRACE_S = 0.05
 """How long past its deadline an item is waited for: the engine retires it then with what it found."""
 
+_Found = TypeVar("_Found", Probing, SharedPerturbation)
 _log = structlog.get_logger(__name__)
 
 
@@ -46,7 +53,8 @@ class GuardedModel:
     """A model under guard.
 
     `unverified` says why a version of it ("" for the server's own) is not known to be the profile's; None if it is.
-    `watch` remembers its queries and `drift` looks for drift, None where the policy says not to.
+    `watch` remembers its queries and `drift` looks for drift, None where the policy says not to. `universal` compares
+    what is flagged, None where inputs are no images.
     """
 
     info: ModelInfo
@@ -56,6 +64,7 @@ class GuardedModel:
     unverified: Callable[[str], str | None]
     watch: QueryWatch | None = None
     drift: Drift | None = None
+    universal: UniversalWatch | None = None
 
 
 class Gate:
@@ -130,6 +139,7 @@ class Gate:
         if findings:
             reject = policy.queries is Queries.REJECT
             items = tuple(with_probing(i, f, reject=reject) for i, f in zip(items, findings, strict=True))
+        items = await _compare_flagged(guarded.universal, inputs, items)
         return decide(decision_id, name, policy, items, [s.spent for s in screened if isinstance(s, Screening)])
 
     def _decode(self, request: InferRequest, guarded: GuardedModel) -> Float32Array:
@@ -148,15 +158,35 @@ async def _look_back(
     """What was sent before that resembles each item; nothing where nobody remembers. Cancelled with the caller."""
     if query_watch is None:
         return ()
+    look = partial(query_watch.look, inputs, client)
+    return await _found(watch.NAME, look, max(budget_s, 0.0) + _GRACE_S, len(inputs))
+
+
+async def _compare_flagged(
+    universal_watch: UniversalWatch | None, inputs: Float32Array, items: tuple[ItemDecision, ...]
+) -> tuple[ItemDecision, ...]:
+    """Note with how many flagged before a flagged item shares its perturbation. Its verdict stays."""
+    flagged = [index for index, item in enumerate(items) if item.verdict is Verdict.ADVERSARIAL]
+    if universal_watch is None or not flagged:
+        return items
+    look = partial(universal_watch.look, inputs[flagged])
+    found = dict(zip(flagged, await _found(universal.NAME, look, _GRACE_S, len(flagged)), strict=True))
+    return tuple(replace(i, findings=(*i.findings, found[n])) if n in found else i for n, i in enumerate(items))
+
+
+async def _found(
+    name: str, look: Callable[[], Future[tuple[_Found, ...]]], timeout_s: float, number: int
+) -> tuple[_Found | Fault, ...]:
+    """What a thread finds about so many items within the time, or so many faults."""
     try:
-        async with asyncio.timeout(max(budget_s, 0.0) + _GRACE_S):
-            return await asyncio.wrap_future(query_watch.look(inputs, client))
+        async with asyncio.timeout(timeout_s):
+            return await asyncio.wrap_future(look())
     except TimeoutError:
         reason = FaultReason.DEADLINE
     except Exception:  # noqa: BLE001 - whatever failed is a finding: what can't be compared is not called clean
-        _log.exception("the memory of queries failed")
+        _log.exception("items could not be compared with earlier ones", detector=name)
         reason = FaultReason.DETECTOR
-    return (Fault(watch.NAME, reason),) * len(inputs)
+    return (Fault(name, reason),) * number
 
 
 async def _screen_all(

@@ -77,10 +77,11 @@ class DriftScope(StrEnum):
 
 
 class DriftDirection(StrEnum):
-    """Whether drifted scores are more extreme than those of the calibration data, or less."""
+    """Whether drifted scores are more extreme than those of the calibration data, less, or more like each other."""
 
     MORE_EXTREME = "more_extreme"
     LESS_EXTREME = "less_extreme"
+    MORE_ALIKE = "more_alike"
 
 
 class OutputKind(StrEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -15,7 +16,9 @@ import structlog
 from guard.app.models import LoadedModel, load_models
 from guard.app.sharing import open_store
 from guard.config import ModelPolicy, Queries, Settings
+from guard.decide import universal
 from guard.decide.drift import Drift
+from guard.decide.universal import UniversalWatch
 from guard.environment import check_onnxruntime
 from guard.errors import ConfigError
 from guard.gate import Gate, GuardedModel
@@ -26,7 +29,7 @@ from guard.observe.admin import AdminServer
 from guard.observe.metrics import Metrics
 from guard.profile.profile import Profile
 from guard.queries import watch
-from guard.queries.fingerprint import Fingerprinter
+from guard.queries.fingerprint import Fingerprinter, is_image
 from guard.queries.memory import QueryMemory, Radii
 from guard.queries.record import Seal
 from guard.queries.watch import QueryWatch
@@ -128,8 +131,16 @@ class Sidecar:
         self._verifiers[name] = verifier
         query_watch = self._remember(model, secret)
         self._watch(name, model.policy, model.profile, engine)
-        drift = self._look_for_drift(name, model)
-        return GuardedModel(model.info, model.policy, model.judge, engine, verifier.unverified, query_watch, drift)
+        return GuardedModel(
+            model.info,
+            model.policy,
+            model.judge,
+            engine,
+            verifier.unverified,
+            query_watch,
+            self._look_for_drift(name, model),
+            self._compare_flagged(model),
+        )
 
     def _look_for_drift(self, name: str, model: LoadedModel) -> Drift | None:
         if model.policy.drift_false_alarm == 0:
@@ -142,6 +153,16 @@ class Sidecar:
         )
         self.metrics.watch_drift(name, suspected=lambda: drift.suspected, evidence=drift.log_martingale)
         return drift
+
+    def _compare_flagged(self, model: LoadedModel) -> UniversalWatch | None:
+        """What compares flagged items, None where they are no images, or too small ones."""
+        info = model.info
+        if not is_image(info.shape) or math.prod(info.shape) < universal.LEAST_VALUES:
+            return None
+        low, high = info.bounds
+        universal_watch = UniversalWatch(info.shape, high - low, model.profile.canaries.inputs)
+        self._closing.callback(universal_watch.close)
+        return universal_watch
 
     def _remember(self, model: LoadedModel, secret: bytes) -> QueryWatch | None:
         """The memory of a model's queries, None where the policy wants none or the profile knows no distances."""
@@ -167,7 +188,7 @@ class Sidecar:
     def _watch(self, name: str, policy: ModelPolicy, profile: Profile, engine: Engine) -> None:
         self.metrics.watch_model(
             model=name,
-            detectors=[*(spec.name for spec in profile.detectors), watch.NAME],
+            detectors=[*(spec.name for spec in profile.detectors), watch.NAME, universal.NAME],
             mode=policy.mode,
             fingerprint=profile.model.fingerprint,
             false_positive_rate=policy.false_positive_rate,

@@ -23,11 +23,9 @@ import numpy as np
 from guard.decide.martingale import Martingales
 from guard.values import (
     DriftChange,
-    DriftDirection,
     DriftScope,
     Evidence,
     Fault,
-    Float64Array,
     IntArray,
     ItemDecision,
     Verdict,
@@ -37,7 +35,9 @@ _GROUPS: Final = 16
 _REMEMBERED: Final = 1024
 _MOST: Final = 1000.0
 _UNDECIDED: Final = 4.0
-_DIRECTIONS = (DriftDirection.MORE_EXTREME, DriftDirection.LESS_EXTREME)
+_AGAIN: Final = 1000
+_STILL: Final = 0.5
+_WEIGHTS: Final = np.array([1.0, *[1 / _GROUPS] * _GROUPS, *[0.0] * _GROUPS])
 
 
 class Drift:
@@ -57,7 +57,7 @@ class Drift:
         self._groups: dict[int, int] = {}
         self._recent: dict[int, None] = {}
         self._order_of_ties = rng.random(n)
-        self._items = 0
+        self._items, self._most_evidence = 0, 0.0
         self._evidence = dict.fromkeys(DriftScope, 0.0)
         self.suspected: DriftScope | None = None
 
@@ -116,35 +116,28 @@ class Drift:
         capital = self._martingales.capital
         own, without = capital[1 : 1 + _GROUPS], capital[1 + _GROUPS :]
         one = math.log((capital[0] + own.mean()) / 2)
-        # Alone, or together with others, each group but the one that is left out.
+        # Each group but the one that is left out, alone and together with others.
         several = math.log((without + (own.sum() - own) / (_GROUPS - 1)).min() / 2)
         self._evidence = {DriftScope.ONE_CLIENT: one, DriftScope.SEVERAL_CLIENTS: several}
-        scope = self._scope(one, several)
-        if scope is self.suspected:
-            return None
-        change = DriftChange(scope, self._direction(), max(one, several), self._items)
-        self.suspected = scope
-        if scope is None:
+        self._most_evidence = max(self._most_evidence, one)
+        before, self.suspected = self.suspected, self._scope(one, several)
+        change = None
+        if self.suspected is not before:
+            change = DriftChange(self.suspected, self._martingales.direction(_WEIGHTS), one, self._items)
+        if change is not None or (before is not None and self._items >= _AGAIN):
             self._martingales.restart()
-            self._items = 0
+            self._items, self._most_evidence = 0, 0.0
         return change
 
     def _scope(self, one: float, several: float) -> DriftScope | None:
-        """Raised at the alarm's level, and cleared when no evidence is left."""
-        if one <= 0:
-            return None
-        if min(one, several) >= self._alarm or (self.suspected is DriftScope.SEVERAL_CLIENTS and several > 0):
+        if self.suspected is not DriftScope.SEVERAL_CLIENTS and min(one, several) >= self._alarm:
             return DriftScope.SEVERAL_CLIENTS
-        if self.suspected is not None:
-            return DriftScope.ONE_CLIENT
-        # Where most of the evidence is there without any one client too, a little more of it will show that.
-        waits = several > one / 2 and one < self._alarm + _UNDECIDED
-        return DriftScope.ONE_CLIENT if one >= self._alarm and not waits else None
-
-    def _direction(self) -> DriftDirection:
-        won = self._martingales.directions
-        both: Float64Array = won[:, 0] + won[:, 1 : 1 + _GROUPS].mean(axis=1)
-        return _DIRECTIONS[int(both.argmax())]
+        if self.suspected is None:
+            # Where there is evidence without any one client too, a little more of it may show that.
+            waits = several > 0 and one < self._alarm + _UNDECIDED
+            return DriftScope.ONE_CLIENT if one >= self._alarm and not waits else None
+        over = self._items >= _AGAIN and self._most_evidence < self._alarm * _STILL
+        return None if over else self.suspected
 
 
 def _rows(group: int) -> IntArray:

@@ -20,72 +20,77 @@ from typing import Final
 
 import numpy as np
 
-from guard.values import Float64Array, IntArray
+from guard.values import DriftDirection, Float64Array, IntArray
 
 _CUTS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
-_POWERS: Final = np.array([0.3, 0.6, 0.85])
-"""Bets of k p^(k-1) for small p-values, and the same for large ones (Vovk et al., 2003): from bold to timid."""
-
 _SLEEP_ITEMS = 500.0
+
+_POWERS: Final = np.array([0.3, 0.6])
+"""Bets of k p^(k-1) for small p-values (Vovk et al., 2003), and the same from the other end for large ones."""
+
+_BANDS: Final = np.array([0.0, 0.2, 0.4, 0.6, 0.8])
+_BAND_WIDTH, _BAND_SHARE = 0.2, 0.25
+"""And a share of the capital on each fifth, for p-values that crowd anywhere."""
+
+_MORE, _LESS, _ALIKE = DriftDirection.MORE_EXTREME, DriftDirection.LESS_EXTREME, DriftDirection.MORE_ALIKE
+_DIRECTIONS: Final = (_MORE, _MORE, _LESS, _LESS, _MORE, _MORE, _ALIKE, _LESS, _LESS)
+"""What each bet is on: the powers, their mirror images, the bands."""
 
 
 class Martingales:
     """Some martingales beside each other, each of which is shown the items that its caller chooses.
 
     `flagged` of the n + 1 gaps are those of flagged items. They are one cell, so how extreme a flagged item is makes no
-    difference. Capital is spread over when the change came: all of it sleeps at first, and some wakes before each item,
-    soon or late, so that little is lost in a long time without a change. It is kept below `most`, which loses only.
+    difference. Capital is spread over bets, and over when the change came: all of it sleeps at first, and some wakes
+    before each item, soon or late, so that little is lost in a long time without a change. What a bet has made is kept
+    below `most`, which can only lose.
     """
 
     def __init__(self, rows: int, *, n: int, flagged: int, most: float) -> None:
         cuts = {flagged, *(round(cut * (n + 1)) for cut in _CUTS if cut * (n + 1) > flagged)} - {0, n + 1}
         self._starts = [0, *sorted(cuts)]
         self._gaps = np.diff([*self._starts, n + 1]).astype(np.float64)
-        self._most = most / (2 * len(_POWERS))
-        self._total = n + 1
+        self._most = most
         self._counts = np.empty((rows, len(self._gaps)))
-        self._seen, self._asleep = np.empty(rows, np.int64), np.empty(rows)
-        self._awake = np.empty((2, rows, len(_POWERS)))
+        self._shown, self._asleep = np.empty(rows), np.empty(rows)
+        self._awake = np.empty((rows, len(_DIRECTIONS)))
         self.restart()
-
-    @property
-    def capital(self) -> Float64Array:
-        """What each has made of 1, (rows,)."""
-        capital: Float64Array = self._asleep + self._awake.sum(axis=(0, 2))
-        return capital
-
-    @property
-    def directions(self) -> Float64Array:
-        """What each has made by betting that scores are more extreme, and less extreme, (2, rows)."""
-        directions: Float64Array = self._awake.sum(axis=2)
-        return directions
-
-    def show(self, gap: int, rows: IntArray) -> None:
-        """Show an item to some of them: `gap` counts the calibration scores above it."""
-        cell = bisect_right(self._starts, gap) - 1
-        seen, asleep = self._seen[rows], self._asleep[rows]
-        below = self._counts[rows, :cell].sum(axis=1)
-        within = self._counts[rows, cell]
-        # Where the cell begins and ends among all p-values, from either end.
-        total = seen + self._total
-        ends = np.array([below + within, total - below, below, total - below - within]) / total
-        won = ends[:, :, None] ** _POWERS
-        factors = (won[:2] - won[2:]) / (within / total)[:, None]
-        seen += 1
-        left = _asleep(seen)
-        awake = self._awake[:, rows] + ((asleep - left) / (2 * len(_POWERS)))[:, None]
-        self._awake[:, rows] = np.minimum(awake * factors, self._most)
-        self._counts[rows, cell] += 1
-        self._seen[rows], self._asleep[rows] = seen, left
 
     def restart(self) -> None:
         """Forget all items."""
         self._counts[:] = self._gaps
-        self._seen[:], self._asleep[:] = 0, 1.0
-        self._awake[:] = 0.0
+        self._shown[:], self._asleep[:], self._awake[:] = 0.0, 1.0, 0.0
+
+    @property
+    def capital(self) -> Float64Array:
+        """What each has made of 1, (rows,)."""
+        capital: Float64Array = self._asleep + self._awake.sum(axis=1)
+        return capital
+
+    def direction(self, weights: Float64Array) -> DriftDirection:
+        """What the bets were on that made most, with weights (rows,) for the martingales."""
+        made = dict.fromkeys(DriftDirection, 0.0)
+        for direction, each in zip(_DIRECTIONS, weights @ self._awake, strict=True):
+            made[direction] += float(each)
+        return max(made, key=lambda direction: made[direction])
+
+    def show(self, gap: int, rows: IntArray) -> None:
+        """Show an item to some of them: `gap` counts the calibration scores above it."""
+        cell = bisect_right(self._starts, gap) - 1
+        below, within = self._counts[rows, :cell].sum(axis=1), self._counts[rows, cell]
+        total = self._shown[rows] + self._gaps.sum()
+        # The item's p-value is anywhere in its cell, so a bet pays what it pays there on average.
+        paid = (_paid_up_to((below + within) / total) - _paid_up_to(below / total)) / (within / total)[:, None]
+        self._counts[rows, cell] += 1
+        self._shown[rows] += 1
+        asleep = 1 / (1 + np.log1p(self._shown[rows] / _SLEEP_ITEMS))
+        woken = (self._asleep[rows] - asleep) / len(_DIRECTIONS)
+        self._awake[rows] = np.minimum((self._awake[rows] + woken[:, None]) * paid, self._most)
+        self._asleep[rows] = asleep
 
 
-def _asleep(seen: IntArray) -> Float64Array:
-    """The share of the capital that sleeps after so many items: what a late change costs grows with its logarithm."""
-    asleep: Float64Array = 1 / (1 + np.log1p(seen / _SLEEP_ITEMS))
-    return asleep
+def _paid_up_to(p: Float64Array) -> Float64Array:
+    """What each bet pays for p-values from 0 to p, integrated: (rows, bets). Up to 1 each pays 1, which is fair."""
+    p = p[:, None]
+    bands = (1 - _BAND_SHARE) * p + _BAND_SHARE / _BAND_WIDTH * np.clip(p - _BANDS, 0.0, _BAND_WIDTH)
+    return np.concatenate([p**_POWERS, 1 - (1 - p) ** _POWERS, bands], axis=1)

@@ -20,7 +20,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from guard.values import Float32Array, SharedPerturbation, UInt64Array
+from guard.values import Float32Array, Float64Array, IntArray, SharedPerturbation, UInt64Array
 
 NAME: Final = "universal"
 """The detector's name in findings and metrics."""
@@ -89,11 +89,12 @@ class UniversalWatch:
         bits = np.packbits(np.fft.irfft2(spectrum, planes.shape[1:]).ravel() > 0)
         return np.pad(bits, (0, -len(bits) % (_WORD_BITS // 8))).view(np.uint64)
 
-    def _correlations(self, residuals: UInt64Array, residual: UInt64Array) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def _correlations(self, residuals: UInt64Array, residual: UInt64Array) -> Float64Array:
         differ = np.bitwise_count(residuals ^ residual).sum(axis=1, dtype=np.float64)
-        return 1 - 2 * differ / self._bits
+        correlations: Float64Array = 1 - 2 * differ / self._bits
+        return correlations
 
-    def _remember(self, residual: UInt64Array, content: Float32Array, same: np.ndarray) -> None:
+    def _remember(self, residual: UInt64Array, content: Float32Array, same: IntArray) -> None:
         """In place of one of the same content, so that many of one image take no more room than one."""
         if len(same):
             place = int(same[0])
@@ -105,10 +106,8 @@ class UniversalWatch:
 
 def _planes(item: Float32Array) -> Float32Array:
     """An image as (channels, height, width), at most its middle; three colours as brightness and two differences."""
-    if item.ndim == _MATRIX:
-        planes = item[None]
-    else:
-        planes = item if item.shape[0] in _CHANNELS else np.moveaxis(item, -1, 0)
+    planes = item[None] if item.ndim == _MATRIX else item
+    planes = planes if planes.shape[0] in _CHANNELS else np.moveaxis(planes, -1, 0)
     top, left = (max(0, (length - _LARGEST_PX) // 2) for length in planes.shape[1:])
     planes = planes[:, top : top + _LARGEST_PX, left : left + _LARGEST_PX].astype(np.float32)
     if len(planes) != _COLOURS:

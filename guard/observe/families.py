@@ -96,6 +96,11 @@ class Families:
             "Items with as many near-duplicates sent before them as make a query attack.",
             model=(),
         )
+        self.shared_perturbations = self._counter(
+            "guard_shared_perturbations_total",
+            "Flagged items that share a perturbation with flagged items of other content.",
+            model=(),
+        )
         self.detector_duration = self._histogram(
             "guard_detector_duration_seconds",
             "From the start of an item's screening to a detector's finding, other detectors' turns included.",

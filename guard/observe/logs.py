@@ -23,6 +23,7 @@ from guard.values import (
     Fault,
     ItemDecision,
     Probing,
+    SharedPerturbation,
     UnscreenedReason,
     Verdict,
 )
@@ -39,6 +40,7 @@ _LEVEL_OF = {
 _WHAT_DRIFT_DOES = {
     DriftDirection.MORE_EXTREME: "more benign inputs are flagged than `false_positive_rate` allows",
     DriftDirection.LESS_EXTREME: "inputs pass as ordinary that would have been flagged before",
+    DriftDirection.MORE_ALIKE: "inputs vary less than the calibration data, as those of one scene do",
 }
 _WHAT_TO_DO = {
     DriftScope.ONE_CLIENT: "of one client or one group of clients only: find out whether it attacks before calibrating "
@@ -97,7 +99,8 @@ def decision_event(decision: Decision) -> dict[str, Any]:
     `detector_p_values` and `faults` are those of the items that share the request's verdict; the smallest p-value of
     each detector. `queries` says of the item that most others came before how many those were: distinct near-duplicates
     of its client, and of all clients; None if no item is suspicious. `occlusion` is what covering windows of images
-    showed, of the culprit for which it is the least ordinary, `item`: where a sticker is, if there is one.
+    showed, of the culprit for which it is the least ordinary, `item`: where a sticker is, if there is one. `universal`
+    is with how many flagged items of other content, of how many, a flagged item shares its perturbation, at most.
     """
     culprits = [decision.items[index] for index in decision.culprits]
     return {
@@ -114,6 +117,7 @@ def decision_event(decision: Decision) -> dict[str, Any]:
         "faults": {f.detector: str(f.reason) for item in culprits for f in item.findings if isinstance(f, Fault)},
         "queries": _most_queries(decision.items),
         "occlusion": _strongest_occlusion(decision),
+        "universal": _most_shared(decision.items),
         "spent": dict(decision.spent),
         "reason": None if decision.reason is None else str(decision.reason),
     }
@@ -164,6 +168,14 @@ def _most_queries(items: Iterable[ItemDecision]) -> dict[str, int] | None:
     if not probing:
         return None
     return {"of_client": max(f.of_client for f in probing), "of_everyone": max(f.of_everyone for f in probing)}
+
+
+def _most_shared(items: Iterable[ItemDecision]) -> dict[str, int] | None:
+    shared = [f for item in items for f in item.findings if isinstance(f, SharedPerturbation) and f.shared_with]
+    if not shared:
+        return None
+    most = max(shared, key=lambda finding: finding.shared_with)
+    return {"shared_with": most.shared_with, "compared_with": most.compared_with}
 
 
 def _strongest_occlusion(decision: Decision) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ from guard.values import (
     ItemDecision,
     Mode,
     Probing,
+    SharedPerturbation,
     Spared,
     UnscreenedReason,
     Verdict,
@@ -81,6 +82,7 @@ class Metrics:
         self._families.abstentions.add(one, detectors)
         self._families.certificates.add(one)
         self._families.suspicious_queries.add(one)
+        self._families.shared_perturbations.add(one)
         self._families.detector_duration.add(detectors)
         self._families.faults.add(detectors, tuple(FaultReason))
         self._families.upstream.add(one, GRPC_CODES)
@@ -177,6 +179,8 @@ class Metrics:
                 self._families.abstentions[model, finding.detector].inc()
             case Probing(suspicious=suspicious):
                 self._families.suspicious_queries[model,].inc(suspicious)
+            case SharedPerturbation(shared_with=others):
+                self._families.shared_perturbations[model,].inc(others > 0)
             case Fault(reason=reason):
                 self._families.faults[finding.detector, reason].inc()
 

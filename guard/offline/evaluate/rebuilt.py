@@ -27,6 +27,7 @@ from guard.screen.mutations import Bounds, Wanted, make
 from guard.screen.occlusion import masks_of
 
 _TOLERANCE = 1e-3
+_TEMPERATURE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,17 @@ def _sensitivity(model: nn.Module, mutation: spec.RandomMutation, view: View, as
 
 
 def _squeezing(model: nn.Module, squeezers: tuple[spec.Squeezer, ...], bounds: Bounds, asked: Asked) -> Tensor:
-    own = asked.logits.softmax(dim=1)
-    squeezed = [model(_straight_through(each, asked.x, bounds)).softmax(dim=1) for each in squeezers]
-    return torch.stack([(each - own).abs().sum(dim=1) for each in squeezed]).amax(dim=0)
+    squeezed = torch.stack([model(_straight_through(each, asked.x, bounds)) for each in squeezers])
+    found = _apart(squeezed, asked.logits, 1.0)
+    # Where the model is sure of both there are no gradients: those of a milder softmax lead the same way.
+    led = _apart(squeezed, asked.logits, _TEMPERATURE)
+    worst = found.argmax(dim=0, keepdim=True)
+    led = led.gather(0, worst)[0]
+    return led + (found.amax(dim=0) - led).detach()
+
+
+def _apart(squeezed: Tensor, own: Tensor, temperature: float) -> Tensor:
+    return ((squeezed / temperature).softmax(dim=-1) - (own / temperature).softmax(dim=-1)).abs().sum(dim=-1)
 
 
 def _straight_through(squeezer: spec.Squeezer, x: Tensor, bounds: Bounds) -> Tensor:

@@ -27,7 +27,6 @@ from guard.screen.mutations import Bounds, Wanted, make
 from guard.screen.occlusion import masks_of
 
 _TOLERANCE = 1e-3
-_TEMPERATURE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +72,9 @@ def _sensitivity(model: nn.Module, mutation: spec.RandomMutation, view: View, as
 
 
 def _squeezing(model: nn.Module, squeezers: tuple[spec.Squeezer, ...], bounds: Bounds, asked: Asked) -> Tensor:
-    squeezed = torch.stack([model(_straight_through(each, asked.x, bounds)) for each in squeezers])
-    found = _apart(squeezed, asked.logits, 1.0)
-    # Where the model is sure of both there are no gradients: those of a milder softmax lead the same way.
-    led = _apart(squeezed, asked.logits, _TEMPERATURE)
-    worst = found.argmax(dim=0, keepdim=True)
-    led = led.gather(0, worst)[0]
-    return led + (found.amax(dim=0) - led).detach()
-
-
-def _apart(squeezed: Tensor, own: Tensor, temperature: float) -> Tensor:
-    return ((squeezed / temperature).softmax(dim=-1) - (own / temperature).softmax(dim=-1)).abs().sum(dim=-1)
+    own = asked.logits.softmax(dim=1)
+    squeezed = [model(_straight_through(each, asked.x, bounds)).softmax(dim=1) for each in squeezers]
+    return torch.stack([(each - own).abs().sum(dim=1) for each in squeezed]).amax(dim=0)
 
 
 def _straight_through(squeezer: spec.Squeezer, x: Tensor, bounds: Bounds) -> Tensor:
@@ -94,9 +85,14 @@ def _straight_through(squeezer: spec.Squeezer, x: Tensor, bounds: Bounds) -> Ten
 
 
 def _occlusion(model: nn.Module, kept: Tensor, fill: Tensor, asked: Asked) -> Tensor:
-    copies = (asked.x[:, None] * kept + fill).flatten(0, 1)
-    found = margins(model(copies), asked.labels.repeat_interleave(len(kept))).reshape(-1, len(kept))
-    return found.quantile(0.5, dim=1) - found.amin(dim=1) - margins(asked.logits, asked.labels)
+    masks = len(kept)
+    with torch.no_grad():
+        found = margins(model((asked.x[:, None] * kept + fill).flatten(0, 1)), asked.labels.repeat_interleave(masks))
+    # Gradients only of the masks that the score comes from: the worst one, and the one or two in the middle.
+    told = found.reshape(-1, masks).argsort(dim=1)[:, [0, (masks - 1) // 2, masks // 2]]
+    copies = (asked.x[:, None] * kept[told] + fill[told]).flatten(0, 1)
+    worst, *middle = margins(model(copies), asked.labels.repeat_interleave(3)).reshape(-1, 3).unbind(dim=1)
+    return (middle[0] + middle[1]) / 2 - worst - margins(asked.logits, asked.labels)
 
 
 def _covers(detector: spec.OcclusionSpec, view: View) -> tuple[Tensor, Tensor]:

@@ -99,9 +99,12 @@ class Twin:
         logits = self._model(own)
         labels = logits.detach().argmax(dim=1) if labels is None else labels
         asked = Asked(own, logits, labels, copies, rng)
-        scores = {name: score(asked) for name, score in self._scorers.items()}
-        surprises = [self._tables[name](each, labels) for name, each in scores.items()]
-        return Look(logits, torch.stack(list(scores.values()), dim=1), torch.stack(surprises, dim=1))
+        scores = torch.stack([score(asked) for score in self._scorers.values()], dim=1)
+        return Look(logits, scores, self.surprises(scores, labels))
+
+    def surprises(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Of scores (n, detectors) of inputs with these labels, in nats."""
+        return torch.stack([self._tables[name](scores[:, at], labels) for at, name in enumerate(self.detectors)], dim=1)
 
 
 class _Counted(nn.Module):

@@ -80,6 +80,7 @@ def registry() -> CollectorRegistry:
     metrics.watch_queue("digits", lambda: 0)
     metrics.watch_memory("digits", lambda: 0)
     metrics.watch_sharing("digits", lambda: True)
+    metrics.watch_drift("digits", suspected=lambda: None, evidence=lambda _scope: 0.0)
     return metrics.registry
 
 

@@ -11,7 +11,8 @@ from guard.decide.universal import UniversalWatch
 from guard.values import Float32Array, SharedPerturbation
 
 COLOUR, LAST, GREY, PLAIN = (3, 32, 32), (32, 32, 3), (1, 40, 40), (41, 39)
-STRENGTH = 8 / 255
+STRENGTH = {COLOUR: 8 / 255, LAST: 8 / 255}
+GREY_STRENGTH = 0.15
 
 
 @pytest.fixture
@@ -22,9 +23,7 @@ def rng() -> np.random.Generator:
 
 def images(number: int, shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
     """Images whose strength falls with the frequency, as that of photographs; channels alike but for a little."""
-    channels, *size = (
-        shape if len(shape) == 3 and shape[0] < 4 else (*shape[2:], *shape[:2]) if shape[2:] else (1, *shape)
-    )
+    channels, *size = {COLOUR: COLOUR, LAST: COLOUR, PLAIN: (1, *PLAIN)}.get(shape, shape)
     frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None])
     falling = 1 / np.maximum(frequency, 1 / max(size))
     common = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(number, 1, *size))) * falling, size)
@@ -42,8 +41,8 @@ def perturbed(clean: Float32Array, perturbation: Float32Array) -> Float32Array:
 
 
 def signs(shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
-    """A perturbation, as strong as it may be everywhere."""
-    return (STRENGTH * rng.choice([-1.0, 1.0], shape)).astype(np.float32)
+    """A perturbation, or several, as strong as it may be everywhere; without colours it takes more."""
+    return (STRENGTH.get(shape[-3:], GREY_STRENGTH) * rng.choice([-1.0, 1.0], shape)).astype(np.float32)
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from guard.config import ModelPolicy, Unlisted
+from guard.decide.drift import Drift
 from guard.decide.judge import Judge
+from guard.decide.universal import UniversalWatch
 from guard.gate import Gate, GuardedModel
 from guard.observe.metrics import Metrics
 from guard.queries.watch import QueryWatch
@@ -32,6 +34,8 @@ def start() -> Iterator[Start]:
         unlisted: Unlisted = Unlisted.DENY,
         running: bool = True,
         watch: QueryWatch | None = None,
+        drift: Drift | None = None,
+        universal: UniversalWatch | None = None,
         **policy: object,
     ) -> Setup:
         model, metrics = Model(), Metrics()
@@ -44,10 +48,10 @@ def start() -> Iterator[Start]:
         )
         settings = ModelPolicy.model_validate({"profile": "unused", "mode": Mode.ENFORCE, **policy})
         judge = Judge(PROFILE, false_positive_rate=0.05)
-        guarded = GuardedModel(INFO, settings, judge, engine, lambda _version: unverified, watch)
+        guarded = GuardedModel(INFO, settings, judge, engine, lambda _version: unverified, watch, drift, universal)
         metrics.watch_model(
             model="digits",
-            detectors=("confidence", "queries"),
+            detectors=("confidence", "queries", "universal"),
             mode=settings.mode,
             fingerprint=INFO.fingerprint,
             false_positive_rate=0.05,

@@ -15,8 +15,19 @@ import pytest
 import structlog
 
 from guard.errors import ConfigError
-from guard.observe.logs import configure_logging, decision_event, log_decision
-from guard.values import Decision, Evidence, Occlusion, Probing, UnscreenedReason, Verdict
+from guard.observe.logs import configure_logging, decision_event, log_decision, log_drift
+from guard.values import (
+    Decision,
+    DriftChange,
+    DriftDirection,
+    DriftScope,
+    Evidence,
+    Occlusion,
+    Probing,
+    SharedPerturbation,
+    UnscreenedReason,
+    Verdict,
+)
 
 Captured = pytest.CaptureFixture[str]
 
@@ -67,6 +78,7 @@ def test_a_decision_as_an_event(decision: Decision) -> None:
         "faults": {"sensitivity_gaussian": "backend"},
         "queries": None,
         "occlusion": None,
+        "universal": None,
         "spent": {"label": 2, "squeezing": 8, "smoothing": 80},
         "reason": None,
     }
@@ -119,6 +131,35 @@ def test_an_event_shows_where_a_sticker_may_be(decision: Decision) -> None:
         "recovered": 7,
         "certified_px": None,
     }
+
+
+def test_an_event_tells_of_a_common_perturbation(decision: Decision) -> None:
+    """Of the items that share a perturbation the one that shares it with most is told."""
+    shared = [SharedPerturbation("universal", others, 30) for others in (0, 4, 2)]
+    items = tuple(replace(decision.items[0], findings=(finding,)) for finding in shared)
+    assert decision_event(replace(decision, items=items))["universal"] == {"shared_with": 4, "compared_with": 30}
+    assert decision_event(replace(decision, items=items[:1]))["universal"] is None
+
+
+@pytest.mark.parametrize("direction", DriftDirection)
+@pytest.mark.parametrize("scope", DriftScope)
+def test_drift_is_a_warning(capsys: Captured, scope: DriftScope, direction: DriftDirection) -> None:
+    """That drift is suspected is a warning that says whose, what it does, and what to do."""
+    configure_logging(json=True, level="warning")
+    log_drift(structlog.get_logger(), "digits", DriftChange(scope, direction, 9.26, 120))
+    (line,) = lines(capsys)
+    assert (line["level"], line["model"], line["scope"], line["direction"]) == ("warning", "digits", scope, direction)
+    assert (line["log_martingale"], line["items"]) == (9.3, 120)
+    assert line["effect"]
+    assert "calibrat" in line["advice"]
+
+
+def test_the_end_of_drift(capsys: Captured) -> None:
+    """That drift is over is one line, and no warning."""
+    configure_logging(json=True, level="info")
+    log_drift(structlog.get_logger(), "digits", DriftChange(None, DriftDirection.MORE_EXTREME, -0.7, 1000))
+    (line,) = lines(capsys)
+    assert (line["level"], line["event"].startswith("drift is over")) == ("info", True)
 
 
 def test_clean_decisions_are_quiet_by_default(capsys: Captured, decision: Decision) -> None:

@@ -17,7 +17,7 @@ from guard.observe.labels import OTHER
 from guard.observe.metrics import LABEL_EVALUATION, Metrics
 from guard.screen.live import LABEL
 from guard.sharing import Sharing, StoreFailure
-from guard.values import Action, Decision, Mode, Probing, UnscreenedReason, Verdict
+from guard.values import Action, Decision, DriftScope, Mode, Probing, SharedPerturbation, UnscreenedReason, Verdict
 
 Scrape = Callable[[], dict[str, float]]
 
@@ -37,7 +37,10 @@ def use_everything(metrics: Metrics, decision: Decision) -> None:
             items=(*decision.items[1:], replace(decision.items[0], findings=(*decision.items[0].findings, probing))),
         )
     )
+    shared = SharedPerturbation("universal", shared_with=3, compared_with=9)
+    metrics.decided(replace(decision, items=(replace(decision.items[0], findings=(shared,)),)))
     metrics.watch_memory("digits", lambda: 3)
+    metrics.watch_drift("digits", suspected=lambda: DriftScope.ONE_CLIENT, evidence=lambda _scope: 9.5)
     metrics.watch_sharing("digits", lambda: True)
     metrics.queries_shared("digits", Sharing.SENT, 2)
     metrics.query_store_failed(StoreFailure.TIMEOUT)
@@ -134,6 +137,28 @@ def test_remembered_queries(metrics: Metrics, scrape: Scrape) -> None:
     assert scrape()["guard_remembered_queries{model=digits}"] == 12
 
 
+def test_drift(metrics: Metrics, scrape: Scrape) -> None:
+    """Whose drift is suspected, and the evidence, are asked at each scrape; one scope at most is 1."""
+    suspected: DriftScope | None = None
+    evidence = {DriftScope.ONE_CLIENT: 8.0, DriftScope.SEVERAL_CLIENTS: -0.5}
+    metrics.watch_drift("digits", suspected=lambda: suspected, evidence=evidence.__getitem__)
+    for suspected in (None, *DriftScope):
+        samples = scrape()
+        found = [samples[f"guard_drift_suspected{{model=digits,scope={scope}}}"] for scope in DriftScope]
+        assert found == [scope is suspected for scope in DriftScope]
+    assert samples["guard_drift_log_martingale{model=digits,scope=one_client}"] == 8.0
+    assert samples["guard_drift_log_martingale{model=digits,scope=several_clients}"] == -0.5
+
+
+def test_shared_perturbations_are_counted(metrics: Metrics, scrape: Scrape, decision: Decision) -> None:
+    """Flagged items that share a perturbation count, each once, and those that share none don't."""
+    before = scrape()
+    for others in (0, 1, 5):
+        shared = SharedPerturbation("universal", shared_with=others, compared_with=9)
+        metrics.decided(replace(decision, items=(replace(decision.items[0], findings=(shared,)),)))
+    assert changed(before, scrape())["guard_shared_perturbations_total{model=digits}"] == 2
+
+
 def test_sharing(metrics: Metrics, scrape: Scrape) -> None:
     """Whether queries are shared is asked at each scrape; what became of them is counted, from 0."""
     up = True
@@ -211,7 +236,7 @@ def test_no_client_can_make_series(metrics: Metrics, scrape: Scrape, decision: D
         metrics.request_refused(f"code-{number}")
     after = scrape()
     assert {key for key in after if "stranger" in key or "-1" in key or "CODE_" in key or "=p1" in key} == set()
-    assert after["guard_items_total{model=other,verdict=adversarial}"] == 40
+    assert after["guard_items_total{model=other,verdict=adversarial}"] == 60
     assert after["guard_requests_total{decision=flag,model=other,protocol=other}"] == 20
     assert after["guard_refused_requests_total{reason=internal}"] == 20
     grown = [key for key in after.keys() - before.keys() if "_bucket" not in key]

@@ -306,7 +306,7 @@ def report(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 def test_the_results(report: Report) -> None:
-    """They can be named alone; a detector that they can't rebuild is said with why, and is in the engine all the same."""
+    """They can be named alone; a detector that they can't rebuild is named with the reason, and still accuses."""
     assert report.results["attacks"] == report.results["worst_case"] == []
     found = report.results["knowing"]
     assert [(row["attack"], row["linf"], row["knows"]) for row in found["rows"]] == [
@@ -338,7 +338,7 @@ def test_the_page_and_the_terminal(report: Report) -> None:
 
 
 def test_the_rows() -> None:
-    """Every attack at each strength beside plain PGD; greyscale gets more, colour less; they run unless others are named."""
+    """Every attack at each strength beside plain PGD, more for greyscale; they run unless only others are named."""
     grey, colour = (
         pursuits(View(ModelInfo("m", "x", "y", "FP32", shape, 3, (0.0, 1.0), OutputKind.LOGITS, "ab")), quick=False)
         for shape in ((28, 28, 1), (3, 32, 32))
@@ -360,5 +360,5 @@ def test_the_rows() -> None:
     assert {row.name for row in choose(("Knowing", "FGSM"), quick=False, image=True)} == {"FGSM"}
     assert choose((), quick=False, image=True) == SUITE
     assert [knowing_named(names) for names in ((), ("knowing", "PGD"), ("PGD",))] == [True, True, False]
-    with pytest.raises(ConfigError, match="choose of FGSM.*Knowing"):
+    with pytest.raises(ConfigError, match=r"choose of FGSM.*Knowing"):
         choose(("knowin",), quick=False, image=True)

@@ -57,12 +57,9 @@ def _drift(found: dict[str, Any], rates: Sequence[str]) -> Iterable[str]:
     yield "| condition | label kept | " + " | ".join(f"flagged at {float(rate):.0%}" for rate in rates) + " |"
     yield "| --- | --- |" + " --- |" * len(rates)
     for cell in found["drift"]:
-        cells = (_count(cell["flagged"][rate]) for rate in rates)
-        yield (
-            f"| {cell['kind']} {cell['setting']} | {_count(cell['right'], interval=False)} | "
-            + " | ".join(cells)
-            + " |"
-        )
+        cells = [_count(cell["flagged"][rate]) for rate in rates]
+        name = f"{cell['kind']} {cell['setting']}{', expected' if cell['expected'] else ''}"
+        yield " | ".join([f"| {name}", _count(cell["right"], interval=False), *cells]) + " |"
     yield ""
 
 

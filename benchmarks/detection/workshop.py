@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,17 @@ class Workshop:
             images=self.images,
             quick=quick,
             seed=self.seed,
-            command=f"python -m benchmarks.detection {self.name.value} --images {self.images} --seed {self.seed}",
+            command=shlex.join(
+                [
+                    "python",
+                    "-m",
+                    "benchmarks.detection",
+                    self.name.value,
+                    f"--images={self.images}",
+                    f"--seed={self.seed}",
+                ]
+                + [f"--attacks={each}" for each in attacks]
+            ),
             kept=self.folder / "report" / KEPT,
         )
         return evaluate_to(request, self.console).as_json()

@@ -142,7 +142,6 @@ class TestDoor:
             thread.join(TIMEOUT_S)
         assert sorted(taken) == sorted(f"{client}{number}" for client in "abc" for number in range(200))
 
-
     def test_ahead(self) -> None:
         """What comes before a client's next job: its own, and of each other client one more than that at most."""
         door = Door(20)

@@ -33,8 +33,7 @@ from guard.values import (
 
 _GROUPS: Final = 16
 _REMEMBERED: Final = 1024
-_MOST: Final = 1000.0
-_UNDECIDED: Final = 4.0
+_MOST: Final = 1e12
 _AGAIN: Final = 1000
 _STILL: Final = 0.5
 _WEIGHTS: Final = np.array([1.0, *[1 / _GROUPS] * _GROUPS, *[0.0] * _GROUPS])
@@ -134,7 +133,7 @@ class Drift:
             return DriftScope.SEVERAL_CLIENTS
         if self.suspected is None:
             # Where there is evidence without any one client too, a little more of it may show that.
-            waits = several > 0 and one < self._alarm + _UNDECIDED
+            waits = several > 0 and one < 2 * self._alarm
             return DriftScope.ONE_CLIENT if one >= self._alarm and not waits else None
         over = self._items >= _AGAIN and self._most_evidence < self._alarm * _STILL
         return None if over else self.suspected

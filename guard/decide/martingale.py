@@ -28,13 +28,17 @@ _SLEEP_ITEMS = 500.0
 _POWERS: Final = np.array([0.3, 0.6])
 """Bets of k p^(k-1) for small p-values (Vovk et al., 2003), and the same from the other end for large ones."""
 
-_BANDS: Final = np.array([0.0, 0.2, 0.4, 0.6, 0.8])
-_BAND_WIDTH, _BAND_SHARE = 0.2, 0.25
-"""And a share of the capital on each fifth, for p-values that crowd anywhere."""
+_BANDS: Final = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 0.0])
+_WIDTHS: Final = np.array([0.2, 0.2, 0.2, 0.2, 0.2, 0.1])
+_SHARES: Final = np.array([0.25, 0.25, 0.25, 0.25, 0.25, 0.08])
+"""A share of the capital on a band, for p-values that crowd anywhere, and for a few more in the tail."""
 
 _MORE, _LESS, _ALIKE = DriftDirection.MORE_EXTREME, DriftDirection.LESS_EXTREME, DriftDirection.MORE_ALIKE
-_DIRECTIONS: Final = (_MORE, _MORE, _LESS, _LESS, _MORE, _MORE, _ALIKE, _LESS, _LESS)
-"""What each bet is on: the powers, their mirror images, the bands."""
+_DIRECTIONS: Final = (_MORE, _MORE, _LESS, _LESS, _MORE, _MORE, _ALIKE, _LESS, _LESS, _MORE)
+"""What each of these is on: the powers, their mirror images, the bands. The last bet is on what came lately."""
+
+_BETS: Final = len(_DIRECTIONS) + 1
+_KEPT, _PRIOR_ITEMS = 0.997, 30.0
 
 
 class Martingales:
@@ -53,13 +57,14 @@ class Martingales:
         self._most = most
         self._counts = np.empty((rows, len(self._gaps)))
         self._shown, self._asleep = np.empty(rows), np.empty(rows)
-        self._awake = np.empty((rows, len(_DIRECTIONS)))
+        self._awake = np.empty((rows, _BETS))
+        self._lately = np.empty_like(self._counts)
         self.restart()
 
     def restart(self) -> None:
         """Forget all items."""
         self._counts[:] = self._gaps
-        self._shown[:], self._asleep[:], self._awake[:] = 0.0, 1.0, 0.0
+        self._shown[:], self._asleep[:], self._awake[:], self._lately[:] = 0.0, 1.0, 0.0, 0.0
 
     @property
     def capital(self) -> Float64Array:
@@ -70,7 +75,7 @@ class Martingales:
     def direction(self, weights: Float64Array) -> DriftDirection:
         """What the bets were on that made most, with weights (rows,) for the martingales."""
         made = dict.fromkeys(DriftDirection, 0.0)
-        for direction, each in zip(_DIRECTIONS, weights @ self._awake, strict=True):
+        for direction, each in zip(_DIRECTIONS, (weights @ self._awake)[:-1], strict=True):
             made[direction] += float(each)
         return max(made, key=lambda direction: made[direction])
 
@@ -79,18 +84,31 @@ class Martingales:
         cell = bisect_right(self._starts, gap) - 1
         below, within = self._counts[rows, :cell].sum(axis=1), self._counts[rows, cell]
         total = self._shown[rows] + self._gaps.sum()
+        odds = within / total
         # The item's p-value is anywhere in its cell, so a bet pays what it pays there on average.
-        paid = (_paid_up_to((below + within) / total) - _paid_up_to(below / total)) / (within / total)[:, None]
+        paid = (_paid_up_to((below + within) / total) - _paid_up_to(below / total)) / odds[:, None]
+        paid_lately = self._paid_lately(cell, rows, odds)
         self._counts[rows, cell] += 1
         self._shown[rows] += 1
         asleep = 1 / (1 + np.log1p(self._shown[rows] / _SLEEP_ITEMS))
-        woken = (self._asleep[rows] - asleep) / len(_DIRECTIONS)
-        self._awake[rows] = np.minimum((self._awake[rows] + woken[:, None]) * paid, self._most)
+        woken = (self._asleep[rows] - asleep) / _BETS
+        made = (self._awake[rows] + woken[:, None]) * np.column_stack([paid, paid_lately])
+        self._awake[rows] = np.minimum(made, self._most)
         self._asleep[rows] = asleep
+
+    def _paid_lately(self, cell: int, rows: IntArray, odds: Float64Array) -> Float64Array:
+        """What half a bet on the cells of the last few hundred items pays (Eliades and Papadopoulos, 2021), (rows,)."""
+        lately = self._lately[rows]
+        share = (lately[:, cell] + _PRIOR_ITEMS * odds) / (lately.sum(axis=1) + _PRIOR_ITEMS)
+        lately *= _KEPT
+        lately[:, cell] += 1
+        self._lately[rows] = lately
+        paid: Float64Array = (1 + share / odds) / 2
+        return paid
 
 
 def _paid_up_to(p: Float64Array) -> Float64Array:
-    """What each bet pays for p-values from 0 to p, integrated: (rows, bets). Up to 1 each pays 1, which is fair."""
+    """What each bet but the last pays for p-values from 0 to p, integrated. Up to 1 each pays 1, which is fair."""
     p = p[:, None]
-    bands = (1 - _BAND_SHARE) * p + _BAND_SHARE / _BAND_WIDTH * np.clip(p - _BANDS, 0.0, _BAND_WIDTH)
+    bands = (1 - _SHARES) * p + _SHARES / _WIDTHS * np.clip(p - _BANDS, 0.0, _WIDTHS)
     return np.concatenate([p**_POWERS, 1 - (1 - p) ** _POWERS, bands], axis=1)

@@ -97,7 +97,7 @@ def calibrate(
     material = _lessons(original, fit, conditions, options, reporter)
     trained = _train(original, material, options, reporter)
     specs = [each.spec for each in trained]
-    detectors, measured = _choose_detectors(backend, fit, material, options, specs, reporter)
+    detectors, measured = _choose_detectors(backend, fit, options, specs, reporter)
     files = {each.spec.file: each.content for each in trained}
     sweep = best_batch(backend)
     backend.preferred_batch = sweep.batch
@@ -193,10 +193,9 @@ def _train(
     return networks.train(backend, material, seed=options.seed, budget=options.budget, reporter=reporter)
 
 
-def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
+def _choose_detectors(
     backend: Backend,
     fit: Float32Array,
-    material: Material | None,
     options: Options,
     trained: Sequence[spec.NetworkSpec],
     reporter: Reporter,
@@ -208,8 +207,7 @@ def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
     with reporter.stage("measuring benign sensitivity", mutations + 3) as advance:
         chosen.append(spec.SqueezingSpec(squeezers=choose_squeezers(backend, fit)))
         advance(1)
-        attacks = () if material is None or not material.exact else material.positives
-        sigma = choose_sigma(backend, fit, rng, attacks)
+        sigma = choose_sigma(backend, fit, rng)
         advance(1)
         for mutation in (spec.Gaussian(sigma=sigma), *(_mutation(kind, sigma) for kind in options.mutations)):
             rates = label_change_rates(backend, fit, mutation, _RATE_COPIES, rng)

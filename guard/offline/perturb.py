@@ -184,8 +184,8 @@ def squares(model: Classifier, x: Images, strength: float, bounds: Bounds, rng: 
 
 
 Perturbation: TypeAlias = Callable[[Classifier, Images, float, Bounds, torch.Generator], Images]
-LEVELS: Final = (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 0.1, 0.15, 0.2, 0.3)
-"""Strengths in L-inf, from one level of eight bits on."""
+LEVELS: Final = (2 / 255, 4 / 255, 8 / 255, 16 / 255, 0.1, 0.15, 0.2, 0.3)
+"""Strengths in L-inf. Evaluations go below the least, for attackers are not bound to what was learnt."""
 
 # Strengths are shares of the input's range for L-inf steps, L2 norms in ranges, logits won by, overshoot past the
 # boundary, shares of values or of the area, and degrees.
@@ -196,7 +196,7 @@ FAMILIES: Final[dict[str, tuple[Perturbation, tuple[float, ...]]]] = {
     "confident": (confident, (0.0, 2.0, 5.0, 10.0, 20.0)),
     "to_boundary": (to_boundary, (0.02, 0.2, 0.5, 1.0)),
     "sparse": (sparse, (0.01, 0.03, 0.06, 0.12)),
-    "squares": (squares, LEVELS[2:]),
+    "squares": (squares, LEVELS[1:]),
     "patch": (patch, (0.04, 0.08, 0.16)),
     "spatial": (spatial, (15.0, 30.0)),
 }

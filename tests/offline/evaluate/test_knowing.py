@@ -22,7 +22,7 @@ from guard.errors import ConfigError
 from guard.offline.evaluate import evasion
 from guard.offline.evaluate.command import Request, evaluate_to
 from guard.offline.evaluate.craft import Victim
-from guard.offline.evaluate.directions import METHODS
+from guard.offline.evaluate.directions import METHODS, Effort, Task
 from guard.offline.evaluate.kept import Kept
 from guard.offline.evaluate.knowing import Knower
 from guard.offline.evaluate.pursuits import OBLIVIOUS, SMALLEST, Pursuit, most, pursuits
@@ -44,7 +44,7 @@ from tests.support import digits
 from tests.support.profiles import digits_backend, digits_profile
 
 RATES = (0.05, 0.01)
-MANY = 300
+MANY = 200
 NOISES: tuple[spec.RandomMutation, ...] = (
     spec.Gaussian(sigma=0.1),
     spec.Uniform(width=0.2),
@@ -57,7 +57,7 @@ NOISES: tuple[spec.RandomMutation, ...] = (
 def every_detector() -> Profile:
     """The digits' profile with a detector of each kind; what is new has the benign scores of another."""
     profile = digits_profile()
-    never = {"p0": 0.49, "p1": 0.51, "cap": MANY, "first_chunk": MANY}
+    never = {"p0": 0.49, "p1": 0.51, "alpha": 1e-9, "beta": 1e-9, "cap": MANY}
     added: list[spec.DetectorSpec] = [
         spec.SensitivitySpec.model_validate({"mutation": each, **never}) for each in NOISES
     ]
@@ -100,8 +100,10 @@ def test_it_scores_as_the_engine_does() -> None:
     for place, name in enumerate(twin.detectors):
         theirs = [f.score for each in found for f in each.findings if isinstance(f, Evidence) and f.detector == name]
         mine = look.scores[:, place].numpy()
-        np.testing.assert_allclose(mine, theirs, rtol=0, atol=0.7 if name.startswith("sensitivity") else 1e-3)
-        assert np.corrcoef(mine, theirs)[0, 1] > 0.995
+        noisy = name.startswith("sensitivity")
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=2 if noisy else 1e-3)
+        assert abs(mine.mean() - np.mean(theirs)) < (0.2 if noisy else 1e-3)
+        assert np.corrcoef(mine, theirs)[0, 1] > 0.98
 
 
 @pytest.mark.parametrize("mutation", NOISES, ids=lambda each: each.kind)
@@ -117,7 +119,7 @@ def test_noise(mutation: spec.RandomMutation, shape: tuple[int, ...]) -> None:
     assert mine.shape == theirs.shape
     for quantile in (0.1, 0.5, 0.9):
         np.testing.assert_allclose(np.quantile(mine, quantile, 0), np.quantile(theirs, quantile, 0), atol=0.2)
-    np.testing.assert_allclose(mine.mean(axis=0), theirs.mean(axis=0), atol=0.08)
+    np.testing.assert_allclose(mine.mean(axis=0), theirs.mean(axis=0), atol=0.12)
 
 
 def test_each_detector_can_be_led() -> None:
@@ -207,7 +209,7 @@ def test_who_knows_wins_where_others_are_caught(fight: Fight) -> None:
     assert adaptive.undefended == plain.fooled
     for row in found.rows:
         assert row.won[0.05].count <= row.won[0.01].count <= row.fooled.count <= row.fooled.of == 16
-        assert all(row.won[0.05].count <= each.count + 2 for each in row.alone.values())
+        assert all(row.won[0.05].count <= each.count + 4 for each in row.alone.values())
         assert set(row.alone) == set(digits_profile().scoring)
         assert row.largest is None or row.largest <= (row.linf or 0)
     assert plain.evaluations == plain.steps == 25
@@ -258,10 +260,8 @@ def test_rounding_is_part_of_the_search(fight: Fight) -> None:
     """What an attack found is what is sent: its cost is that of the 8-bit image."""
     images, labels = seen()
     x, twin = torch.from_numpy(from_bytes(images[:8])), fight.knower.twin
-    effort = evasion.Effort(15, 1, 4, 0.0)
-    task = evasion.Task(
-        twin, x, torch.from_numpy(labels[:8]), torch.zeros(10, 10), effort, torch.Generator().manual_seed(0)
-    )
+    effort = Effort(15, 1, 4, 0.0)
+    task = Task(twin, x, torch.from_numpy(labels[:8]), torch.zeros(10, 10), effort, torch.Generator().manual_seed(0))
     best = evasion.bounded(task, 0.3, METHODS["Adaptive PGD"])
     assert torch.equal(evasion.snapped(best.images), best.images)
     with torch.no_grad():

@@ -16,13 +16,14 @@ LEAD: Final = 1.0
 """By how many logits an image is to get its new class before only the detectors count."""
 _MOMENTUM = 0.75
 _HARDER = 1.2
+_EVERY = 5
 _WEIGHTS = (0.01, 100.0)
 _TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How hard an attacker tries: so many steps in each of some rounds, each of which aims at another class.
+    """How hard an attacker tries: so many steps in each of some rounds, each of which aims at another wrong class.
 
     What is random is looked at in so many copies. An image that surprises by `goal` or less is ordinary enough.
     """
@@ -44,10 +45,10 @@ class Task:
     effort: Effort
     rng: torch.Generator
 
-    def aims(self) -> Tensor:
-        """Wrong classes of each image, the likeliest first, (n, classes - 1)."""
+    def aims(self, x: Tensor) -> Tensor:
+        """Wrong classes for each image, those first that are likeliest at x, (n, classes - 1)."""
         with torch.no_grad():
-            others = self.twin.logits(self.x).scatter(1, self.labels[:, None], -torch.inf)
+            others = self.twin.logits(x).scatter(1, self.labels[:, None], -torch.inf)
         return others.argsort(dim=1, descending=True)[:, :-1]
 
     def look(self, at: Tensor, aims: Tensor) -> Look:
@@ -58,8 +59,8 @@ class Task:
 class Direction(Protocol):
     """What an attacker minimises, and how."""
 
-    def __call__(self, at: Tensor, look: Look) -> Tensor:
-        """Which way to go from here, (n, *shape): one step up in some values, down in others."""
+    def __call__(self, at: Tensor) -> tuple[Tensor, Look | None]:
+        """Which way to go from here, (n, *shape), in steps up and down; and what was seen, if anything was."""
         ...
 
 
@@ -70,18 +71,19 @@ class Adaptive:
     """
 
     def __init__(self, task: Task, aims: Tensor) -> None:
-        self._goal, self._aims = task.effort.goal, aims
+        self._task, self._aims = task, aims
         self._weight = torch.ones(len(aims), dtype=torch.float64)
         self._speed = torch.zeros(())
 
-    def __call__(self, at: Tensor, look: Look) -> Tensor:
+    def __call__(self, at: Tensor) -> tuple[Tensor, Look]:
         """Down the weighted sum, with momentum."""
+        look = self._task.look(at, self._aims)
         lead = -margins(look.logits, self._aims)
-        excess = (look.combined - self._goal).clamp_min(0)
+        excess = (look.combined - self._task.effort.goal).clamp_min(0)
         down = gradient((lead + LEAD).clamp_min(0) + self._weight * excess, at)
         self._weight = torch.where(lead.detach() < 0, self._weight * _HARDER, self._weight / _HARDER).clamp(*_WEIGHTS)
         self._speed = _MOMENTUM * self._speed + down / _norms(down, 1)
-        return self._speed.sign()
+        return self._speed.sign(), look
 
 
 class Orthogonal:
@@ -92,31 +94,39 @@ class Orthogonal:
     """
 
     def __init__(self, task: Task, aims: Tensor) -> None:
-        del task
-        self._aims = aims
+        self._task, self._aims = task, aims
 
-    def __call__(self, at: Tensor, look: Look) -> Tensor:
+    def __call__(self, at: Tensor) -> tuple[Tensor, Look]:
         """Down one of the two."""
+        look = self._task.look(at, self._aims)
         lead = -margins(look.logits, self._aims)
         to_class, to_ordinary = gradient(lead, at, keep=True), gradient(look.combined, at)
         won = _like(lead.detach() < 0, at)
-        return torch.where(won, _across(to_ordinary, to_class), _across(to_class, to_ordinary)).sign()
+        return torch.where(won, _across(to_ordinary, to_class), _across(to_class, to_ordinary)).sign(), look
 
 
 class Matching:
-    """Towards the logits of an ordinary image of another class, under noise too (Tramer et al., 2020, section 5)."""
+    """Towards the logits of an ordinary image of another class, under noise too (Tramer et al., 2020, section 5).
+
+    The detectors lead nowhere here, and are looked at now and then, to keep what passes them.
+    """
 
     def __init__(self, task: Task, aims: Tensor) -> None:
-        self._task, self._wanted = task, task.ordinary[aims]
+        self._task, self._aims, self._wanted = task, aims, task.ordinary[aims]
         self._speed = torch.zeros(())
+        self._steps = 0
 
-    def __call__(self, at: Tensor, look: Look) -> Tensor:
+    def __call__(self, at: Tensor) -> tuple[Tensor, Look | None]:
         """Down the squared distance, with momentum."""
-        noisy = [self._task.twin.noisy(at, self._task.rng) for _ in range(self._task.effort.copies)]
-        apart = torch.stack([(each - self._wanted).square().sum(dim=1) for each in (look.logits, *noisy)]).mean(dim=0)
-        down = gradient(apart, at)
+        twin, effort = self._task.twin, self._task.effort
+        shown = [twin.logits(at), *(twin.noisy(at, self._task.rng) for _ in range(effort.copies))]
+        down = gradient(torch.stack([(each - self._wanted).square().sum(dim=1) for each in shown]).mean(dim=0), at)
         self._speed = _MOMENTUM * self._speed + down / _norms(down, 1)
-        return self._speed.sign()
+        self._steps += 1
+        if self._steps % _EVERY:
+            return self._speed.sign(), None
+        with torch.no_grad():
+            return self._speed.sign(), self._task.look(at, self._aims)
 
 
 METHODS: Final[dict[str, Callable[[Task, Tensor], Direction]]] = {

@@ -33,7 +33,6 @@ class Best:
 
     def offer(self, rows: Tensor, images: Tensor, cost: Tensor) -> None:
         """Take those that cost less."""
-        self.steps += len(rows)
         better = cost < self.cost[rows]
         self.images[rows[better]] = images[better]
         self.cost[rows[better]] = cost[better]
@@ -46,6 +45,7 @@ def oblivious(task: Task, eps: float) -> Best:
     for step in range(task.effort.steps):
         at = snapped(moved).requires_grad_(True)
         logits = task.twin.logits(at)
+        best.steps += len(rows)
         best.offer(rows, at.detach(), margins(logits.detach(), task.labels).double())
         way = gradient(-functional.cross_entropy(logits, task.labels, reduction="none"), at).sign()
         moved = _within(x, moved - _length(radius, step, task.effort.steps) * way, radius)
@@ -53,21 +53,29 @@ def oblivious(task: Task, eps: float) -> Best:
 
 
 def bounded(task: Task, eps: float, method: Callable[[Task, Tensor], Direction]) -> Best:
-    """Steps within an L-inf ball. Later rounds are for images that are not ordinary enough yet."""
-    best, all_aims, effort = Best(task.x), task.aims(), task.effort
-    radius = _radius(eps)
+    """Steps within an L-inf ball.
+
+    Aims are the wrong classes that plain steps get nearest to. Later rounds are for images that were misclassified and
+    are not ordinary enough yet.
+    """
+    best, effort, radius = Best(task.x), task.effort, _radius(eps)
+    plain = oblivious(task, eps)
+    best.steps, all_aims = plain.steps, task.aims(plain.images)
     for number in range(min(effort.rounds, all_aims.shape[1])):
-        rows = (best.cost > effort.goal).nonzero()[:, 0]
+        left = best.cost > effort.goal
+        rows = (left if number == 0 else left & best.cost.isfinite()).nonzero()[:, 0]
         x, aims = task.x[rows], all_aims[rows, number]
         direction, moved = method(task, aims), _start(task, x, radius)
         for step in range(effort.steps if len(rows) else 0):
             at = snapped(moved).requires_grad_(True)
-            look = task.look(at, aims)
-            won = look.logits.detach().argmax(dim=1) == aims
-            best.offer(rows, at.detach(), look.combined.detach().where(won, torch.inf))
+            way, look = direction(at)
+            best.steps += len(rows)
+            if look is not None:
+                won = look.logits.detach().argmax(dim=1) == aims
+                best.offer(rows, at.detach(), look.combined.detach().where(won, torch.inf))
             if bool((best.cost[rows] <= effort.goal).all()):
                 break
-            moved = _within(x, moved - _length(radius, step, effort.steps) * direction(at, look), radius)
+            moved = _within(x, moved - _length(radius, step, effort.steps) * way, radius)
     return best
 
 
@@ -76,7 +84,7 @@ def carlini(task: Task) -> Best:
 
     Each round weighs size against success anew, image by image.
     """
-    best, effort, x, aims = Best(task.x), task.effort, task.x, task.aims()[:, 0]
+    best, effort, x, aims = Best(task.x), task.effort, task.x, task.aims(task.x)[:, 0]
     rows = torch.arange(len(x))
     constant = torch.ones(len(x), dtype=torch.float64)
     low, high = torch.zeros_like(constant), torch.full_like(constant, torch.inf)
@@ -88,6 +96,7 @@ def carlini(task: Task) -> Best:
             moved = (x + change).clamp(0, 1)
             at = moved + (snapped(moved) - moved).detach()
             look = task.look(at, aims)
+            best.steps += len(rows)
             lead, size = -margins(look.logits, aims), (at - x).flatten(1).square().sum(dim=1)
             good = (lead < 0) & (look.combined <= effort.goal)
             succeeded |= good

@@ -24,14 +24,14 @@ from guard.offline.progress import Reporter
 from guard.offline.view import Bytes, from_bytes, to_bytes
 from guard.values import IntArray
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of what is kept: raised where these attacks change in a way that their settings don't show."""
 
 _SLACK = 0.3
 """By how much, in nats, attackers want to stay below the limit: the noise that they meet is not the noise that they
 had."""
 _POOL, _POOL_COPIES = 200, 8
-_PORTION, _PORTION_VALUES = 25, 100_000
+_PORTION, _PORTION_VALUES = 10, 100_000
 
 
 @dataclass(frozen=True, slots=True)

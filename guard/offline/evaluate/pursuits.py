@@ -17,7 +17,7 @@ NAME: Final = "Knowing"
 OBLIVIOUS: Final = "PGD"
 SMALLEST: Final = "Adaptive C&W"
 _MOST, _MOST_QUICKLY = 50, 20
-_GREY, _COLOUR = (8 / 255, 0.3), (8 / 255,)
+_GREY, _COLOUR = (0.1, 0.3), (8 / 255,)
 _LEVELS = 255
 _COARSE = 0.1
 

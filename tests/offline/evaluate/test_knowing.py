@@ -209,11 +209,11 @@ def test_who_knows_wins_where_others_are_caught(fight: Fight) -> None:
     assert adaptive.undefended == plain.fooled
     for row in found.rows:
         assert row.won[0.05].count <= row.won[0.01].count <= row.fooled.count <= row.fooled.of == 16
-        assert all(row.won[0.05].count <= each.count + 4 for each in row.alone.values())
+        assert all(each.count <= row.fooled.count for each in row.alone.values())
         assert set(row.alone) == set(digits_profile().scoring)
         assert row.largest is None or row.largest <= (row.linf or 0)
     assert plain.evaluations == plain.steps == 25
-    assert adaptive.evaluations > 5 * adaptive.steps > 0
+    assert adaptive.evaluations > adaptive.steps > 25
     assert [worst.linf for worst in found.worst] == [0.3, 0.1, None]
     assert found.worst[0].guarded[0.05].count >= adaptive.won[0.05].count
     assert found.worst[1].undefended == weak.fooled
@@ -343,7 +343,7 @@ def test_the_rows() -> None:
         pursuits(View(ModelInfo("m", "x", "y", "FP32", shape, 3, (0.0, 1.0), OutputKind.LOGITS, "ab")), quick=False)
         for shape in ((28, 28, 1), (3, 32, 32))
     )
-    assert {row.linf for row in grey} == {8 / 255, 0.3, None}
+    assert {row.linf for row in grey} == {0.1, 0.3, None}
     assert {row.linf for row in colour} == {8 / 255, None}
     for rows in (grey, colour):
         assert len({row.title for row in rows}) == len(rows)

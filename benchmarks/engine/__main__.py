@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.engine import load
-from benchmarks.engine.rows import SIZES, Bench
+from benchmarks.engine import certificates, detectors, load, testing
+from benchmarks.engine.bench import SIZES, Bench
 from benchmarks.engine.subject import Subject
 from benchmarks.engine.subject import load as load_subjects
 from benchmarks.engine.table import Row, merged, write
@@ -69,21 +70,22 @@ def _line(row: Row) -> str:
 
 def _parts(subject: Subject, seed: int, only: set[int]) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
     bench = Bench(subject, SIZES[subject.name], seed)
-    measures: list[tuple[tuple[int, ...], str, Callable[[], Iterator[Row]]]] = [
-        ((1,), "rho", bench.rho),
-        ((2, 3), "mutation testing", bench.mutation_testing),
-        ((4,), "fixed-n certificates", bench.fixed_certificates),
-        ((5,), "sequential certificates", bench.sequential_certificates),
-        ((6,), "confidence sequences", bench.confidence_sequence),
-        ((7,), "detectors", bench.detectors),
-        ((8,), "shared stream", bench.shared_stream),
-        ((9,), "Poisson load", lambda: load.poisson(subject, _LOAD_S, seed)),
-        ((9,), "echo", lambda: load.echo(subject, _LOAD_S, seed)),
-        ((10,), "overload", lambda: load.overload(subject, _LOAD_S, seed)),
+    measures: list[tuple[tuple[int, ...], str, Callable[[Bench], Iterator[Row]]]] = [
+        ((1,), "rho", testing.rho),
+        ((2, 3), "mutation testing", testing.sprt),
+        ((4,), "fixed-n certificates", certificates.fixed),
+        ((5,), "sequential certificates", certificates.sequential),
+        ((6,), "confidence sequences", certificates.confidence_sequence),
+        ((7,), "squeezing", detectors.squeezing),
+        ((7,), "a detector network", detectors.network),
+        ((8,), "shared stream", testing.shared_stream),
+        ((9,), "Poisson load", lambda bench: load.poisson(bench.subject, _LOAD_S, seed)),
+        ((9,), "echo", lambda bench: load.echo(bench.subject, _LOAD_S, seed)),
+        ((10,), "overload", lambda bench: load.overload(bench.subject, _LOAD_S, seed)),
     ]
     for numbers, name, measure in measures:
         if only.intersection(numbers):
-            yield f"{subject.name}: {name}", measure
+            yield f"{subject.name}: {name}", partial(measure, bench)
 
 
 if __name__ == "__main__":

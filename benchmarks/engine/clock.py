@@ -7,32 +7,39 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+Cost: TypeAlias = Callable[[], float]
+"""A side's cost for a round of work: seconds, or seconds a unit."""
 
 
 class Ratio(NamedTuple):
-    """The ratio over all rounds, the least and largest of one round, and the numerator's cost."""
+    """The ratio over all rounds, the least and largest of one, the numerator's cost and that of what ran beside."""
 
     value: float
     low: float
     high: float
     numerator: float = math.nan
+    beside: float = math.nan
 
 
 def ratio(
-    numerator: Callable[[], float],
-    denominator: Callable[[], float],
+    numerator: Cost,
+    denominator: Cost,
     rounds: int,
     *,
+    beside: Cost | None = None,
     in_turns: bool = True,
     pooled: bool = False,
 ) -> Ratio:
-    """The ratio of two measured costs. Each side gives its cost (seconds, or seconds a unit) for a round of work.
+    """The ratio of two measured costs.
 
     The sides take turns at being first, unless the numerator always has to be. The ratio is the median of the rounds',
     or with `pooled` that of the sums: where a round's cost hangs on which images it drew, a median of few says little.
+    `beside` is a third cost, measured in every round too.
     """
     costs: list[tuple[float, float]] = []
+    others: list[float] = []
     for turn in range(rounds):
         gc.collect()
         if turn % 2 and in_turns:
@@ -40,11 +47,13 @@ def ratio(
         else:
             above, below = numerator(), denominator()
         costs.append((above, below))
+        if beside is not None:
+            others.append(beside())
     each = [above / below for above, below in costs]
     middle = statistics.fmean if pooled else statistics.median
     numerators, denominators = zip(*costs, strict=True)
     value = sum(numerators) / sum(denominators) if pooled else statistics.median(each)
-    return Ratio(value, min(each), max(each), middle(numerators))
+    return Ratio(value, min(each), max(each), middle(numerators), middle(others) if others else math.nan)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -24,7 +24,7 @@ from benchmarks.engine.gpu_subject import LARGE, Subject, in_half, load_images, 
 from benchmarks.engine.gpu_table import Figure, write
 from benchmarks.engine.load import Traffic
 from benchmarks.engine.subject import SIGMA, evaluations, screen
-from benchmarks.references import mutation_testing
+from benchmarks.references import cohen, mutation_testing
 from guard.model.torch import TorchBackend
 from guard.profile import spec
 from guard.screen.build import build_detectors
@@ -39,6 +39,9 @@ _SPECS = (
 )
 _TEST = mutation_testing.Sprt(theta=0.1, indifference=0.5)
 _CAP = 500
+_N = 1000
+_COHEN_BATCH = 250
+"""Less than the authors' 1000, for ResNet-50 on 224x224 pixels; a GPU is full with it."""
 _LIVE = 256
 _LOAD = 0.4
 _LOAD_S = 10.0
@@ -69,6 +72,7 @@ def measure(subject: Subject) -> Iterator[Figure]:
         yield from _throughput(subject, engine)
         yield from _latency(subject, engine)
     yield from _one_at_a_time(subject)
+    yield from _fixed(subject)
     yield from _half(subject)
 
 
@@ -160,6 +164,35 @@ def _one_at_a_time(subject: Subject) -> Iterator[Figure]:
             yield Figure(
                 subject.backend.info.name, f"one at a time, {words}, over Guard", *found[:3], target, detail=detail
             )
+
+
+def _fixed(subject: Subject) -> Iterator[Figure]:
+    """Certification at a fixed n, in batches, on the same GPU, over the engine at the same n and sequentially."""
+    device = subject.backend.device
+    generator = torch.Generator(device).manual_seed(0)
+    chosen = list(subject.images[: subject.slow])
+
+    def reference() -> float:
+        def work() -> None:
+            for image in chosen:
+                x = torch.tensor(image, device=device)
+                cohen.certify(subject.module, x, sigma=SIGMA, n=_N, generator=generator, batch=_COHEN_BATCH)
+
+        return seconds(work) / len(chosen)
+
+    for test in ("fixed", "sequential"):
+        design = spec.SmoothingSpec(sigma=SIGMA, radius=SIGMA, alpha=cohen.ALPHA, cap=_N)
+        if test == "fixed":
+            design = design.model_copy(update={"test": test, "first_chunk": _N})
+        with running(subject, design) as engine:
+            images = _repeated(np.stack(chosen), max(len(chosen), subject.requests // 40))
+
+            def ours(engine: Engine = engine, images: list[Float32Array] = images) -> float:
+                return seconds(lambda: screen(engine, images)) / len(images)
+
+            found = ratio(reference, ours, 3)
+        name = subject.backend.info.name
+        yield Figure(name, f"certified at sigma, fixed n = {_N}, over Guard's {test} test", *found[:3])
 
 
 def _repeated(images: Float32Array, count: int) -> list[Float32Array]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -85,11 +87,23 @@ def machine(module: str) -> dict[str, str]:
     ]
     return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
         "processor": f"{len(names)} x {names[0]}" if names else platform.processor(),
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
         "command": " ".join(["python", "-m", module, *sys.argv[1:]]),
     }
+
+
+def commit() -> str:
+    """The commit that is checked out, and whether files differ from it."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    found = subprocess.run(  # noqa: S603 - no part of it comes from elsewhere
+        [git, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
 
 
 def write(rows: Sequence[Row], folder: Path) -> None:

@@ -6,9 +6,11 @@ import asyncio
 import gc
 import math
 import secrets
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import structlog
@@ -35,10 +37,11 @@ from guard.queries.record import Seal
 from guard.queries.watch import QueryWatch
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
-from guard.screen.trial import MODEL
 from guard.verify import Verifier
 from guard.wire.server import GuardServer
 
+SWITCH_S: Final = 5e-4
+"""How long a thread may keep the interpreter from the event loop: Python's own 5 ms would show in its latency."""
 _log = structlog.get_logger(__name__)
 
 
@@ -76,7 +79,9 @@ class Sidecar:
         self.admin_port = 0
 
     async def start(self) -> None:
-        """Start serving. It does not wait for the upstream."""
+        """Start serving. It does not wait for the upstream. While it serves, threads give the interpreter up sooner."""
+        self._closing.callback(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
         try:
             for engine in self._engines.values():
                 engine.start()
@@ -114,8 +119,9 @@ class Sidecar:
 
     def _guard(self, name: str, model: LoadedModel, secret: bytes) -> GuardedModel:
         limits = self._settings.limits
-        if not isinstance(model.backends[MODEL], UpstreamBackend):  # which other clients wait for
-            model.backends[MODEL].preferred_batch = best_batch(model.backends[MODEL]).batch
+        for backend in model.backends.values():
+            if not isinstance(backend, UpstreamBackend):  # which other clients wait for
+                backend.preferred_batch = best_batch(backend).batch
         engine = Engine(
             detectors=build_detectors(model.detectors),
             backends=model.backends,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from guard import datatypes
 from guard.environment import check_providers
 from guard.errors import BackendError
 from guard.model.backend import as_logits
+from guard.model.buckets import Buckets, Run
 from guard.values import Float32Array, ModelInfo, OutputKind
 
 _DATATYPES = {
@@ -42,11 +44,19 @@ _PROVIDER_OPTIONS = {
 class OnnxBackend:
     """An ONNX model in an ONNX Runtime session with one intra-op thread, which suits a core shared with a server.
 
-    On CUDA it takes batches that are there already, and answers there, if torch knows CUDA too.
+    On CUDA it takes batches that are there already, and answers there, if torch knows CUDA too; those that it lends are
+    run in a few sizes, with input and output bound once for each. With `bound` they are anywhere: on the CPU, where a
+    row more costs as much as the others, that gains nothing.
     """
 
     def __init__(
-        self, model: bytes, info: ModelInfo, *, providers: tuple[str, ...] = ("CPUExecutionProvider",), batch: int = 32
+        self,
+        model: bytes,
+        info: ModelInfo,
+        *,
+        providers: tuple[str, ...] = ("CPUExecutionProvider",),
+        batch: int = 32,
+        bound: bool = False,
     ) -> None:
         self.info = info
         self.preferred_batch = batch
@@ -55,18 +65,32 @@ class OnnxBackend:
         self.providers = providers
         self.device = torch.device("cuda" if _CUDA in providers and torch.cuda.is_available() else "cpu")
         """Where its batches are best made."""
+        self._bind = bound or self.device.type == "cuda"
+        self._buckets: list[Buckets] = []
         self._session = open_session(model, providers)
         self._dtype = np.dtype(datatypes.WIRE_DTYPES[info.datatype])
         declared = {output.name: output.type for output in self._session.get_outputs()}
         self._output_datatype = _DATATYPES.get(declared.get(info.output_name, ""), "FP32")
 
+    def lend(self, rows: int, count: int) -> list[Tensor]:
+        """Batches of zeros to make copies in, bound now where that pays; the latest ones only."""
+        batches = [torch.zeros(rows, *self.info.shape, device=self.device) for _ in range(count)]
+        self._buckets = [Buckets(self._run_in_place, batch, self._capture) for batch in batches] if self._bind else []
+        return batches
+
     def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
         """Classify a batch; integer inputs are rounded and clipped first."""
         try:
-            output = self._run(x.detach()) if x.device.type == "cpu" else self._run_in_place(x.detach())
+            output = self._answers(x.detach())
         except Exception as exc:  # ONNX Runtime raises a dozen unrelated classes
             raise BackendError(f"ONNX Runtime failed on model {self.info.name!r}: {exc}") from exc
         return as_logits(self.info, output, len(x))
+
+    def _answers(self, x: Float[Tensor, "batch *dims"]) -> Tensor | Float32Array:
+        buckets = next((each for each in self._buckets if each.holds(x)), None)
+        if buckets is not None:
+            return buckets.run(len(x))
+        return self._run(x) if x.device.type == "cpu" else self._run_in_place(x)
 
     def _run(self, x: Float[Tensor, "batch *dims"]) -> Float32Array:
         values = x.numpy()
@@ -76,13 +100,17 @@ class OnnxBackend:
         return np.asarray(output, dtype=np.float32)
 
     def _run_in_place(self, x: Float[Tensor, "batch *dims"]) -> Tensor:
-        """Run on the device that the batch is on: input and output are bound by address."""
+        """Run on the device that the batch is on."""
+        return self._capture(self._run_in_place, x.contiguous())()
+
+    def _capture(self, _run: Run, x: Tensor) -> Callable[[], Tensor]:
+        """Bind input and output by address: what is called runs on what is in the batch then, into one output."""
         info = self.info
-        x = _as(info.datatype, x).contiguous()
+        typed = x if self._dtype == np.float32 else _as(info.datatype, x)
         output = torch.empty(len(x), info.classes, dtype=_TORCH_DTYPES[self._output_datatype], device=x.device)
         place = x.device.type, x.device.index or 0
         binding = self._session.io_binding()
-        binding.bind_input(info.input_name, *place, self._dtype, tuple(x.shape), x.data_ptr())
+        binding.bind_input(info.input_name, *place, self._dtype, tuple(x.shape), typed.data_ptr())
         binding.bind_output(
             info.output_name,
             *place,
@@ -90,13 +118,20 @@ class OnnxBackend:
             tuple(output.shape),
             output.data_ptr(),
         )
-        if x.is_cuda:  # ONNX Runtime has a stream of its own: it must not begin before torch's has made the batch
-            torch.cuda.current_stream(x.device).synchronize()
-        self._session.run_with_iobinding(binding)  # and waits for its own stream before it returns
-        return output
+
+        def run() -> Tensor:
+            if typed is not x:
+                typed.copy_(_as(info.datatype, x))
+            if x.is_cuda:  # ONNX Runtime has a stream of its own: it must not begin before torch's has made the batch
+                torch.cuda.current_stream(x.device).synchronize()
+            self._session.run_with_iobinding(binding)  # and waits for its own stream before it returns
+            return output
+
+        return run
 
     def close(self) -> None:
-        """Drop the session."""
+        """Drop the session, and what is bound to it."""
+        self._buckets = []
         del self._session
 
 

@@ -8,7 +8,6 @@ is decided. Nothing waits for a batch to fill.
 from __future__ import annotations
 
 import hmac
-import sys
 import threading
 import time
 from collections import deque
@@ -31,10 +30,9 @@ from guard.screen.trial import MODEL, Detector
 from guard.values import FaultReason, Float32Array, Screening
 
 _IDLE_S = 0.05
-_SWITCH_S = 5e-4
-"""How long this thread may keep the interpreter from the event loop: Python's own 5 ms would show in its latency."""
 _CAUTION = 1.25
-"""By how much the wait may turn out longer than expected. What expires half-way has cost evaluations for nothing."""
+"""By how much the wait may turn out longer than expected: what expires half-way has cost evaluations for nothing. Row
+10 of `benchmarks.engine` is what this and the next two were chosen by."""
 _FEW_COPIES = 32
 _NEAR_BATCHES = 20
 _log = structlog.get_logger(__name__)
@@ -80,7 +78,6 @@ class Engine:
 
     def start(self) -> None:
         """Start the engine thread."""
-        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._evaluator.start()
         self._thread.start()
 

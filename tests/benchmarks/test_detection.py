@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from benchmarks import data
 from benchmarks.detection.subjects import CALIBRATION, EVALUATION, SUBJECTS, Name
@@ -19,6 +20,8 @@ from guard.errors import DataError
 from guard.offline.calibrate import Options
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+_CHANCE = 0.001
+_MEAN = 0.08
 FOLDERS = [Path("data"), Path("../shared/data")]
 
 
@@ -61,7 +64,11 @@ def test_digits_share_no_image() -> None:
 
 
 def test_the_committed_results_come_again(tmp_path: Path) -> None:
-    """Digits calibrated, attacked and evaluated anew give every committed figure within the two intervals."""
+    """Digits calibrated, attacked and evaluated anew give the committed figures.
+
+    Not to the last one: another processor trains another detector network. With all figures compared at once, each has
+    to differ by more than chance does in one of a thousand such comparisons; and their mean moves by little.
+    """
     committed = json.loads((RESULTS / "detection-digits.json").read_text())
     workshop = Workshop(Name.DIGITS, tmp_path, images=60, seed=0, console=Console(quiet=True))
     workshop.fill(Path())
@@ -71,9 +78,12 @@ def test_the_committed_results_come_again(tmp_path: Path) -> None:
     assert len(cells) > 100
     for (name, before), (again, now) in cells:
         assert name == again
-        (low, high), (least, most) = before["interval_95"], now["interval_95"]
-        assert low <= most, name
-        assert least <= high, name
+        table = [[each["count"], each["of"] - each["count"]] for each in (before, now)]
+        assert stats.fisher_exact(table).pvalue > _CHANCE / len(cells), name
+    for rate in ("0.01", "0.05"):
+        pairs = [(before["rate"], now["rate"]) for (name, before), (_, now) in cells if name.endswith(rate)]
+        before, now = np.nanmean(np.array(pairs, dtype=float), axis=0)
+        assert abs(before - now) < _MEAN, rate
 
 
 def figures(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -54,3 +54,12 @@ def test_half_differs(odd: Odd, says: str) -> None:
     """Other labels in fp16, or other scores with the same labels, stop the benchmark."""
     with pytest.raises(SystemExit, match=says):
         list(gpu_checks.check_half(odd, replace(INFO, fingerprint="odd"), IMAGES))
+
+
+def test_all_checks() -> None:
+    """All of them together, as `make bench-gpu` runs them where there is no GPU."""
+    lines = list(gpu_checks.run(CPU, (IMAGES, IMAGES)))
+    assert len(lines) == 8
+    assert "a replayed input meets the same noise" in lines
+    assert "a replayed request gets the same answers" in lines
+    assert "ONNX Runtime, given batches where they are, agrees with torch" in lines

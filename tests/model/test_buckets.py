@@ -16,6 +16,7 @@ from guard.model.buckets import Buckets, Capture, Run, plain, sizes
 from guard.model.onnx import OnnxBackend
 from guard.model.sweep import best_batch
 from guard.model.torch import TorchBackend
+from guard.model.upstream import UpstreamBackend
 from tests.model.parts import INFO, INPUTS, WEIGHTS, linear_onnx
 
 X = torch.from_numpy(INPUTS)
@@ -121,11 +122,12 @@ def test_host_replicas_have_no_buckets() -> None:
 
 
 def test_who_lends(tmp_path: Path) -> None:
-    """A replica without memory of its own gets batches of zeros where it likes them."""
+    """Local replicas have memory of their own; one without gets batches of zeros where it likes them."""
     onnx = OnnxBackend(linear_onnx(tmp_path / "m.onnx").read_bytes(), INFO)
-    assert not isinstance(onnx, Lending)
-    assert isinstance(TorchBackend(Linear(), INFO), Lending)
-    first, second = batches_for(onnx, 5, 2)
+    other = UpstreamBackend("127.0.0.1:1", INFO)
+    assert [isinstance(each, Lending) for each in (onnx, TorchBackend(Linear(), INFO), other)] == [True, True, False]
+    first, second = batches_for(other, 5, 2)
+    other.close()
     assert first.shape == second.shape == (5, 4)
     assert first.data_ptr() != second.data_ptr()
     assert not first.any()

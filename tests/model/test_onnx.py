@@ -99,6 +99,25 @@ def test_bound_by_address(tmp_path: Path, datatype: str, onnx_type: int) -> None
         torch.testing.assert_close(backend._run_in_place(batch), backend.logits(batch), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("datatype", "onnx_type"),
+    [("FP32", TensorProto.FLOAT), ("FP16", TensorProto.FLOAT16), ("UINT8", TensorProto.UINT8)],
+)
+def test_bound_once(tmp_path: Path, datatype: str, onnx_type: int) -> None:
+    """As on CUDA: batches that it lends are bound once for each bucket, and read whenever they are run."""
+    content = linear_onnx(tmp_path / "model.onnx", onnx_type=onnx_type).read_bytes()
+    backend = OnnxBackend(content, replace(INFO, datatype=datatype), bound=True)
+    plain = OnnxBackend(content, replace(INFO, datatype=datatype))
+    batches = backend.lend(6, 2)
+    for number, copies in ((0, 6), (1, 3), (0, 1), (1, 5), (0, 4)):
+        x = 10 * torch.rand(copies, 4, generator=torch.Generator().manual_seed(copies))
+        batches[number][:copies] = x
+        torch.testing.assert_close(backend.logits(batches[number][:copies]), plain.logits(x), rtol=0, atol=0)
+    elsewhere = batches[0][1:3]
+    torch.testing.assert_close(backend.logits(elsewhere), plain.logits(elsewhere.clone()), rtol=0, atol=0)
+    backend.close()
+
+
 def test_bound_to_another_shape(tmp_path: Path) -> None:
     """Where the model's answers would not fit the memory bound for them, nothing is written and the run fails."""
     for classes in (2, 10):

@@ -1,0 +1,107 @@
+"""The engine's benchmark in small: every row on a few random images, and what is written of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import data, models
+from benchmarks.engine import certificates, clock, detectors, load, testing
+from benchmarks.engine.bench import Bench, Size
+from benchmarks.engine.subject import Subject, subject
+from benchmarks.engine.table import Row, merged, write
+
+SMALL = Size(engine_images=4, slow_images=1, rounds=2)
+
+
+@pytest.fixture(scope="module")
+def lenet() -> Subject:
+    """LeNet-5 and coarse random images, some of them moved by an attack."""
+    pixels = np.kron(np.random.default_rng(0).random((40, 1, 7, 7), np.float32), np.ones((1, 1, 4, 4), np.float32))
+    source = data.Images(pixels, np.zeros(len(pixels), np.int64))
+    found = subject("LeNet-5", models.lenet5(), models.LENET5_SHAPE, source, 40, epsilon=0.2, seed=0)
+    return replace(found, attacked=pixels[:5]) if not len(found.attacked) else found
+
+
+@pytest.fixture
+def bench(lenet: Subject) -> Iterator[Bench]:
+    """Rows of few images."""
+    made = Bench(lenet, SMALL, 0)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("measure", "numbers", "bounded"),
+    [
+        (testing.rho, [1, 1], False),
+        (testing.sprt, [2, 2, 3, 3], True),
+        (certificates.fixed, [4, 4], True),
+        (certificates.sequential, [5, 5], True),
+        (certificates.confidence_sequence, [6], True),
+        (detectors.squeezing, [7], True),
+        (detectors.network, [7], True),
+        (testing.shared_stream, [8], True),
+    ],
+)
+def test_rows(bench: Bench, measure: Callable[[Bench], Iterator[Row]], numbers: list[int], *, bounded: bool) -> None:
+    """Each comparison gives its rows, with what was measured between the least and the largest round, or near them."""
+    rows = list(measure(bench))
+    assert [row.number for row in rows] == numbers
+    for row in rows:
+        assert row.model == "LeNet-5"
+        assert 0 < row.low <= row.measured <= row.high < math.inf
+        assert (row.ceiling is not None and row.ceiling > 0) == bounded
+
+
+def test_detectors_answer_alike(bench: Bench) -> None:
+    """Row 7 compares the same work: the scores of both sides are the same."""
+    for measure in (detectors.squeezing, detectors.network):
+        (row,) = measure(bench)
+        apart = float(row.detail.split("differ by ")[1].split()[0])
+        assert apart < 1e-4
+
+
+def test_loads(lenet: Subject) -> None:
+    """Load, echo and overload give shares and ratios."""
+    rows = [*load.poisson(lenet, 0.6, 0), *load.overload(lenet, 0.6, 0), *load.echo(lenet, 1.2, 0)]
+    assert [row.number for row in rows] == [9, 10, 10, 9]
+    assert all(0 <= row.low <= row.measured <= row.high for row in rows)
+    assert rows[0].high <= 1
+
+
+def test_written(tmp_path: Path) -> None:
+    """Of several runs the median counts, and a row holds only if each does; a row that does not says why."""
+    first = Row(1, "rho", "LeNet-5", 1.1, 1.0, 1.3, 1.15, "at most", "some work")
+    second = Row(2, "one at a time", "LeNet-5", 150.0, 120.0, 160.0, 140, "at least", "other work", 200.0)
+    runs = [[first, second], [replace(first, measured=1.2), second], [replace(first, measured=1.0), second]]
+    rows = merged(runs)
+    assert [(row.measured, row.runs, row.holds) for row in rows] == [
+        (1.1, (1.1, 1.2, 1.0), False),
+        (150.0, (150.0, 150.0, 150.0), True),
+    ]
+    write(rows, tmp_path)
+    found = json.loads((tmp_path / "engine.json").read_text())
+    assert [row["holds"] for row in found["rows"]] == [False, True]
+    assert found["rows"][0]["reason"]
+    assert {"commit", "processor", "torch", "command"} < found["about"].keys()
+    table = (tmp_path / "engine.md").read_text()
+    assert "1.1, 1.2, 1" in table
+    assert "- Row 1." in table
+    assert "- Row 2." not in table
+    assert (tmp_path / "engine.png").stat().st_size > 10_000
+
+
+def test_ratios() -> None:
+    """The median of the rounds, or with `pooled` the ratio of sums; what ran beside is measured in every round."""
+    above, below, beside = iter([2.0, 30.0, 4.0]), iter([1.0, 10.0, 1.0]), iter([1.0, 2.0, 9.0])
+    found = clock.ratio(lambda: next(above), lambda: next(below), 3, beside=lambda: next(beside))
+    assert found == (3.0, 2.0, 4.0, 4.0, 2.0)
+    above, below = iter([2.0, 30.0]), iter([1.0, 10.0])
+    assert clock.ratio(lambda: next(above), lambda: next(below), 2, pooled=True)[:4] == (32 / 11, 2.0, 3.0, 16.0)

@@ -18,7 +18,7 @@ from benchmarks.engine import certificates, detectors, load, testing
 from benchmarks.engine.bench import SIZES, Bench
 from benchmarks.engine.subject import Subject
 from benchmarks.engine.subject import load as load_subjects
-from benchmarks.engine.table import Row, merged, write
+from benchmarks.engine.table import Row, machine, merged, write
 
 _LOAD_S = 12.0
 
@@ -35,7 +35,7 @@ def main(
     """Measure the screening engine beside every reference, and write the table."""
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    console = Console()
+    console, about = Console(), machine("benchmarks.engine")  # before files change under a long run
     console.print("Loading models and images, and trying batch sizes")
     subjects = load_subjects(data, seed=seed)
     gc.freeze()
@@ -55,7 +55,7 @@ def main(
     rows = merged(measured)
     console.print(f"{sum(row.holds for row in rows)} of {len(rows)} hold")
     if only is None:
-        write(rows, out)
+        write(rows, out, about)
         console.print(f"written to {out}/engine.json, .md and .png")
 
 

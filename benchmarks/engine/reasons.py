@@ -35,7 +35,7 @@ REASONS: Final = {
         "a full batch costs a third to a quarter of what it does alone, so that is the most batching gains: a smaller "
         "network would help, and would detect less."
     ),
-    8: "What one stream saves is evaluations, and on these images the two tests together need 1.3 times as many apart.",
+    8: "What one stream saves is evaluations, and on these images the two tests together need 1.2 to 1.3 times as many apart.",
     9: (
         "Client, event loop and engine share two cores: a busy one is given up for a waking thread after a slice of "
         "some milliseconds. A process for the engine and other priorities were tried, and changed it by less than its "

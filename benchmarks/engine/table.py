@@ -106,10 +106,9 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def write(rows: Sequence[Row], folder: Path) -> None:
-    """Write engine.json, engine.md and engine.png."""
+def write(rows: Sequence[Row], folder: Path, about: dict[str, str]) -> None:
+    """Write engine.json, engine.md and engine.png. `about` is what the figures were measured with."""
     folder.mkdir(parents=True, exist_ok=True)
-    about = machine("benchmarks.engine")
     shown = [{**asdict(row), "holds": row.holds, "reason": _reason(row)} for row in rows]
     (folder / "engine.json").write_text(json.dumps({"about": about, "rows": shown}, indent=1) + "\n")
     (folder / "engine.md").write_text(markdown(rows, about))

@@ -15,7 +15,7 @@ from benchmarks import data, models
 from benchmarks.engine import certificates, clock, detectors, load, testing
 from benchmarks.engine.bench import Bench, Size
 from benchmarks.engine.subject import Subject, subject
-from benchmarks.engine.table import Row, merged, write
+from benchmarks.engine.table import Row, machine, merged, write
 
 SMALL = Size(engine_images=4, slow_images=1, rounds=2)
 
@@ -86,7 +86,7 @@ def test_written(tmp_path: Path) -> None:
         (1.1, (1.1, 1.2, 1.0), False),
         (150.0, (150.0, 150.0, 150.0), True),
     ]
-    write(rows, tmp_path)
+    write(rows, tmp_path, machine("benchmarks.engine"))
     found = json.loads((tmp_path / "engine.json").read_text())
     assert [row["holds"] for row in found["rows"]] == [False, True]
     assert found["rows"][0]["reason"]

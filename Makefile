@@ -15,6 +15,7 @@ INSTALLED := $(VENV)/.installed
 
 # Real images to measure on: mnist.npz and cifar10-jpeg.zip.
 DATA ?= $(firstword $(wildcard data ../shared/data) data)
+RUNS ?= 1
 
 .PHONY: help demo test bench bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak env triton lint format proto schema constraints clean distclean
 
@@ -28,8 +29,8 @@ test: lint triton ## Run every check and the whole test suite, with a real Trito
 	@echo "== pytest"
 	@$(BIN)/pytest
 
-bench: $(INSTALLED) ## Measure the screening engine beside every reference (under fifteen minutes; DATA=folder of images)
-	@$(BIN)/python -m benchmarks.engine --data $(DATA)
+bench: $(INSTALLED) ## Measure the screening engine beside every reference (twelve minutes a run; DATA=folder of images, RUNS=3)
+	@$(BIN)/python -m benchmarks.engine --data $(DATA) --runs $(RUNS)
 
 bench-gpu: $(INSTALLED) ## Check the engine on a GPU and measure it there (under eight minutes; without a GPU: the checks only)
 	@$(BIN)/python -m benchmarks.engine.gpu --data $(DATA)

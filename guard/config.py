@@ -11,11 +11,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from guard import sharing
+from guard.transport import Compression, ListenTls, RestrictedProtocol, SocketAccess, UpstreamTls
 from guard.values import Action, Mode
 
 MEBIBYTE = 1024 * 1024
 LARGEST_GRPC_BYTES = 2**31 - 1
 """gRPC keeps message sizes in a signed 32-bit integer."""
+
+VERSION_MARK = "@"
+"""Stands between a model's name and a version of it, where a policy is for one version only."""
+
+MODEL_NAME = f"[^{VERSION_MARK}]+({VERSION_MARK}[^{VERSION_MARK}]+)?"
+"""What policies are listed under."""
 
 _HOST_PORT = r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})"
 _UNIX = r"unix:\S+"
@@ -35,6 +42,12 @@ def host_and_port(address: str) -> tuple[str, int]:
     if port > _LARGEST_PORT:
         raise ValueError(f"port {port} is over {_LARGEST_PORT}")
     return host, port
+
+
+def model_and_version(name: str) -> tuple[str, str]:
+    """The model that a policy is for, and its version: "" where the name has none."""
+    model, _, version = name.partition(VERSION_MARK)
+    return model, version
 
 
 def _checked(address: str) -> str:
@@ -99,6 +112,13 @@ class Unlisted(StrEnum):
     PASS = "pass"  # noqa: S105 - a policy, not a password
 
 
+class SharedMemory(StrEnum):
+    """What is made of tensors in shared memory."""
+
+    DENY = "deny"
+    COPY = "copy"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -121,12 +141,43 @@ class Upstream(_Section):
         strict=True,
         description="largest gRPC message in either direction, in bytes",
     )
+    tls: UpstreamTls | None = Field(
+        None, description="TLS towards the upstream; {} where nothing of it has to be said. Without it there is none"
+    )
+    restricted_protocol: RestrictedProtocol | None = Field(
+        None, description="the secret of a Triton with --grpc-restricted-protocol, which refuses who comes without it"
+    )
+    compression: Compression = Field(
+        Compression.NONE, description="of requests to the upstream: none, gzip or deflate; it costs Guard's CPU"
+    )
+    keepalive_s: float = Field(
+        310.0,
+        ge=1,
+        strict=True,
+        allow_inf_nan=False,
+        description="silence during a call after which Guard asks whether the upstream is there, in seconds; servers "
+        "cut off who asks more often than they allow, which by default is every 300",
+    )
 
 
 class Listen(_Section):
     """Where Guard serves."""
 
-    address: HostPort = Field("0.0.0.0:8011", description="host:port of Guard's gRPC endpoint")
+    address: HostPortOrUnix = Field("0.0.0.0:8011", description="host:port or unix:path of Guard's gRPC endpoint")
+    http_address: HostPort | None = Field(
+        None, description="host:port of Guard's HTTP endpoint, which has the same protocol; without it there is none"
+    )
+    tls: ListenTls | None = Field(None, description="TLS towards clients; without it there is none")
+    socket_access: SocketAccess = Field(
+        SocketAccess.GROUP, description="who may open the socket of a unix:path: owner, group or everyone"
+    )
+    keepalive_s: float = Field(
+        60.0,
+        ge=1,
+        strict=True,
+        allow_inf_nan=False,
+        description="silence after which Guard asks whether a client is there, in seconds",
+    )
     admin_address: HostPort = Field("127.0.0.1:9011", description="host:port of /metrics, /livez and /readyz")
 
 
@@ -136,6 +187,13 @@ class Limits(_Section):
     max_queued_items: Count = Field(256, description="items waiting for the engine, over which Guard is overloaded")
     max_live_items: Count = Field(64, description="items the engine screens at once")
     max_batch_items: Count = Field(256, description="items in one request")
+    max_inflight_bytes: Count = Field(
+        512 * MEBIBYTE, description="bytes of all requests that are in flight, over which Guard is overloaded"
+    )
+    max_concurrent_streams: Count = Field(
+        1024, description="calls at once on one connection; a client that has more waits with them"
+    )
+    max_image_pixels: Count = Field(25_000_000, description="pixels of one encoded image, before it is resized")
     max_remembered_queries: Count = Field(
         65_536, description="queries of a model that are remembered, at about a hundred bytes each"
     )
@@ -197,6 +255,12 @@ class ModelPolicy(_Section):
         description="keep the rate with this confidence over the draw of the calibration samples, for example 0.95, "
         "instead of on average",
     )
+    speculative: bool = Field(
+        default=False,
+        strict=True,
+        description="in enforce mode, have the guarded server run while screening does, and hold its answer back until "
+        "the verdict: less latency, and the server computes for nothing what is rejected",
+    )
     on_unscreened: Action = Field(Action.REJECT, description="what to do with what could not be screened")
     on_abstain: Action = Field(Action.FLAG, description="what to do where the detectors can't tell")
     certificate: Certify = Field(
@@ -241,10 +305,20 @@ class Settings(_Section):
     limits: Limits = Field(Limits(), description="bounds on what one Guard holds at a time")
     query_store: QueryStore = Field(QueryStore(), description="where replicas share the queries that they remember")
     unlisted_models: Unlisted = Field(Unlisted.DENY, description="deny, or pass unscreened (and counted)")
+    shared_memory: SharedMemory = Field(
+        SharedMemory.DENY,
+        description="tensors in system shared memory: deny, or, for gRPC clients on the same machine, copy them into "
+        "the request that is screened and sent on, with regions registered at Guard; CUDA regions are always denied",
+    )
     noise_secret_file: Path | None = Field(
         None,
         description="file whose bytes seed the noise and key the fingerprints of queries; without it a fresh secret is "
         "drawn at start. Replicas of one deployment share it, so that a replayed request gets the same answer from "
         "each",
     )
-    models: dict[str, ModelPolicy] = Field(default_factory=dict, description="policy by model name")
+    models: dict[str, ModelPolicy] = Field(
+        default_factory=dict,
+        description="policy by model name, for the version that the server answers with by default; NAME@VERSION for "
+        "another version",
+        json_schema_extra={"propertyNames": {"pattern": f"^{MODEL_NAME}$"}},
+    )

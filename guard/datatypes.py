@@ -57,12 +57,27 @@ def float32_to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return ((bits + rounding) >> 16).astype(np.uint16)
 
 
-def to_wire(datatype: str, values: npt.NDArray[np.float32]) -> bytes:
-    """Serialise float32 values as a raw tensor of a numeric data type; integers are rounded and clipped to range."""
+def to_array(datatype: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
+    """Float32 values as a numeric data type has them, BF16 as bits; integers are rounded and clipped to range."""
     if datatype == BF16:
-        return float32_to_bf16(values).tobytes()
+        return float32_to_bf16(values)
     dtype = WIRE_DTYPES[datatype]
     if dtype.kind in "ui":
         limits = np.iinfo(dtype.str)
-        return np.clip(np.rint(values), limits.min, limits.max).astype(dtype).tobytes()
-    return values.astype(dtype).tobytes()
+        return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
+    return values.astype(dtype)
+
+
+def to_wire(datatype: str, values: npt.NDArray[np.float32]) -> bytes:
+    """Serialise float32 values as a raw tensor of a numeric data type."""
+    return to_array(datatype, values).tobytes()
+
+
+def held(datatype: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What a numeric data type holds of float32 values: the values that a server reads of what a client sends."""
+    if datatype == "FP32":
+        return values
+    stored = to_array(datatype, values)
+    if datatype == BF16:
+        return bf16_to_float32(stored.astype(np.uint16, copy=False))
+    return stored.astype(np.float32)

@@ -4,7 +4,8 @@
 
     GuardError
     ├── ConfigError            a setting or policy is wrong
-    │   └── AddressUnusable    ... an address to listen on
+    │   ├── AddressUnusable    ... an address to listen on
+    │   └── FileUnusable       ... a file that it names
     ├── EnvironmentProblem     the installation can't do what was asked
     ├── DataError              calibration or evaluation data can't be used
     ├── ProfileError           a profile can't be read
@@ -14,14 +15,17 @@
     │   ├── MalformedRequest   broken protobuf, a shape that disagrees with the bytes, a wrong dtype
     │   ├── NonFiniteInput     NaN or infinity in a tensor
     │   ├── MessageTooLarge    more bytes than `upstream.max_message_bytes`
+    │   ├── RequestTooSlow     a body that did not arrive in time
     │   ├── MethodDenied       a method that Guard never lets through
     │   ├── ModelNotListed     a model that the policy doesn't name
     │   └── Unsupported        a method, or a form of one, that Guard doesn't know
-    │       └── Compressed     ... a compressed message
+    │       ├── UnknownPath    ... a path of HTTP
+    │       └── WrongMethod    ... POST to a path that only answers GET, or the reverse
     ├── ScreeningError         Guard was unable to screen
     │   ├── Overloaded         the queue is full
     │   ├── DeadlineExceeded   the time allowed ran out
-    │   └── EngineStopped      the engine thread isn't running
+    │   ├── EngineStopped      the engine thread isn't running
+    │   └── OtherShape         items of a shape that the model takes and the profile does not know
     ├── BackendError           a replica failed
     │   └── BackendTimeout     ... or did not answer in time
     ├── UpstreamUnavailable    the guarded server can't be reached
@@ -60,6 +64,18 @@ class AddressUnusable(ConfigError):
         self.address = address
         self.setting = setting
         self.why = why
+
+
+class FileUnusable(ConfigError):
+    """A file that a setting names can't be used. `setting` is the name of the setting."""
+
+    code = "file"
+
+    def __init__(self, setting: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}; {remedy}")
+        self.setting = setting
+        self.problem = problem
+        self.remedy = remedy
 
 
 class EnvironmentProblem(GuardError):
@@ -119,6 +135,12 @@ class MessageTooLarge(RequestError):
     code = "message_too_large"
 
 
+class RequestTooSlow(RequestError):
+    """A body that did not arrive in time."""
+
+    code = "request_too_slow"
+
+
 class MethodDenied(RequestError):
     """A method that Guard never lets through, because it would change what was screened."""
 
@@ -132,15 +154,21 @@ class ModelNotListed(RequestError):
 
 
 class Unsupported(RequestError):
-    """A method that Guard doesn't know, or a stream, which it does not screen yet."""
+    """A method that Guard doesn't know."""
 
     code = "unimplemented"
 
 
-class Compressed(Unsupported):
-    """A compressed message."""
+class UnknownPath(Unsupported):
+    """A path of HTTP that the protocol doesn't have."""
 
-    code = "compressed"
+    code = "unknown_path"
+
+
+class WrongMethod(Unsupported):
+    """A method of HTTP that a path does not answer."""
+
+    code = "wrong_method"
 
 
 class ScreeningError(GuardError):
@@ -165,6 +193,16 @@ class EngineStopped(ScreeningError):
     """The engine thread isn't running."""
 
     code = "engine_stopped"
+
+
+class OtherShape(ScreeningError):
+    """Items of a shape that the model takes, and that the profile knows nothing of. `items` is how many."""
+
+    code = "other_shape"
+
+    def __init__(self, message: str, items: int) -> None:
+        super().__init__(message)
+        self.items = items
 
 
 class BackendError(GuardError):

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 import structlog
 
-from guard.config import ModelPolicy, Queries, Unlisted
+from guard.config import Queries, Unlisted
 from guard.decide import universal
 from guard.decide.decide import decide, pass_unlisted, unscreened_item
-from guard.decide.drift import Drift
-from guard.decide.judge import Judge
 from guard.decide.probing import with_probing
 from guard.decide.universal import UniversalWatch
+from guard.decode.encoded import encoded_images
 from guard.decode.tensors import decode
-from guard.errors import DeadlineExceeded, GuardError, MalformedRequest, ModelNotListed, Overloaded, RequestError
+from guard.errors import (
+    BackendTimeout,
+    DeadlineExceeded,
+    GuardError,
+    MalformedRequest,
+    OtherShape,
+    Overloaded,
+    RequestError,
+)
+from guard.listed import GuardedModel, Listed
 from guard.observe.logs import log_decision, log_drift
 from guard.observe.metrics import Metrics
 from guard.queries import watch
 from guard.queries.watch import QueryWatch
 from guard.screen.engine import Engine
 from guard.values import (
+    Course,
     Decision,
     Fault,
     FaultReason,
@@ -33,7 +44,6 @@ from guard.values import (
     InferRequest,
     ItemDecision,
     Mode,
-    ModelInfo,
     Probing,
     Screening,
     SharedPerturbation,
@@ -48,35 +58,47 @@ _Found = TypeVar("_Found", Probing, SharedPerturbation)
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class GuardedModel:
-    """A model under guard.
-
-    `unverified` says why a version of it ("" for the server's own) is not known to be the profile's; None if it is.
-    `watch` remembers its queries and `drift` looks for drift, None where the policy says not to. `universal` compares
-    what is flagged, None where inputs are no images.
-    """
-
-    info: ModelInfo
-    policy: ModelPolicy
-    judge: Judge
-    engine: Engine
-    unverified: Callable[[str], str | None]
-    watch: QueryWatch | None = None
-    drift: Drift | None = None
-    universal: UniversalWatch | None = None
-
-
 class Gate:
-    """Screens requests and decides about them."""
+    """Screens requests and decides about them.
+
+    What it guards can be swapped in one step. A request keeps to what it began with if it goes by a gate of `now`.
+    """
 
     def __init__(
         self, models: Mapping[str, GuardedModel], *, unlisted: Unlisted, max_batch_items: int, metrics: Metrics
     ) -> None:
-        self._models = models
-        self._unlisted = unlisted
+        self._listed = Listed(models, unlisted)
         self._max_batch_items = max_batch_items
         self._metrics = metrics
+
+    def swap(self, listed: Listed) -> Listed:
+        """Guard other models from now on: what was listed before."""
+        before, self._listed = self._listed, listed
+        return before
+
+    def now(self) -> Gate:
+        """A gate that keeps to what is listed now."""
+        return copy.copy(self)
+
+    def listed_as(self, model: str, version: str) -> str:
+        """The name that the policy has for a version of a model; where it has none, the model's."""
+        guarded = self._listed.get(model, version)
+        return model if guarded is None else guarded.info.name
+
+    def course(self, model: str, version: str = "") -> Course:
+        """When a request for a model may reach the guarded server.
+
+        Raises:
+            MalformedRequest: it names no model.
+            ModelNotListed: the policy denies models, or versions, that it does not name.
+        """
+        guarded = self._listed.find(model, version)
+        if guarded is None:
+            return Course.BEFORE
+        policy = guarded.policy
+        if policy.mode is Mode.SHADOW:
+            return Course.BEHIND
+        return Course.BESIDE if policy.mode is Mode.FLAG or policy.speculative else Course.BEFORE
 
     async def screen(
         self, request: InferRequest, *, decision_id: str, deadline_s: float | None, client: str = ""
@@ -86,47 +108,50 @@ class Gate:
         `decision_id` is the decision's, and is in every line that is logged on the way. Clients take turns.
 
         Raises:
-            ModelNotListed: the policy denies models it does not name.
+            ModelNotListed: the policy denies models, or versions, that it does not name.
             RequestError: the request can't be understood, unless the model is in shadow mode, which refuses nothing.
         """
-        guarded = self._models.get(request.model_name)
-        if guarded is None:
-            decision = self._pass_unlisted(request, decision_id)
-        else:
-            decision = await self._decide(request, guarded, decision_id, deadline_s, client)
+        listed = self._listed
+        guarded = listed.find(request.model_name, request.model_version)
+        listed.screening += 1
+        try:
+            if guarded is None:
+                decision = pass_unlisted(decision_id, request.model_name)
+            else:
+                decision = await self._decide(request, guarded, decision_id, deadline_s, client)
+                if guarded.approximate:
+                    decision = replace(decision, approximate=True)
+        finally:
+            listed.screening -= 1
         self._metrics.decided(decision)
         log_decision(_log, decision)
         return decision
 
     def unverified(self, request: InferRequest) -> str:
         """Why the model of a request is not verified, for the client; "" if it is, or is not under guard."""
-        guarded = self._models.get(request.model_name)
+        guarded = self._listed.get(request.model_name, request.model_version)
         return (guarded and guarded.unverified(request.model_version)) or ""
-
-    def _pass_unlisted(self, request: InferRequest, decision_id: str) -> Decision:
-        if not request.model_name:
-            raise MalformedRequest("the request names no model: fill in its `model_name`")
-        if self._unlisted is Unlisted.DENY:
-            raise ModelNotListed(
-                f"model {request.model_name!r} is not under guard: name it in the policy's `models`, "
-                "or set `unlisted_models: pass`"
-            )
-        return pass_unlisted(decision_id, request.model_name)
 
     async def _decide(
         self, request: InferRequest, guarded: GuardedModel, decision_id: str, deadline_s: float | None, client: str
     ) -> Decision:
-        name, policy = request.model_name, guarded.policy
+        name, policy = guarded.info.name, guarded.policy
+        budget_s = policy.screening_budget_s if deadline_s is None else min(policy.screening_budget_s, deadline_s)
+        ends_s = time.monotonic() + budget_s
         try:
-            inputs = self._decode(request, guarded)
-        except RequestError:
-            if policy.mode is not Mode.SHADOW:
+            inputs = await self._inputs(request, guarded, budget_s)
+        except OtherShape as error:
+            self._check_batch(error.items)
+            items = tuple(unscreened_item(UnscreenedReason.OTHER_SHAPE) for _ in range(error.items))
+            return decide(decision_id, name, policy, items)
+        except GuardError as error:
+            if isinstance(error, RequestError) and policy.mode is not Mode.SHADOW:
                 raise
-            return decide(decision_id, name, policy, (unscreened_item(UnscreenedReason.INVALID_INPUT),))
+            return decide(decision_id, name, policy, (unscreened_item(_why_unread(error, decision_id)),))
         if guarded.unverified(request.model_version) is not None:
             items = tuple(unscreened_item(UnscreenedReason.UNVERIFIED) for _ in inputs)
             return decide(decision_id, name, policy, items)
-        budget_s = policy.screening_budget_s if deadline_s is None else min(policy.screening_budget_s, deadline_s)
+        budget_s = ends_s - time.monotonic()
         probing = asyncio.create_task(_look_back(guarded.watch, inputs, budget_s, client))
         try:
             screened = await _screen_all(guarded.engine, inputs, budget_s, decision_id, client)
@@ -142,14 +167,37 @@ class Gate:
         items = await _compare_flagged(guarded.universal, inputs, items)
         return decide(decision_id, name, policy, items, [s.spent for s in screened if isinstance(s, Screening)])
 
-    def _decode(self, request: InferRequest, guarded: GuardedModel) -> Float32Array:
-        inputs = decode(request, guarded.info)
-        if len(inputs) > self._max_batch_items:
+    async def _inputs(self, request: InferRequest, guarded: GuardedModel, budget_s: float) -> Float32Array:
+        if guarded.images is None:
+            inputs = decode(request, guarded.info)
+            self._check_batch(len(inputs))
+            return inputs
+        images = encoded_images(request, guarded.images.preprocessing.input)
+        self._check_batch(len(images))
+        try:
+            async with asyncio.timeout(budget_s):
+                return await asyncio.wrap_future(guarded.images.submit(images, budget_s))
+        except TimeoutError:
+            raise DeadlineExceeded("images could not be decoded in the time allowed") from None
+
+    def _check_batch(self, items: int) -> None:
+        if items > self._max_batch_items:
             raise MalformedRequest(
-                f"the request holds {len(inputs)} items and Guard screens {self._max_batch_items} at most: "
+                f"the request holds {items} items and Guard screens {self._max_batch_items} at most: "
                 "send smaller batches, or raise `limits.max_batch_items`"
             )
-        return inputs
+
+
+def _why_unread(error: GuardError, decision_id: str) -> UnscreenedReason:
+    """Why there is nothing to screen."""
+    match error:
+        case RequestError():
+            return UnscreenedReason.INVALID_INPUT
+        case DeadlineExceeded() | BackendTimeout():
+            return UnscreenedReason.DEADLINE
+        case _:
+            _log.warning("images could not be preprocessed", decision_id=decision_id, error=str(error))
+            return UnscreenedReason.FAULT
 
 
 async def _look_back(

@@ -5,6 +5,7 @@ Nothing here decides anything, and nothing here imports from guard, so every mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -49,6 +50,14 @@ class Action(StrEnum):
         return (Action.FORWARD, Action.FLAG, Action.REJECT).index(self)
 
 
+class Course(StrEnum):
+    """When the upstream gets a request: once it is judged, while it is judged, or with no regard to it."""
+
+    BEFORE = "before"
+    BESIDE = "beside"
+    BEHIND = "behind"
+
+
 class UnscreenedReason(StrEnum):
     """Why nobody looked. A closed set: it labels a metric."""
 
@@ -58,6 +67,7 @@ class UnscreenedReason(StrEnum):
     UNLISTED_MODEL = "unlisted_model"
     UNVERIFIED = "unverified"
     INVALID_INPUT = "invalid_input"
+    OTHER_SHAPE = "other_shape"
 
 
 class FaultReason(StrEnum):
@@ -67,6 +77,23 @@ class FaultReason(StrEnum):
     NON_FINITE_OUTPUT = "non_finite_output"
     DETECTOR = "detector"
     DEADLINE = "deadline"
+
+
+class Layout(StrEnum):
+    """Where height, width and channels of an input are, without the batch dimension; none where it is no image."""
+
+    HW = "hw"
+    CHW = "chw"
+    HWC = "hwc"
+    NONE = "none"
+
+
+class Reloaded(StrEnum):
+    """What became of a policy that was read again. A closed set: it labels a metric."""
+
+    SWAPPED = "swapped"
+    UNCHANGED = "unchanged"
+    REFUSED = "refused"
 
 
 class DriftScope(StrEnum):
@@ -97,7 +124,8 @@ class ModelInfo:
 
     `shape` is one input without the batch dimension; `bounds` are the least and largest value of benign inputs;
     `batched` says whether the model takes a leading batch dimension, and `max_batch` how many items at once (None:
-    any number); `fingerprint` is a hex SHA-256 that changes when the model does.
+    any number); `fingerprint` is a hex SHA-256 that changes when the model does. Without a `layout` the shape tells.
+    `free` are the axes of `shape` along which the model takes any size, not only what it was calibrated with.
     """
 
     name: str
@@ -111,6 +139,8 @@ class ModelInfo:
     fingerprint: str
     batched: bool = True
     max_batch: int | None = None
+    layout: Layout | None = None
+    free: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +325,10 @@ class DriftChange:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict on a request (belief), what the policy wants (wish) and what is done in this mode (deed)."""
+    """The verdict on a request (belief), what the policy wants (wish) and what is done in this mode (deed).
+
+    `model` is the name that the policy has for it. `budget_s` is how long the policy lets screening take.
+    """
 
     id: str
     model: str
@@ -307,6 +340,8 @@ class Decision:
     items: tuple[ItemDecision, ...]
     reason: UnscreenedReason | None = None
     spent: Mapping[str, int] = field(default_factory=dict)
+    approximate: bool = False
+    budget_s: float = math.inf
 
     @property
     def culprits(self) -> tuple[int, ...]:

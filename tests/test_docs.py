@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 METRICS = ROOT / "docs" / "metrics.md"
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-_MARKS = {"guard_verdict", "guard_id", "guard_items"}
+_MARKS = {"guard_verdict", "guard_id", "guard_items", "guard_approximate"}
 
 
 def code_lines(document: Path) -> list[str]:
@@ -77,9 +77,14 @@ def registry() -> CollectorRegistry:
         calibration_samples=400,
         created="2025-01-02T03:04:05Z",
     )
+    metrics.policy_in_force("1a2b")
     metrics.watch_queue("digits", lambda: 0)
     metrics.watch_memory("digits", lambda: 0)
     metrics.watch_sharing("digits", lambda: True)
+    for hop, ca in (("listen", "client_ca_file"), ("upstream", "ca_file")):
+        ends = {f"{hop}.tls.{name}": lambda: 0.0 for name in ("certificate_file", ca)}
+        metrics.watch_credentials(f"{hop}.tls", lambda: False, ends)
+    metrics.watch_credentials("upstream.restricted_protocol", lambda: False, {})
     metrics.watch_drift("digits", suspected=lambda: None, evidence=lambda _scope: 0.0)
     return metrics.registry
 

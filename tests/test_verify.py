@@ -19,6 +19,7 @@ from guard.profile.profile import Canaries
 from guard.values import ModelInfo
 from guard.verify import Verifier
 from tests.support.digits import DigitsData
+from tests.support.links import link
 
 DIFFERS = "the served model differs from the one in the profile"
 UNREACHABLE = "no inference server answers at"
@@ -73,7 +74,7 @@ async def start() -> AsyncIterator[Start]:
 @asynccontextmanager
 async def watching(address: str, info: ModelInfo, canaries: Canaries) -> AsyncIterator[Verifier]:
     """A verifier at work that asks often, and compares only when it must."""
-    verifier = Verifier(address, info, canaries, poll_interval_s=0.01, compare_interval_s=1e6)
+    verifier = Verifier(link(address), info, canaries, poll_interval_s=0.01, compare_interval_s=1e6)
     verifier.start()
     try:
         yield verifier
@@ -90,7 +91,7 @@ async def problem(verifier: Verifier, says: str | None) -> None:
 
 async def test_nothing_passes_unasked(info: ModelInfo, canaries: Canaries) -> None:
     """Before the first comparison the model has not passed, and the problem says so; stopping then is fine."""
-    verifier = Verifier("127.0.0.1:1", info, canaries)
+    verifier = Verifier(link("127.0.0.1:1"), info, canaries)
     assert verifier.unverified() == "the served model was not compared with its profile yet; retry in a moment"
     assert verifier.problem == "the served model was not compared with the profile yet"
     await verifier.stop()
@@ -141,7 +142,7 @@ async def test_another_model_stays_a_problem(
 ) -> None:
     """Until the right model is served each check compares again; none between comparisons makes the problem go."""
     _, address = await start(retrained)
-    verifier = Verifier(address, info, canaries, compare_interval_s=1e6)
+    verifier = Verifier(link(address), info, canaries, compare_interval_s=1e6)
     answers = [await asyncio.to_thread(verifier._check) for _ in range(3)]
     assert [answer is not None and answer.startswith(DIFFERS) for answer in answers] == [True] * 3
     await verifier.stop()

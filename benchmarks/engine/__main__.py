@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,6 @@ def main(
 ) -> None:
     """Measure the screening engine beside every reference, and write the table."""
     torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     console, about = Console(), machine("benchmarks.engine")  # before files change under a long run
     console.print("Loading models and images, and trying batch sizes")
     subjects = load_subjects(data, seed=seed)
@@ -61,7 +59,7 @@ def main(
 
 def _line(row: Row) -> str:
     mark = "[green]holds[/]" if row.holds else "[red]does not hold[/]"
-    ceiling = "" if row.ceiling is None else f", at most {row.ceiling:.3g} here"
+    ceiling = "" if row.ceiling is None else f", about {row.ceiling:.3g} from evaluations alone"
     return (
         f"{row.number:>2}  {row.compare}, {row.model}: {row.measured:.3g} ({row.low:.3g} to {row.high:.3g}), "
         f"target {row.sign} {row.target:g}{ceiling}: {mark}\n      {row.detail}"

@@ -85,8 +85,9 @@ def _certificates(
             return elapsed / len(shown)
 
         found = bench.ratio(reference, ours, in_turns=False)
-    detail = f"alpha {_ALPHA:g}; Guard: {np.mean(spent):.0f} evaluations; certified: " + ", ".join(
-        f"{side} {share(certified[side])}" for side in certified
+    detail = (
+        f"alpha {_ALPHA:g}; Guard: {np.mean(spent):.0f} evaluations, reference {cohen.N0 + _N}; certified: "
+        + ", ".join(f"{side} {share(certified[side])}" for side in certified)
     )
     return bench.row(number, compare, target, found, detail, spent=float(np.mean(spent)))
 

@@ -56,8 +56,10 @@ class Traffic:
                 time.sleep(pause)
             self._send(due)
             due += rng.exponential(1 / self._rate)
-        for future in list(self._waiting):
-            future.exception()
+        while self._waiting:  # until each has been heard of, which is a moment after its answer
+            for future in list(self._waiting):
+                future.exception()
+            time.sleep(1e-3)
 
     def _send(self, due: float) -> None:
         image = self._images[self.sent % len(self._images)]
@@ -70,9 +72,9 @@ class Traffic:
         self._waiting.add(future)
 
         def answered(future: Future[Screening]) -> None:
-            self._waiting.discard(future)
             if future.exception() is None:
                 self.latencies.append(time.perf_counter() - due)
+            self._waiting.discard(future)
 
         future.add_done_callback(answered)
 

@@ -25,10 +25,11 @@ from benchmarks.engine.subject import Subject, engine, subject
 from benchmarks.engine.table import machine
 from guard.errors import DeadlineExceeded, Overloaded
 from guard.screen.engine import Engine
-from guard.values import Screening
+from guard.values import Fault, FaultReason, Screening
 
 _LOAD = 0.8
 _CANCELLED = 0.2
+_LATEST = 256
 _DEADLINE_S = 0.5
 _WARM_UP = 0.2
 _SAMPLE_S = 1.0
@@ -58,7 +59,7 @@ class Soak:
 
 
 def soak(running: Engine, images: Subject, *, seconds: float, rate: float, seed: int, tick: Progress | None) -> Soak:
-    """Send Poisson traffic, cancel a fifth of it at random moments, and watch the memory."""
+    """Send Poisson traffic, cancel about a fifth of it while it waits or is screened, and watch the memory."""
     rng = random.Random(seed)  # noqa: S311 - arrivals, no secrets
     task = tick.add_task("soaking", total=seconds) if tick else None
     futures: list[Future[Screening]] = []
@@ -73,7 +74,7 @@ def soak(running: Engine, images: Subject, *, seconds: float, rate: float, seed:
             if tick and task is not None:
                 tick.update(task, completed=now - begun)
         if futures and rng.random() < _CANCELLED:
-            rng.choice(futures).cancel()
+            _cancel_one(rng, futures)
         time.sleep(max(0.0, due - now))
         due += rng.expovariate(rate)
         sent += 1
@@ -102,18 +103,28 @@ def soak(running: Engine, images: Subject, *, seconds: float, rate: float, seed:
     )
 
 
+def _cancel_one(rng: random.Random, futures: list[Future[Screening]]) -> None:
+    """One of the latest that isn't done, if there is one."""
+    waiting = [future for future in futures[-_LATEST:] if not future.done()]
+    if waiting:
+        rng.choice(waiting).cancel()
+
+
 def _counted(future: Future[Screening], counts: dict[str, int]) -> bool:
     """Whether it is over; then it is counted, as what it became."""
     if not future.done():
         return False
     if future.cancelled():
         counts["cancelled"] += 1
-    elif isinstance(future.exception(), DeadlineExceeded):
+    elif isinstance(future.exception(), DeadlineExceeded) or _cut_short(future.result()):
         counts["expired"] += 1
     else:
-        future.result()
         counts["screened"] += 1
     return True
+
+
+def _cut_short(screening: Screening) -> bool:
+    return any(isinstance(each, Fault) and each.reason is FaultReason.DEADLINE for each in screening.findings)
 
 
 def _rss_mb() -> float:

@@ -1,6 +1,7 @@
-"""The least that a proxy in Python costs: raw bytes to the upstream and back, `python -m benchmarks.references.pass_through`.
+"""The least that a proxy in Python costs: raw bytes to the upstream and back.
 
-No parsing, no metadata, no metrics, no deadlines: the floor that Guard's own work is measured from.
+`python -m benchmarks.references.pass_through HOST:PORT`. No parsing, no metadata, no metrics, no deadlines: the floor
+that Guard's own work is measured from.
 """
 
 from __future__ import annotations
@@ -16,16 +17,15 @@ _ANY_SIZE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 
 async def serve(upstream: str) -> None:
     """Serve on a free port of this machine, which is printed, until the process is told to end."""
-    forward = grpc.aio.insecure_channel(upstream, options=_ANY_SIZE).unary_unary(_METHOD)
+    forward = grpc.aio.insecure_channel(upstream, options=_ANY_SIZE).unary_unary(_METHOD, None, None)
 
     async def answer(message: bytes, _context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        return await forward(message)
+        reply: bytes = await forward(message)
+        return reply
 
     handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(answer)}
     server = grpc.aio.server(options=_ANY_SIZE)
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)]
-    )
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)  # noqa: T201 - what starts it reads this

@@ -1,5 +1,7 @@
 """The composition root: settings to objects to a running server."""
 
-from guard.app.sidecar import Sidecar, serve
+from guard.app.reload import Reload
+from guard.app.serve import serve
+from guard.app.sidecar import Sidecar
 
-__all__ = ["Sidecar", "serve"]
+__all__ = ["Reload", "Sidecar", "serve"]

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from guard.config import Certify, Device, ModelPolicy, Queries, Replica, Settings
+from guard.app.files import Stamp, stamps_of
+from guard.channel import Link
+from guard.config import Certify, Device, ModelPolicy, Queries, Replica, Settings, model_and_version
 from guard.decide.judge import Judge
 from guard.errors import BackendError, ConfigError, GuardError, ProfileMismatch, RateUnsupported, SeveralProblems
 from guard.model.backend import Backend
@@ -39,10 +41,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """What guarding a model takes. `info` has the name that it is served under, which is not always the profile's.
+    """What guarding a model takes. `info` has the name that the policy has, which is not always the profile's.
 
     `detectors` are the profile's, as the policy has them; `backends` are by the name that trials ask for them, `opened`
-    those that nobody else closes.
+    those that nobody else closes. `content` is a hash of the profile, which names the hash of the model; `stamps` are
+    those of the files, taken before they were read.
     """
 
     policy: ModelPolicy
@@ -52,6 +55,8 @@ class LoadedModel:
     detectors: tuple[DetectorSpec, ...]
     backends: Mapping[str, Backend]
     opened: tuple[Backend, ...]
+    content: str
+    stamps: tuple[Stamp, ...]
 
     def close(self) -> None:
         """Close what was opened for it."""
@@ -60,7 +65,7 @@ class LoadedModel:
 
 
 def load_models(settings: Settings, replicas: Mapping[str, Backend]) -> dict[str, LoadedModel]:
-    """Load all models that the settings name; where one fails, none stays open.
+    """Load all models that the settings name, with `replicas` by their names; where one fails, none stays open.
 
     Raises:
         GuardError: the one problem that there is, or SeveralProblems.
@@ -83,6 +88,7 @@ def load_models(settings: Settings, replicas: Mapping[str, Backend]) -> dict[str
 def load_model(settings: Settings, name: str, given: Backend | None = None) -> LoadedModel | tuple[Problem, ...]:
     """Load one model, with the replica `given`, if any, in place of the policy's; or say all that is wrong with it."""
     policy, problems = settings.models[name], _Problems()
+    stamps, content = stamps_of(policy), _content(policy)
     profile = problems.unless("profile", partial(store.load, policy.profile))
     if profile is None:
         problems.unless("model", partial(_model_file, name, policy))
@@ -98,8 +104,25 @@ def load_model(settings: Settings, name: str, given: Backend | None = None) -> L
         for each in opened:
             each.close()
         return tuple(problems.found)
-    backends = {MODEL: replica} | networks
-    return LoadedModel(policy, profile, replace(profile.model, name=name), judge, detectors, backends, opened)
+    return LoadedModel(
+        policy,
+        profile,
+        replace(profile.model, name=name),
+        judge,
+        detectors,
+        backends={MODEL: replica} | networks,
+        opened=opened,
+        content=content,
+        stamps=stamps,
+    )
+
+
+def _content(policy: ModelPolicy) -> str:
+    """The hash of the manifest, which holds those of all other files; "" if there is none, which `load` says."""
+    try:
+        return hashlib.sha256((policy.profile / store.MANIFEST).read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 class _Problems:
@@ -170,8 +193,14 @@ def _replica(settings: Settings, name: str, profile: Profile, given: Backend | N
     if given is not None:
         return _same_model(name, given, profile)
     content = _model_file(name, policy)
+    if content is None and profile.preprocessing is not None:
+        raise ConfigError(
+            f"model {name!r}: the profile's model takes encoded images, of which there are no noisy copies, so "
+            "`replica: upstream` can't screen it; name the ONNX file behind its preprocessing as `model`"
+        )
     if content is None:
-        return UpstreamBackend(settings.upstream.address, replace(profile.model, name=name))
+        model, version = model_and_version(name)
+        return UpstreamBackend(Link(settings.upstream), replace(profile.model, name=model), asked_version=version)
     if hashlib.sha256(content).hexdigest() != profile.model.fingerprint:
         raise ProfileMismatch(
             f"model {name!r}: the profile was calibrated with another model than {policy.model}; "

@@ -1,47 +1,39 @@
-"""Guard as one object: what the settings ask for, put together, started and stopped."""
+"""Guard as one object: what the settings ask for, put together, started, changed while it runs, and stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import math
 import secrets
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-import numpy as np
 import structlog
+import torch
 
+from guard.app import swap
+from guard.app.guarded import Builder
 from guard.app.models import LoadedModel, load_models
 from guard.app.sharing import open_store
-from guard.config import ModelPolicy, Queries, Settings
-from guard.decide import universal
-from guard.decide.drift import Drift
-from guard.decide.universal import UniversalWatch
+from guard.app.swap import InForce
+from guard.config import Settings
 from guard.environment import check_onnxruntime
 from guard.errors import ConfigError
-from guard.gate import Gate, GuardedModel
+from guard.gate import Gate
 from guard.model.backend import Backend
-from guard.model.sweep import best_batch
-from guard.model.upstream import UpstreamBackend
 from guard.observe.admin import AdminServer
 from guard.observe.metrics import Metrics
-from guard.profile.profile import Profile
-from guard.queries import watch
-from guard.queries.fingerprint import Fingerprinter, is_image
-from guard.queries.memory import QueryMemory, Radii
-from guard.queries.record import Seal
-from guard.queries.watch import QueryWatch
-from guard.screen.build import build_detectors
-from guard.screen.engine import Engine
-from guard.verify import Verifier
 from guard.wire.server import GuardServer
 
 SWITCH_S: Final = 5e-4
 """How long a thread may keep the interpreter from the event loop: Python's own 5 ms would show in its latency."""
+
+_Made = TypeVar("_Made")
 _log = structlog.get_logger(__name__)
 
 
@@ -58,46 +50,102 @@ class Sidecar:
     def __init__(self, settings: Settings, replicas: Mapping[str, Backend] | None = None) -> None:
         check_onnxruntime()
         self.metrics = Metrics()
-        self._settings = settings
+        self.secret = noise_secret(settings.noise_secret_file)
+        self.refused = ""
+        """Why the last change of the policy was refused, "" if it was not."""
         self._closing = AsyncExitStack()
-        secret = _noise_secret(settings.noise_secret_file)
         self._store = open_store(settings, self.metrics)
-        self._verifiers: dict[str, Verifier] = {}
-        self._engines: dict[str, Engine] = {}
-        loaded = load_models(settings, replicas or {})
-        gate = Gate(
-            {name: self._guard(name, model, secret) for name, model in loaded.items()},
+        self._builder = Builder(settings, self.secret, self._store, self.metrics)
+        self._in_force = swap.put_together(self._builder, settings, load_models(settings, replicas or {}))
+        self._closing.push_async_callback(self._end)
+        self._show(None)
+        self._gate = Gate(
+            {name: guarded.model for name, guarded in self._in_force.models.items()},
             unlisted=settings.unlisted_models,
             max_batch_items=settings.limits.max_batch_items,
             metrics=self.metrics,
         )
         self._admin = AdminServer(
-            settings.listen.admin_address, registry=self.metrics.registry, live=self._live, ready=self.unready
+            settings.listen.admin_address,
+            registry=self.metrics.registry,
+            live=self._live,
+            ready=self.unready,
+            policy=self._policy,
         )
-        self._server = GuardServer(screener=gate, settings=settings, metrics=self.metrics, ready=self._ready)
+        self._server = GuardServer(screener=self._gate, settings=settings, metrics=self.metrics, ready=self._ready)
+        self._thread: ThreadPoolExecutor | None = None
         self.grpc_port = 0
+        self.http_port = 0
         self.admin_port = 0
+
+    @property
+    def in_force(self) -> InForce:
+        """What requests that arrive now are screened by."""
+        return self._in_force
 
     async def start(self) -> None:
         """Start serving. It does not wait for the upstream. While it serves, threads give the interpreter up sooner."""
         self._closing.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
         try:
-            for engine in self._engines.values():
-                engine.start()
-                self._closing.callback(engine.stop)
-            for verifier in self._verifiers.values():
-                verifier.start()
+            swap.start(self._in_force.parts)
+            for each in self._in_force.watches:
+                each.start()
             if self._store is not None:
                 self._store.start()
                 self._closing.callback(self._store.close)
             self.admin_port = self._admin.start()
             self._closing.callback(self._admin.stop)
             self.grpc_port = await self._server.start()
+            self.http_port = self._server.http_port
         except BaseException:
             await self._closing.aclose()
             raise
-        _log.info("guard serves", grpc_port=self.grpc_port, admin_port=self.admin_port, models=list(self._engines))
+        _log.info(
+            "guard serves",
+            grpc_port=self.grpc_port,
+            http_port=self.http_port or None,
+            admin_port=self.admin_port,
+            models=list(self._in_force.models),
+            policy=self._in_force.version,
+        )
+
+    async def change(self, settings: Settings, loaded: Mapping[str, LoadedModel]) -> bool:
+        """Put another policy in force; its models that are not `loaded` go on as they are. Whether it is another.
+
+        Only its sections `models` and `unlisted_models` may differ from the one before. Requests that began before end
+        with what they began with; when it returns, they have, and what only they needed is closed.
+
+        Raises:
+            GuardError: a replica fails, and all stays as it was.
+        """
+        before = self._in_force
+        after = await self.in_thread(swap.put_together, self._builder, settings, loaded, before)
+        parts, watches = swap.beside(after.parts, before.parts), [w for w in after.watches if w not in before.watches]
+        try:
+            for watch in watches:
+                watch.start()
+            await asyncio.gather(*(watch.looked(swap.FIRST_LOOK_S) for watch in watches))
+            await self.in_thread(swap.start, parts)
+        except BaseException:
+            await self._close(before=after, after=before)
+            raise
+        self._in_force = after
+        listed = self._gate.swap(after.listed())
+        self._show(before)
+        try:
+            await swap.drained(listed, before)
+        finally:
+            await self._close(before=before, after=after)
+        return after.version != before.version
+
+    async def in_thread(self, work: Callable[..., _Made], *arguments: object) -> _Made:
+        """Do what takes time beside the event loop, one thing after the other."""
+        if self._thread is None:
+            one = partial(torch.set_num_threads, 1)  # the cores are shared with a server
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard-reload", initializer=one)
+            self._closing.callback(self._thread.shutdown)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments))
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Stop taking requests, give the running ones `grace_s` seconds, and stop."""
@@ -106,105 +154,48 @@ class Sidecar:
 
     def unready(self) -> list[str]:
         """Why Guard is not ready; empty when it is."""
-        reasons = [f"{name}: the screening engine is not running" for name, e in self._engines.items() if not e.alive]
-        reasons += [f"{name}: {v.problem}" for name, v in self._verifiers.items() if v.problem is not None]
-        return reasons
+        return self._in_force.unready()
 
     def _live(self) -> bool:
         """A dead engine thread can't be brought back from inside, so the process should be."""
-        return all(engine.alive for engine in self._engines.values())
+        return self._in_force.alive()
 
     async def _ready(self) -> bool:
         return not self.unready()
 
-    def _guard(self, name: str, model: LoadedModel, secret: bytes) -> GuardedModel:
-        limits = self._settings.limits
-        for backend in model.backends.values():
-            if not isinstance(backend, UpstreamBackend):  # which other clients wait for
-                backend.preferred_batch = best_batch(backend).batch
-        engine = Engine(
-            detectors=build_detectors(model.detectors),
-            backends=model.backends,
-            secret=secret,
-            decided=model.judge.certain,
-            max_queued_items=limits.max_queued_items,
-            max_live_items=limits.max_live_items,
-        )
-        verifier = Verifier(self._settings.upstream.address, model.info, model.profile.canaries)
-        self._closing.callback(model.close)
-        self._closing.push_async_callback(verifier.stop)
-        self._engines[name] = engine
-        self._verifiers[name] = verifier
-        query_watch = self._remember(model, secret)
-        self._watch(name, model.policy, model.profile, engine)
-        return GuardedModel(
-            model.info,
-            model.policy,
-            model.judge,
-            engine,
-            verifier.unverified,
-            query_watch,
-            self._look_for_drift(name, model),
-            self._compare_flagged(model),
-        )
+    def _policy(self) -> str:
+        """The policy in force, for people."""
+        now = self._in_force
+        lines = [f"policy {now.version}", *(f"{name}: {g.model.policy.mode}" for name, g in now.models.items())]
+        return "\n".join([*lines, *(["", "another was refused:", self.refused] if self.refused else [])])
 
-    def _look_for_drift(self, name: str, model: LoadedModel) -> Drift | None:
-        if model.policy.drift_false_alarm == 0:
-            return None
-        drift = Drift(
-            n=len(model.profile.calibration),
-            threshold=model.judge.threshold,
-            false_alarm=model.policy.drift_false_alarm,
-            rng=np.random.default_rng(),
-        )
-        self.metrics.watch_drift(name, suspected=lambda: drift.suspected, evidence=drift.log_martingale)
-        return drift
+    def _show(self, before: InForce | None) -> None:
+        """Show what is in force in the metrics, as far as it is not shown already."""
+        shown = {} if before is None else before.models
+        for name, guarded in self._in_force.models.items():
+            if shown.get(name) is not guarded:
+                guarded.show()
+        self.metrics.policy_in_force(self._in_force.version, "" if before is None else before.version)
 
-    def _compare_flagged(self, model: LoadedModel) -> UniversalWatch | None:
-        """What compares flagged items, None where they are no images, or too small ones."""
-        info = model.info
-        if not is_image(info.shape) or math.prod(info.shape) < universal.LEAST_VALUES:
-            return None
-        low, high = info.bounds
-        universal_watch = UniversalWatch(info.shape, high - low, model.profile.canaries.inputs)
-        self._closing.callback(universal_watch.close)
-        return universal_watch
+    async def _close(self, *, before: InForce, after: InForce) -> None:
+        """Close what only one of two policies needed."""
+        for watch in before.watches:
+            if watch not in after.watches:
+                await watch.stop()
+        await self.in_thread(swap.close, swap.beside(before.parts, after.parts))
+        for name in before.models:
+            if name not in after.models:
+                self.metrics.forget_model(name)
+        await self.in_thread(gc.collect)  # a replica in a cycle of references would hold its memory for long
 
-    def _remember(self, model: LoadedModel, secret: bytes) -> QueryWatch | None:
-        """The memory of a model's queries, None where the policy wants none or the profile knows no distances."""
-        policy, info, radii = model.policy, model.info, model.profile.query_radii
-        if policy.queries is Queries.SKIP or radii is None:
-            return None
-        low, high = info.bounds
-        capacity = self._settings.limits.max_remembered_queries
-        fingerprinter = Fingerprinter(secret, info.name, info.shape, high - low)
-        query_watch = QueryWatch(
-            fingerprinter,
-            QueryMemory(capacity=capacity, keep_s=policy.query_memory_s, radii=Radii(radii.client, radii.everyone)),
-            limit=policy.query_limit,
-        )
-        self._closing.callback(query_watch.close)
-        self.metrics.watch_memory(info.name, lambda: len(query_watch))
-        if (store := self._store) is not None:
-            seal = Seal(fingerprinter.key(info.fingerprint))
-            store.share(query_watch, seal, model=info.name, capacity=capacity, keep_s=policy.query_memory_s)
-            self.metrics.watch_sharing(info.name, lambda: store.answers)
-        return query_watch
-
-    def _watch(self, name: str, policy: ModelPolicy, profile: Profile, engine: Engine) -> None:
-        self.metrics.watch_model(
-            model=name,
-            detectors=[*(spec.name for spec in profile.detectors), watch.NAME, universal.NAME],
-            mode=policy.mode,
-            fingerprint=profile.model.fingerprint,
-            false_positive_rate=policy.false_positive_rate,
-            calibration_samples=len(profile.calibration),
-            created=profile.provenance.created,
-        )
-        self.metrics.watch_queue(name, lambda: engine.depth)
+    async def _end(self) -> None:
+        for watch in self._in_force.watches:
+            await watch.stop()
+        swap.close(self._in_force.parts)
 
 
-def _noise_secret(path: Path | None) -> bytes:
+def noise_secret(path: Path | None) -> bytes:
+    """What is in the file; without one, a fresh secret."""
     if path is None:
         return secrets.token_bytes(32)
     try:
@@ -213,16 +204,3 @@ def _noise_secret(path: Path | None) -> bytes:
         raise ConfigError(
             f"noise_secret_file {path} can't be read ({exc.strerror}); correct it or leave it out"
         ) from exc
-
-
-async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Sidecar], None]) -> None:
-    """Run a sidecar until `stop` is set; `started` is called when its ports are open."""
-    sidecar = Sidecar(settings)
-    await sidecar.start()
-    gc.collect()
-    gc.freeze()  # what was loaded so far stays: a collection that walks through it would hold up requests
-    try:
-        started(sidecar)
-        await stop.wait()
-    finally:
-        await sidecar.stop()

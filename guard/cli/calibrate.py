@@ -37,14 +37,33 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Layout(StrEnum):
+    """Where channels are in inputs; none of inputs that are no images."""
+
+    AUTO = "auto"
+    NCHW = "nchw"
+    NHWC = "nhwc"
+    NONE = "none"
+
+
 def calibrate(
     *,
     data: Annotated[Path, typer.Option(help="Clean samples: a folder of images or npy files, an npz or an npy.")],
     out_folder: Annotated[Path, typer.Option("--out", help="Where the profile goes.")],
     model: Annotated[Path | None, typer.Option(help="The model, an ONNX file.")] = None,
     upstream: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Or the server that has it.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A policy file whose upstream has it: address, TLS, restricted protocol.")
+    ] = None,
     model_name: Annotated[str | None, typer.Option(help="Its name on the server.")] = None,
     bounds: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Of input values.")] = (0.0, 1.0),
+    layout: Annotated[Layout, typer.Option(help="Of inputs; auto: by their shape.")] = Layout.AUTO,
+    preprocessing: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="YAML", help="How JPEG and PNG become the model's input, if the served model takes those."
+        ),
+    ] = None,
     mutation: Annotated[list[Mutation] | None, typer.Option(help="Further sensitivity detectors.")] = None,
     network: Annotated[bool, typer.Option(help="Train detector networks; confident attacks pass without.")] = True,
     occlusion: Annotated[bool, typer.Option(help="Cover parts of images; stickers are found less without.")] = True,
@@ -64,17 +83,29 @@ def calibrate(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits and training.")] = 0,
 ) -> None:
     """Measure a model on clean samples and write its profile."""
-    from guard import config
+    from guard import values
+    from guard.config import Device as Place
+    from guard.config import Upstream
+    from guard.config_file import load_upstream
     from guard.environment import check_onnxruntime
     from guard.observe.logs import configure_logging
     from guard.offline.calibrate import Options
     from guard.offline.command import Source, calibrate_to
     from guard.offline.conditions import parse
+    from guard.offline.images import read_preprocessing
 
     check_onnxruntime()
     configure_logging(json=False, level="warning")
+    server = Upstream() if config is None else load_upstream(config)
     source = Source(
-        model=model, upstream=upstream, model_name=model_name, bounds=bounds, device=config.Device(device.value)
+        model=model,
+        upstream=server.address if upstream is None and config is not None else upstream,
+        model_name=model_name,
+        bounds=bounds,
+        device=Place(device.value),
+        reached_by=server,
+        layout={"nchw": values.Layout.CHW, "nhwc": values.Layout.HWC, "none": values.Layout.NONE}.get(layout),
+        preprocessing=None if preprocessing is None else read_preprocessing(preprocessing),
     )
     options = Options(
         seed=seed,

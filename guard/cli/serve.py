@@ -22,7 +22,7 @@ from guard.errors import AddressUnusable, ConfigError, GuardError
 from guard.values import Mode
 
 if TYPE_CHECKING:
-    from guard.app import Sidecar
+    from guard.app import Reload, Sidecar
 
 _WITH_PROFILE = ("mode", "false_positive_rate")
 _WITH_EMBEDDED = ("profile", *_WITH_PROFILE, "address", "admin_address")
@@ -57,10 +57,8 @@ def serve(
         if (config is None) == (embedded is None):
             raise ConfigError("say either --config policy.yaml, or --embedded model.onnx")
         if config is not None:
-            from guard.config_file import load_settings
-
             _refuse(ctx, _WITH_EMBEDDED, "with --config, write these in the policy file instead")
-            asyncio.run(_serve(load_settings(config), None))
+            asyncio.run(_serve_policy(config))
         elif embedded is not None:
             if profile is None:
                 _refuse(ctx, _WITH_PROFILE, "nothing is screened without --profile: give one, or leave out")
@@ -114,7 +112,19 @@ def _embedded_settings(name: str, policy: Mapping[str, object], listen: Mapping[
         raise ConfigError("\n".join(mistakes)) from exc
 
 
-async def _serve(settings: Settings, embedded: Path | None) -> None:
+async def _serve_policy(config: Path) -> None:
+    """Run as a policy file says, and goes on to say; SIGHUP has it read at once."""
+    from guard.config_file import load_settings
+
+    load_settings(config)  # mistakes are told before the imports, which take seconds
+    from guard.app import Reload
+
+    reload = Reload(config)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.at_once)
+    await _serve(load_settings(config), None, reload)
+
+
+async def _serve(settings: Settings, embedded: Path | None, reload: Reload | None = None) -> None:
     """Run until SIGINT or SIGTERM, with the embedded server behind Guard if a model file says so."""
     from guard.app import serve
     from guard.embedded import EmbeddedServer
@@ -127,15 +137,17 @@ async def _serve(settings: Settings, embedded: Path | None) -> None:
         port = await server.start()
         settings = settings.model_copy(update={"upstream": Upstream(address=f"127.0.0.1:{port}")})
     try:
-        await serve(settings, stop, lambda sidecar: _announce(sidecar, settings, embedded))
+        await serve(settings, stop, lambda sidecar: _announce(sidecar, settings, embedded), reload)
     finally:
         if server is not None:
             await server.stop(grace_s=1.0)
 
 
 def _announce(sidecar: Sidecar, settings: Settings, embedded: Path | None) -> None:
+    http = f"HTTP on port {sidecar.http_port}, " if sidecar.http_port else ""
+    where = f"port {sidecar.grpc_port}" if sidecar.grpc_port else settings.listen.address
     out.print(
-        f"Guard serves gRPC on port {sidecar.grpc_port}, metrics and health on port {sidecar.admin_port}; "
+        f"Guard serves gRPC on {where}, {http}metrics and health on port {sidecar.admin_port}; "
         f"{summary(settings)}. Ctrl-C stops it.",
         soft_wrap=True,
     )

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from guard.config import Settings
+from guard.config import Settings, Upstream
 from guard.config_file import checks, english
 from guard.config_file.checks import MIN_SECRET_BYTES
 from guard.config_file.document import Document, Mistake, Unreadable
 from guard.errors import ConfigError
 
-__all__ = ["MIN_SECRET_BYTES", "Mistake", "explain", "json_schema", "load_settings", "locate", "salvage"]
+__all__ = [
+    "MIN_SECRET_BYTES",
+    "Mistake",
+    "explain",
+    "json_schema",
+    "load_settings",
+    "load_upstream",
+    "locate",
+    "salvage",
+]
+
+_Section = TypeVar("_Section", bound=BaseModel)
 
 _LAYERS = 4
 """As deep as settings are nested: a part that is removed may be missed in the one around it."""
@@ -34,6 +45,19 @@ def load_settings(path: Path) -> Settings:
     if settings is None or mistakes:
         raise ConfigError("\n".join(str(mistake) for mistake in mistakes))
     return _resolved(settings, path)
+
+
+def load_upstream(path: Path) -> Upstream:
+    """Read of a policy how the guarded server is reached. What else is in it need not be right yet.
+
+    Raises:
+        ConfigError: the file, or its section `upstream`, has mistakes.
+    """
+    mistakes = [each for each in explain(path) if each.where.partition(".")[0] in {"", "upstream"}]
+    settings = salvage(path)
+    if mistakes or settings is None:
+        raise ConfigError("\n".join(str(mistake) for mistake in mistakes))
+    return settings.upstream
 
 
 def salvage(path: Path) -> Settings | None:
@@ -66,20 +90,23 @@ def _remove(data: Any, where: tuple[int | str, ...]) -> None:
 
 
 def _resolved(settings: Settings, path: Path) -> Settings:
-    base = path.parent.absolute()
-    models = {
-        name: policy.model_copy(
-            update={"profile": base / policy.profile, "model": policy.model and base / policy.model}
-        )
-        for name, policy in settings.models.items()
-    }
-    secret_file = settings.noise_secret_file and base / settings.noise_secret_file
-    store = settings.query_store
-    files = {"password_file": store.password_file and base / store.password_file}
-    files["ca_file"] = store.ca_file and base / store.ca_file
-    return settings.model_copy(
-        update={"models": models, "noise_secret_file": secret_file, "query_store": store.model_copy(update=files)}
-    )
+    return _absolute(settings, path.parent.absolute())
+
+
+def _absolute(section: _Section, base: Path) -> _Section:
+    """A section whose paths are absolute, in the sections within it too."""
+
+    def resolved(value: object) -> object:
+        match value:
+            case Path():
+                return base / value
+            case BaseModel():
+                return _absolute(value, base)
+            case dict():
+                return {key: resolved(each) for key, each in value.items()}
+        return value
+
+    return section.model_copy(update={name: resolved(value) for name, value in section})
 
 
 def explain(path: Path) -> list[Mistake]:

@@ -6,11 +6,22 @@ wrong type is skipped here: validation reports it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from guard.config import Listen, Replica, Unlisted, Upstream, host_and_port
+from guard.config import (
+    MODEL_NAME,
+    VERSION_MARK,
+    Listen,
+    Replica,
+    Unlisted,
+    Upstream,
+    host_and_port,
+    model_and_version,
+)
+from guard.config_file import hops
 from guard.config_file.document import Document, Mistake
 from guard.profile.store import MANIFEST
 
@@ -27,6 +38,7 @@ def check(document: Document) -> Iterator[Mistake]:
     yield from _check_addresses(document)
     yield from _check_secret(document, base)
     yield from _check_store(document, base)
+    yield from hops.check(document, base)
     models = document.data.get("models", {})
     if models == {} and document.data.get("unlisted_models", Unlisted.DENY) == Unlisted.DENY:
         yield document.mistake(
@@ -35,6 +47,12 @@ def check(document: Document) -> Iterator[Mistake]:
             "list the models to guard, or write unlisted_models: pass",
         )
     for name, policy in _mapping(models).items():
+        if not re.fullmatch(MODEL_NAME, name):
+            yield document.mistake(
+                ("models", name),
+                f"models.{name} is neither a model's name nor NAME{VERSION_MARK}VERSION",
+                f"write digits, or digits{VERSION_MARK}2 for one version of it",
+            )
         if isinstance(policy, dict):
             yield from _check_policy(document, base, name, policy)
 
@@ -44,7 +62,11 @@ def _check_policy(document: Document, base: Path, name: str, policy: Mapping[str
     profile, rate = policy.get("profile"), policy.get("false_positive_rate")
     replica = policy.get("replica", Replica.ONNX)
     if isinstance(profile, str) and not _is_file(base / profile / MANIFEST):
-        source = f"--upstream ADDRESS --model-name {name}" if replica == Replica.UPSTREAM else "--model MODEL.onnx"
+        source = (
+            f"--upstream ADDRESS --model-name {model_and_version(name)[0]}"
+            if replica == Replica.UPSTREAM
+            else "--model MODEL.onnx"
+        )
         command = f"guard calibrate {source} --data DATA --out {base / profile}"
         yield document.mistake(
             (*where, "profile"),
@@ -95,6 +117,14 @@ def _check_addresses(document: Document) -> Iterator[Mistake]:
     serve = _host_and_port(listen.get("address", Listen().address))
     admin = _host_and_port(listen.get("admin_address", Listen().admin_address))
     upstream = _host_and_port(_mapping(document.data.get("upstream")).get("address", Upstream().address))
+    http = _host_and_port(listen.get("http_address"))
+    for name, other in (("address", serve), ("admin_address", admin)):
+        if http is not None and other is not None and http[1] == other[1] != 0:
+            yield document.mistake(
+                ("listen", "http_address"),
+                f"listen.{name} and listen.http_address both want port {http[1]}",
+                "give one of them another port",
+            )
     if serve is None or serve[1] == 0:
         return
     if admin is not None and admin[1] == serve[1]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from enum import Enum
+from types import UnionType
 from typing import Any, cast, get_args
 
 import annotated_types
@@ -84,6 +85,8 @@ def _section_at(where: KeyPath) -> type[BaseModel]:
     for part in where:
         in_section = isinstance(section, type) and issubclass(section, BaseModel)
         section = section.model_fields[part].annotation if in_section else get_args(section)[1]
+        if isinstance(section, UnionType):  # a section that may be left out
+            section = get_args(section)[0]
     return cast("type[BaseModel]", section)
 
 

@@ -20,7 +20,8 @@ from typing import Final
 import cv2
 import numpy as np
 
-from guard.values import Float32Array, Float64Array, IntArray, SharedPerturbation, UInt64Array
+from guard.layout import planes as planes_of
+from guard.values import Float32Array, Float64Array, IntArray, Layout, SharedPerturbation, UInt64Array
 
 NAME: Final = "universal"
 """The detector's name in findings and metrics."""
@@ -30,8 +31,7 @@ LEAST_VALUES: Final = 256
 
 _REMEMBERED: Final = 64
 _LARGEST_PX: Final = 512
-_MATRIX, _COLOURS = 2, 3
-_CHANNELS = (1, 3, 4)
+_COLOURS = 3
 _DITHER = 1e-3
 _CONTENT_PX = 8
 _SAME_CONTENT = 0.8
@@ -43,15 +43,16 @@ class UniversalWatch:
     """Compares each flagged item of one model with the last ones flagged. Close it, or its thread stays.
 
     Items are images of `shape`, with `span` the length of the model's range. `benign` (n, *shape) shows what they have
-    in common anyway, such as a frame or a logo.
+    in common anyway, such as a frame or a logo. Without a layout the shape tells.
     """
 
-    def __init__(self, shape: tuple[int, ...], span: float, benign: Float32Array) -> None:
+    def __init__(self, shape: tuple[int, ...], span: float, benign: Float32Array, layout: Layout | None = None) -> None:
+        self._layout = layout
         self._shape, self._dither = shape, np.float32(_DITHER * span)
         self._rng = np.random.default_rng()
-        first = _planes(np.zeros(shape, np.float32))
+        first = _planes(np.zeros(shape, np.float32), layout)
         self._bits = first.size
-        self._benign = np.array([self._residual(_planes(item)) for item in benign])
+        self._benign = np.array([self._residual(_planes(item, layout)) for item in benign])
         self._residuals = np.zeros((_REMEMBERED, math.ceil(self._bits / _WORD_BITS)), np.uint64)
         self._contents = np.zeros((_REMEMBERED, _CONTENT_PX**2), np.float32)
         self._used = self._next = 0
@@ -67,7 +68,7 @@ class UniversalWatch:
 
     def _look(self, item: Float32Array) -> SharedPerturbation:
         started_s = time.perf_counter()
-        planes = _planes(item)
+        planes = _planes(item, self._layout)
         residual, content = self._residual(planes), _content(planes)
         same = self._contents[: self._used] @ content >= _SAME_CONTENT
         others = self._residuals[: self._used][~same]
@@ -104,10 +105,9 @@ class UniversalWatch:
         self._residuals[place], self._contents[place] = residual, content
 
 
-def _planes(item: Float32Array) -> Float32Array:
+def _planes(item: Float32Array, layout: Layout | None) -> Float32Array:
     """An image as (channels, height, width), at most its middle; three colours as brightness and two differences."""
-    planes = item[None] if item.ndim == _MATRIX else item
-    planes = planes if planes.shape[0] in _CHANNELS else np.moveaxis(planes, -1, 0)
+    planes = planes_of(item, layout)
     top, left = (max(0, (length - _LARGEST_PX) // 2) for length in planes.shape[1:])
     planes = planes[:, top : top + _LARGEST_PX, left : left + _LARGEST_PX].astype(np.float32)
     if len(planes) != _COLOURS:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guard.datatypes import BF16, WIRE_DTYPES, bf16_to_float32, byte_size
-from guard.errors import MalformedRequest, NonFiniteInput
+from guard.errors import MalformedRequest, NonFiniteInput, OtherShape
 from guard.values import Float32Array, InferRequest, ModelInfo, WireTensor
 
 
@@ -22,9 +22,18 @@ def decode(request: InferRequest, info: ModelInfo) -> Float32Array:
         MalformedRequest: the request does not hold exactly the one input that `info` describes, with the right name,
             data type, shape and number of values.
         NonFiniteInput: an item holds NaN or infinity, or an FP64 value that float32 can't hold.
+        OtherShape: the model takes items of that shape, and the profile is of another.
     """
     tensor = _only_input(request, info)
     items = _count_items(tensor, info)
+    _check_values(tensor)
+    shape = tensor.shape[1:] if info.batched else tensor.shape
+    if shape != info.shape:
+        raise OtherShape(
+            f"input {tensor.name!r} of model {info.name!r} was calibrated with items of shape {list(info.shape)}, "
+            f"the request has {list(shape)}",
+            items,
+        )
     values = _values(tensor).reshape(items, *info.shape)
     _refuse_non_finite(values)
     return values
@@ -45,16 +54,30 @@ def _only_input(request: InferRequest, info: ModelInfo) -> WireTensor:
 
 
 def _count_items(tensor: WireTensor, info: ModelInfo) -> int:
-    """Items in the tensor, once its shape and its number of values are known to agree with the model and each other."""
+    """Items in the tensor, once its shape is known to agree with the model."""
     items, item_shape = (tensor.shape[0], tensor.shape[1:]) if info.batched and tensor.shape else (1, tensor.shape)
-    if item_shape != info.shape or (info.batched and not tensor.shape):
-        expected = (["n"] if info.batched else []) + [str(dim) for dim in info.shape]
+    if not _takes(info, item_shape) or (info.batched and not tensor.shape):
+        dims = ["any" if axis in info.free else str(dim) for axis, dim in enumerate(info.shape)]
+        expected = (["n"] if info.batched else []) + dims
         raise MalformedRequest(
             f"input {tensor.name!r} of model {info.name!r} must have shape [{', '.join(expected)}], "
             f"the request says {list(tensor.shape)}"
         )
     if items < 1:
         raise MalformedRequest(f"input {tensor.name!r} has a batch of {items} items; send at least one")
+    return items
+
+
+def _takes(info: ModelInfo, shape: tuple[int, ...]) -> bool:
+    """Whether the model takes items of this shape."""
+    return len(shape) == len(info.shape) and all(
+        dim == known or (axis in info.free and dim > 0)
+        for axis, (dim, known) in enumerate(zip(shape, info.shape, strict=True))
+    )
+
+
+def _check_values(tensor: WireTensor) -> None:
+    """Raises MalformedRequest unless there are as many values as the shape says."""
     if tensor.raw is not None and tensor.raw.nbytes != byte_size(tensor.datatype, tensor.shape):
         raise MalformedRequest(
             f"input {tensor.name!r} of shape {list(tensor.shape)} takes {byte_size(tensor.datatype, tensor.shape)} "
@@ -65,7 +88,6 @@ def _count_items(tensor: WireTensor, info: ModelInfo) -> int:
             f"input {tensor.name!r} of shape {list(tensor.shape)} takes {math.prod(tensor.shape)} values, "
             f"the request holds {tensor.typed.size}"
         )
-    return items
 
 
 def _values(tensor: WireTensor) -> Float32Array:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from guard.datatypes import BF16
 from guard.embedded import tensors
 from guard.embedded.counts import Counts, Timings
 from guard.errors import BackendError, ConfigError, MalformedRequest
@@ -21,7 +22,7 @@ from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 
 VERSION = "1"
 
-# ONNX Runtime has no numpy type for bfloat16, so BF16 models can't be served.
+# ONNX Runtime has no numpy type for bfloat16, so BF16 outputs can't be served.
 _DATATYPES: Mapping[str, str] = MappingProxyType(
     {
         "tensor(bool)": "BOOL",
@@ -34,12 +35,15 @@ _DATATYPES: Mapping[str, str] = MappingProxyType(
         "tensor(int32)": "INT32",
         "tensor(int64)": "INT64",
         "tensor(float16)": "FP16",
+        "tensor(bfloat16)": BF16,
         "tensor(float)": "FP32",
         "tensor(double)": "FP64",
         "tensor(string)": "BYTES",
     }
 )
 _FATAL_ONLY = 4
+_BFLOAT16 = 16
+"""In ONNX's numbering of types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class ServedModel:
         self._session = _open(path)
         self.inputs = {v.name: _describe(v, path) for v in self._session.get_inputs()}
         self.outputs = {v.name: _describe(v, path) for v in self._session.get_outputs()}
+        if any(output.datatype == BF16 for output in self.outputs.values()):
+            raise ConfigError(f"{path} answers BF16, which this server can't carry; export the model with FP32 outputs")
 
     def infer(self, request: ModelInferRequest, queued_ns: int) -> tuple[ModelInferResponse, Timings]:
         """Answer a request that waited since `queued_ns`, on the clock of `time.perf_counter_ns`.
@@ -78,7 +84,7 @@ class ServedModel:
         wanted = self._wanted(request)
         times_ns.append(time.perf_counter_ns())
         try:
-            values = self._session.run([output.name for output in wanted], feed)
+            values = self._run([output.name for output in wanted], feed)
         except Exception as exc:  # ONNX Runtime raises a dozen unrelated classes
             raise BackendError(f"onnx runtime error: {exc}") from exc
         times_ns.append(time.perf_counter_ns())
@@ -90,6 +96,17 @@ class ServedModel:
         times_ns.append(time.perf_counter_ns())
         spent_ns = [after - before for before, after in pairwise(times_ns)]
         return response, Timings(self._items(feed), *spent_ns)
+
+    def _run(self, names: list[str], feed: Mapping[str, npt.NDArray[np.generic]]) -> Sequence[Any]:
+        if all(tensor.datatype != BF16 for tensor in self.inputs.values()):
+            return self._session.run(names, feed)  # type: ignore[no-any-return] # onnxruntime has no types
+        given = {
+            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
+            if self.inputs[name].datatype == BF16
+            else ort.OrtValue.ortvalue_from_numpy(array)
+            for name, array in feed.items()
+        }
+        return [value.numpy() for value in self._session.run_with_ort_values(names, given)]
 
     def _read(self, request: ModelInferRequest) -> dict[str, npt.NDArray[np.generic]]:
         """The arrays by input name, once they are known to be those that the model takes."""

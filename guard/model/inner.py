@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from guard import datatypes
 from guard.errors import BackendError
-from guard.model.onnx import open_session
+from guard.model.onnx import as_ort_value, open_session
 from guard.values import Float32Array, ModelInfo
 
 FEATURES = "guard_features"
@@ -25,6 +26,7 @@ _ACTIVATIONS = frozenset(
     {"Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Clip", "HardSwish", "Mish", "Softplus", "Tanh"}
 )
 _OTHERS = frozenset({"Conv", "Gemm", "MatMul", "Add", "Mul", "BatchNormalization", "LayerNormalization"})
+_FLOATS = frozenset({np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)})
 _FEW = 3
 _VECTOR, _TOKENS, _IMAGE = 2, 3, 4
 
@@ -41,15 +43,14 @@ def looked_into(model: bytes, info: ModelInfo, samples: Float32Array) -> bytes:
     try:
         graph = onnx.load_from_string(model)
         inner = _chosen(graph, info, samples)
-        logits = info.output_name
         # The logits in descending order too: how sure the model is, whatever the class.
-        order = helper.make_node("TopK", [logits, "guard_classes"], ["guard_sorted", "guard_order"], axis=1)
-        nodes = [*_flat(logits, _VECTOR, "logits"), order]
+        order = helper.make_node("TopK", ["guard_logits", "guard_classes"], ["guard_sorted", "guard_order"], axis=1)
+        nodes = [*_flat(info.output_name, _VECTOR, "logits"), order]
         names = ["guard_logits", "guard_sorted"]
         for place, (name, rank) in enumerate(inner):
             made = list(_flat(name, rank, str(place)))
             nodes += made
-            names += [node.output[0] for node in made if node.op_type in {"Flatten", "Identity"}]
+            names += [node.output[0] for node in made if node.op_type == "Flatten" or rank == _VECTOR]
         nodes.append(helper.make_node("Concat", names, [FEATURES], axis=1))
         graph.graph.node.extend(nodes)
         graph.graph.initializer.append(numpy_helper.from_array(np.array([info.classes], np.int64), "guard_classes"))
@@ -102,9 +103,16 @@ def with_heads(
 def features_of(model: bytes, info: ModelInfo, x: Float32Array, *, batch: int = 64) -> Float32Array:
     """What a model that was looked into says of inputs (n, *shape): (n, features)."""
     session = open_session(model, ("CPUExecutionProvider",))
-    parts = [session.run([FEATURES], {info.input_name: x[at : at + batch]})[0] for at in range(0, len(x), batch)]
+    parts = [_run(session, info, [FEATURES], x[at : at + batch])[0] for at in range(0, len(x), batch)]
     found: Float32Array = np.concatenate(parts).astype(np.float32)
     return found
+
+
+def _run(session: Any, info: ModelInfo, names: Sequence[str], x: Float32Array) -> list[Any]:
+    stored = datatypes.to_array(info.datatype, x)
+    values = session.run_with_ort_values(list(names), {info.input_name: as_ort_value(info.datatype, stored)})
+    readable = (value.is_tensor() and value.data_type() != "tensor(bfloat16)" for value in values)
+    return [value.numpy() if can else None for value, can in zip(values, readable, strict=True)]
 
 
 def _chosen(graph: onnx.ModelProto, info: ModelInfo, samples: Float32Array) -> list[tuple[str, int]]:
@@ -121,7 +129,7 @@ def _chosen(graph: onnx.ModelProto, info: ModelInfo, samples: Float32Array) -> l
     open_graph.CopyFrom(graph)
     open_graph.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in found)
     session = open_session(open_graph.SerializeToString(), ("CPUExecutionProvider",))
-    values = session.run(found, {info.input_name: samples[:2]})
+    values = _run(session, info, found, samples[:2])
     usable = [(name, value.ndim) for name, value in zip(found, values, strict=True) if _usable(value, len(samples[:2]))]
     if not usable:
         raise BackendError(f"model {info.name!r} has no inner activations that could be looked at")
@@ -132,17 +140,18 @@ def _chosen(graph: onnx.ModelProto, info: ModelInfo, samples: Float32Array) -> l
 
 
 def _usable(value: Any, batch: int) -> bool:
-    if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.shape[:1] != (batch,):
+    if not isinstance(value, np.ndarray) or value.dtype not in _FLOATS or value.shape[:1] != (batch,):
         return False
     pooled = {_VECTOR: value.shape[-1], _TOKENS: value.shape[-1], _IMAGE: value.shape[1] if value.ndim > 1 else 0}
     return 0 < int(pooled.get(value.ndim, 0)) <= _MOST_VALUES
 
 
 def _flat(name: str, rank: int, label: str) -> Iterator[onnx.NodeProto]:
-    """Nodes that make rows of a tensor; those that give something are `Flatten` or `Identity`."""
+    """Nodes that make float32 rows of a tensor: the one node there is of a vector, the `Flatten`s of others."""
+    yield helper.make_node("Cast", [name], [f"guard_{label}"], to=TensorProto.FLOAT)
     if rank == _VECTOR:
-        yield helper.make_node("Identity", [name], [f"guard_{label}"])
         return
+    name = f"guard_{label}"
     if rank == _TOKENS:  # (batch, tokens, width): the width is what channels are
         yield helper.make_node("Transpose", [name], [f"guard_turned_{label}"], perm=[0, 2, 1])
         name = f"guard_turned_{label}"

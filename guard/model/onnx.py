@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 import torch
 from jaxtyping import Float
@@ -23,6 +24,7 @@ from guard.values import Float32Array, ModelInfo, OutputKind
 _DATATYPES = {
     "tensor(float)": "FP32",
     "tensor(float16)": "FP16",
+    "tensor(bfloat16)": datatypes.BF16,
     "tensor(double)": "FP64",
     "tensor(uint8)": "UINT8",
     "tensor(int8)": "INT8",
@@ -30,10 +32,14 @@ _DATATYPES = {
 _TORCH_DTYPES = {
     "FP32": torch.float32,
     "FP16": torch.float16,
+    datatypes.BF16: torch.bfloat16,
     "FP64": torch.float64,
     "UINT8": torch.uint8,
     "INT8": torch.int8,
 }
+_REAL = frozenset({"tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(double)"})
+_BFLOAT16 = 16
+"""In ONNX's numbering of types, by which ONNX Runtime takes what numpy has no type for."""
 _CUDA = "CUDAExecutionProvider"
 _PROVIDER_OPTIONS = {
     # The default tries every algorithm at each new batch size, for seconds; the engine's batches have any size.
@@ -68,9 +74,9 @@ class OnnxBackend:
         self._bind = bound or self.device.type == "cuda"
         self._buckets: list[Buckets] = []
         self._session = open_session(model, providers)
-        self._dtype = np.dtype(datatypes.WIRE_DTYPES[info.datatype])
         declared = {output.name: output.type for output in self._session.get_outputs()}
         self._output_datatype = _DATATYPES.get(declared.get(info.output_name, ""), "FP32")
+        self._by_address = datatypes.BF16 in {info.datatype, self._output_datatype}  # which numpy does not have
 
     def lend(self, rows: int, count: int) -> list[Tensor]:
         """Batches of zeros to make copies in, bound now where that pays; the latest ones only."""
@@ -90,12 +96,12 @@ class OnnxBackend:
         buckets = next((each for each in self._buckets if each.holds(x)), None)
         if buckets is not None:
             return buckets.run(len(x))
-        return self._run(x) if x.device.type == "cpu" else self._run_in_place(x)
+        return self._run(x) if x.device.type == "cpu" and not self._by_address else self._run_in_place(x)
 
     def _run(self, x: Float[Tensor, "batch *dims"]) -> Float32Array:
         values = x.numpy()
-        if self._dtype != np.float32:
-            values = np.frombuffer(datatypes.to_wire(self.info.datatype, values), self._dtype).reshape(values.shape)
+        if self.info.datatype != "FP32":
+            values = datatypes.to_array(self.info.datatype, values)
         (output,) = self._session.run([self.info.output_name], {self.info.input_name: values})
         return np.asarray(output, dtype=np.float32)
 
@@ -106,22 +112,22 @@ class OnnxBackend:
     def _capture(self, _run: Run, x: Tensor) -> Callable[[], Tensor]:
         """Bind input and output by address: what is called runs on what is in the batch then, into one output."""
         info = self.info
-        typed = x if self._dtype == np.float32 else _as(info.datatype, x)
+        typed = x if info.datatype == "FP32" else as_datatype(info.datatype, x)
         output = torch.empty(len(x), info.classes, dtype=_TORCH_DTYPES[self._output_datatype], device=x.device)
         place = x.device.type, x.device.index or 0
         binding = self._session.io_binding()
-        binding.bind_input(info.input_name, *place, self._dtype, tuple(x.shape), typed.data_ptr())
+        binding.bind_input(info.input_name, *place, _element(info.datatype), tuple(x.shape), typed.data_ptr())
         binding.bind_output(
             info.output_name,
             *place,
-            np.dtype(datatypes.WIRE_DTYPES[self._output_datatype]),
+            _element(self._output_datatype),
             tuple(output.shape),
             output.data_ptr(),
         )
 
         def run() -> Tensor:
             if typed is not x:
-                typed.copy_(_as(info.datatype, x))
+                typed.copy_(as_datatype(info.datatype, x))
             if x.is_cuda:  # ONNX Runtime has a stream of its own: it must not begin before torch's has made the batch
                 torch.cuda.current_stream(x.device).synchronize()
             self._session.run_with_iobinding(binding)  # and waits for its own stream before it returns
@@ -135,13 +141,18 @@ class OnnxBackend:
         del self._session
 
 
-def _as(datatype: str, x: Tensor) -> Tensor:
-    """As `datatypes.to_wire`, on the tensor's device."""
+def as_datatype(datatype: str, x: Tensor) -> Tensor:
+    """As `datatypes.to_array`, on the tensor's device."""
     dtype = _TORCH_DTYPES[datatype]
     if dtype.is_floating_point:
         return x.to(dtype)
     limits = torch.iinfo(dtype)
     return x.round().clamp(limits.min, limits.max).to(dtype)
+
+
+def _element(datatype: str) -> np.dtype[np.generic] | int:
+    """How ONNX Runtime names a data type where memory is bound."""
+    return _BFLOAT16 if datatype == datatypes.BF16 else np.dtype(datatypes.WIRE_DTYPES[datatype])
 
 
 def open_session(model: bytes, providers: tuple[str, ...]) -> Any:
@@ -199,7 +210,7 @@ def inspect_onnx(path: Path, *, name: str, bounds: tuple[float, float], dims: tu
         )
     zeros = np.zeros((2, *dims), dtype=datatypes.WIRE_DTYPES[datatype])
     try:
-        outputs = session.run(None, {declared.name: zeros})
+        outputs = session.run_with_ort_values(None, {declared.name: as_ort_value(datatype, zeros)})
     except Exception as exc:  # as in logits
         raise BackendError(
             f"{path} does not accept samples of shape {list(dims)}; it declares {list(declared.shape)}, batch first: "
@@ -213,15 +224,26 @@ def inspect_onnx(path: Path, *, name: str, bounds: tuple[float, float], dims: tu
                 output_name=output.name,
                 datatype=datatype,
                 shape=dims,
-                classes=int(values.shape[1]),
+                classes=int(values.shape()[1]),
                 bounds=bounds,
                 output_kind=OutputKind.LOGITS,
                 fingerprint=hashlib.sha256(content).hexdigest(),
+                free=tuple(axis for axis, dim in enumerate(declared.shape[1:]) if not isinstance(dim, int)),
             )
     raise BackendError(f"{path} has no output of shape (batch, classes): Guard screens classifiers")
 
 
 def _is_scores(values: Any) -> bool:
     """Whether an output for two inputs is two rows of real numbers; it may be a list, or hold text or indices."""
-    real = isinstance(values, np.ndarray) and values.dtype.kind == "f"
-    return real and values.ndim == 2 and values.shape[0] == 2 and values.shape[1] > 1  # noqa: PLR2004 - two rows
+    if not values.is_tensor() or values.data_type() not in _REAL:
+        return False
+    rows, *columns = values.shape() or [0]
+    return rows == 2 and len(columns) == 1 and columns[0] > 1  # noqa: PLR2004 - two rows
+
+
+def as_ort_value(datatype: str, stored: npt.NDArray[np.generic]) -> Any:
+    """What ONNX Runtime takes an array for, BF16 being given as bits."""
+    stored = np.ascontiguousarray(stored)
+    if datatype == datatypes.BF16:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(stored, _BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(stored)

@@ -10,6 +10,7 @@ from torch import Tensor
 from guard.errors import BackendError
 from guard.model.backend import as_logits
 from guard.model.buckets import Buckets, Capture, graphs
+from guard.model.onnx import as_datatype
 from guard.values import ModelInfo
 
 _log = structlog.get_logger(__name__)
@@ -71,5 +72,6 @@ class TorchBackend:
         self._buckets = []
 
     def _run(self, x: Tensor) -> Tensor:
+        x = as_datatype(self.info.datatype, x) if "INT" in self.info.datatype else x  # as the served model gets them
         output: Tensor = self._module(x.to(self.device, self._dtype))
         return output

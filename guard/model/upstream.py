@@ -17,27 +17,36 @@ from jaxtyping import Float
 from torch import Tensor
 
 from guard import datatypes
+from guard.channel import Channel, Link
 from guard.errors import BackendError, BackendTimeout, UpstreamUnavailable
 from guard.model.backend import as_logits
 from guard.pb import grpc_service_pb2 as v2
-from guard.values import Float32Array, ModelInfo, OutputKind
+from guard.pb import model_config_pb2
+from guard.values import Float32Array, Layout, ModelInfo, OutputKind
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
+_LAYOUTS = {
+    model_config_pb2.ModelInput.FORMAT_NHWC: Layout.HWC,
+    model_config_pb2.ModelInput.FORMAT_NCHW: Layout.CHW,
+}
 _SCREENED = frozenset(datatypes.WIRE_DTYPES) - {"BOOL"}
 
 
 class UpstreamBackend:
-    """A v2 server asked over gRPC, in batches of at most `batch` copies."""
+    """A v2 server asked over gRPC, in batches of at most `batch` copies. Without a version it chooses one itself."""
 
-    def __init__(self, address: str, info: ModelInfo, *, timeout_s: float = 5.0, batch: int = 32) -> None:
+    def __init__(
+        self, server: Link, info: ModelInfo, *, asked_version: str = "", timeout_s: float = 5.0, batch: int = 32
+    ) -> None:
         self.info = info
+        self.asked_version = asked_version
         self.version = ""
-        """The version that answered last; the server chooses it."""
+        """The version that answered last."""
         self.device = torch.device("cpu")
         self.preferred_batch = min(batch, info.max_batch or batch) if info.batched else 1
         self._timeout_s = timeout_s
-        self._client = _Client(address)
+        self._client = Client(server)
 
     def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
         """Classify a batch on the guarded server.
@@ -57,11 +66,20 @@ class UpstreamBackend:
             UpstreamUnavailable, BackendTimeout: no answer.
             BackendError: the model is not there, or not ready.
         """
-        answer = self._client.call(
-            "ModelReady", v2.ModelReadyRequest(name=self.info.name), v2.ModelReadyResponse, self._timeout_s
-        )
+        request = v2.ModelReadyRequest(name=self.info.name, version=self.asked_version)
+        answer = self._client.call("ModelReady", request, v2.ModelReadyResponse, self._timeout_s)
         if not answer.ready:
             raise BackendError(f"the upstream says that model {self.info.name!r} is not ready")
+
+    def versions(self) -> tuple[str, ...]:
+        """The versions that the server has of the model.
+
+        Raises:
+            UpstreamUnavailable, BackendTimeout: no answer.
+            BackendError: the server does not say.
+        """
+        request = v2.ModelMetadataRequest(name=self.info.name)
+        return tuple(self._client.call("ModelMetadata", request, v2.ModelMetadataResponse, self._timeout_s).versions)
 
     def close(self) -> None:
         """Close the connection."""
@@ -69,7 +87,7 @@ class UpstreamBackend:
 
     def _infer(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
         info = self.info
-        request = v2.ModelInferRequest(model_name=info.name)
+        request = v2.ModelInferRequest(model_name=info.name, model_version=self.asked_version)
         request.inputs.add(
             name=info.input_name, datatype=info.datatype, shape=list(x.shape) if info.batched else list(info.shape)
         )
@@ -78,7 +96,7 @@ class UpstreamBackend:
         response = self._client.call("ModelInfer", request, v2.ModelInferResponse, self._timeout_s)
         self.version = str(response.model_version)
         try:
-            rows = _output(response, info.output_name).reshape(len(x), -1)
+            rows = read_output(response, info.output_name).reshape(len(x), -1)
         except (KeyError, ValueError) as exc:  # a data type without numbers, or values that make no whole rows
             raise BackendError(
                 f"the upstream's output {info.output_name!r} does not hold {info.classes} numbers for each of "
@@ -88,7 +106,7 @@ class UpstreamBackend:
 
 
 def inspect_upstream(
-    address: str, *, name: str, bounds: tuple[float, float], dims: tuple[int, ...], timeout_s: float = 5.0
+    server: Link, *, name: str, bounds: tuple[float, float], dims: tuple[int, ...], timeout_s: float = 5.0
 ) -> ModelInfo:
     """Read what Guard needs to know of a served classifier from its metadata and one trial inference.
 
@@ -96,7 +114,7 @@ def inspect_upstream(
         UpstreamUnavailable: no connection.
         BackendError: the server does not have the model, or it is no classifier with one numeric input.
     """
-    client = _Client(address)
+    client = Client(server)
     try:
         metadata = client.call("ModelMetadata", v2.ModelMetadataRequest(name=name), v2.ModelMetadataResponse, timeout_s)
         if len(metadata.inputs) != 1:
@@ -106,7 +124,7 @@ def inspect_upstream(
         if declared.datatype not in _SCREENED:
             raise BackendError(f"model {name!r} takes {declared.datatype}: Guard screens numeric inputs")
         batched = _is_batched(name, tuple(declared.shape), dims)
-        max_batch = _max_batch(client, name, timeout_s) if batched else None
+        max_batch, layout = _configured(client, name, timeout_s)
         info = ModelInfo(
             name=name,
             input_name=declared.name,
@@ -118,7 +136,9 @@ def inspect_upstream(
             output_kind=OutputKind.LOGITS,
             fingerprint=hashlib.sha256(metadata.SerializeToString(deterministic=True)).hexdigest(),
             batched=batched,
-            max_batch=max_batch,
+            max_batch=max_batch if batched else None,
+            layout=layout,
+            free=tuple(axis for axis, dim in enumerate(declared.shape[1 if batched else 0 :]) if dim == -1),
         )
         return _with_output(client, info, timeout_s)
     finally:
@@ -136,16 +156,17 @@ def _is_batched(name: str, declared: tuple[int, ...], dims: tuple[int, ...]) -> 
     raise BackendError(f"model {name!r} takes shape {list(declared)}, and the samples have shape {list(dims)}")
 
 
-def _max_batch(client: _Client, name: str, timeout_s: float) -> int | None:
-    """Triton's own extension says how large a batch may be; a server without it takes any."""
+def _configured(client: Client, name: str, timeout_s: float) -> tuple[int | None, Layout | None]:
+    """Triton's own extension says how large a batch may be, and where channels are; other servers take any batch."""
     try:
         answer = client.call("ModelConfig", v2.ModelConfigRequest(name=name), v2.ModelConfigResponse, timeout_s)
     except BackendError:
-        return None
-    return int(answer.config.max_batch_size) or None
+        return None, None
+    formats = [_LAYOUTS.get(each.format) for each in answer.config.input]
+    return int(answer.config.max_batch_size) or None, formats[0] if formats else None
 
 
-def _with_output(client: _Client, info: ModelInfo, timeout_s: float) -> ModelInfo:
+def _with_output(client: Client, info: ModelInfo, timeout_s: float) -> ModelInfo:
     """Fill in the output: the first one whose trial answer is one row of two or more numbers."""
     request = v2.ModelInferRequest(model_name=info.name)
     shape = [1, *info.shape] if info.batched else list(info.shape)
@@ -160,7 +181,13 @@ def _with_output(client: _Client, info: ModelInfo, timeout_s: float) -> ModelInf
     raise BackendError(f"model {info.name!r} has no output of shape (batch, classes): Guard screens classifiers")
 
 
-def _output(response: v2.ModelInferResponse, name: str) -> Float32Array:
+def read_output(response: v2.ModelInferResponse, name: str) -> Float32Array:
+    """The values of an output, flat.
+
+    Raises:
+        BackendError: the answer lacks it.
+        KeyError, ValueError: they are no numbers.
+    """
     for index, tensor in enumerate(response.outputs):
         if tensor.name != name:
             continue
@@ -176,28 +203,23 @@ def _output(response: v2.ModelInferResponse, name: str) -> Float32Array:
     raise BackendError(f"the upstream's answer lacks output {name!r}: is the profile of this model?")
 
 
-class _Client:
-    """A synchronous v2 client that raises Guard's errors."""
+class Client:
+    """A synchronous v2 client that raises Guard's errors. Threads may share it."""
 
-    def __init__(self, address: str) -> None:
-        unlimited = -1  # answers come from the guarded server, and are as large as its outputs
-        options = [
-            ("grpc.max_receive_message_length", unlimited),
-            ("grpc.max_send_message_length", unlimited),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's two minutes would outlast a restarted upstream by far
-        ]
-        self._address = address
-        self._channel = grpc.insecure_channel(address, options=options)
+    def __init__(self, server: Link) -> None:
+        self._address = server.address
+        self._channel = Channel(server)
 
     def call(self, method: str, request: Any, answer: Any, timeout_s: float) -> Any:
-        stub = self._channel.unary_unary(
-            _SERVICE + method,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=answer.FromString,
-        )
+        """The answer to a call of a method.
+
+        Raises:
+            BackendTimeout: none within the time-out.
+            UpstreamUnavailable: no connection.
+            BackendError: the server answered with an error.
+        """
         try:
-            return stub(request, timeout=timeout_s)
+            return self._channel.call(_SERVICE + method, request.SerializeToString(), answer.FromString, timeout_s)
         except grpc.RpcError as exc:
             code, details = exc.code(), exc.details()
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -210,4 +232,5 @@ class _Client:
             raise BackendError(f"{self._address} answered {method} with {code.name}: {details}") from exc
 
     def close(self) -> None:
+        """Close the connection."""
         self._channel.close()

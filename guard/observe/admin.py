@@ -1,4 +1,4 @@
-"""The admin port: /metrics for Prometheus, /livez and /readyz for whoever keeps Guard running."""
+"""The admin port: /metrics for Prometheus, /livez and /readyz for whoever keeps Guard running, /policy for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from guard.errors import AddressUnusable
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-PATHS = ("/metrics", "/livez", "/readyz")
+PATHS = ("/metrics", "/livez", "/readyz", "/policy")
 _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 _IDLE_CONNECTION_S = 10.0
 _STOP_POLL_S = 0.1
@@ -32,7 +32,7 @@ class AdminServer:
     """Serves the admin port on threads of its own, so that it answers while the event loop is busy.
 
     `live` says whether the process is worth keeping. `ready` lists the reasons why it can't do its job, none when it
-    can. Both are called on the server's threads.
+    can. `policy` says which policy is in force. They are called on the server's threads.
     """
 
     def __init__(
@@ -42,11 +42,13 @@ class AdminServer:
         registry: CollectorRegistry,
         live: Callable[[], bool],
         ready: Callable[[], list[str]],
+        policy: Callable[[], str],
     ) -> None:
         self._address = address
         self._metrics = make_wsgi_app(registry)
         self._live = live
         self._ready = ready
+        self._policy = policy
         self._running: tuple[_Server, Thread] | None = None
 
     def start(self) -> int:
@@ -97,6 +99,8 @@ class AdminServer:
             case "/readyz":
                 reasons = self._ready()
                 return _unavailable(reasons) if reasons else _text(HTTPStatus.OK, "ready")
+            case "/policy":
+                return _text(HTTPStatus.OK, self._policy())
         return _text(HTTPStatus.NOT_FOUND, f"nothing is here; there are {', '.join(PATHS)}")
 
     def _scrape(self, environ: WSGIEnvironment) -> _Answer:

@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from guard import errors
 from guard.observe.labels import OTHER, Closed
 from guard.sharing import Sharing, StoreFailure
-from guard.values import Action, FaultReason, UnscreenedReason, Verdict
+from guard.values import Action, FaultReason, Reloaded, UnscreenedReason, Verdict
 
-PROTOCOLS = ("grpc",)
+PROTOCOLS = ("grpc", "http")
 UNDECIDED = "none"
 """The value of `decision` for requests that were refused or given up before there was one."""
 
@@ -32,9 +32,24 @@ class Families:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self._of_models: list[Closed[Counter] | Closed[Histogram]] = []
+        self._states_of_models: list[Gauge] = []
         self._traffic()
         self._detection()
         self._state()
+
+    def forget_state(self, model: str) -> None:
+        """Remove what is exported of a model as it is, and keep what was counted of it."""
+        for gauge in self._states_of_models:
+            for sample in [sample for family in gauge.collect() for sample in family.samples]:
+                if sample.labels["model"] == model:
+                    gauge.remove(*sample.labels.values())
+
+    def forget_model(self, model: str) -> None:
+        """Remove all series of a model."""
+        self.forget_state(model)
+        for each in self._of_models:
+            each.remove(model)
 
     def _traffic(self) -> None:
         self.requests = self._counter(
@@ -123,6 +138,12 @@ class Families:
         self.store_failures = self._counter(
             "guard_query_store_errors_total", "Exchanges with the query store that failed.", reason=tuple(StoreFailure)
         )
+        self.certificate_ends = self._gauge(
+            "guard_tls_cert_expiry_timestamp_seconds", "When a certificate in use ends, in Unix time.", "file"
+        )
+        self.credentials_stale = self._gauge(
+            "guard_credentials_stale", "1 while files can't be used, and what was read before serves on.", "section"
+        )
         self.drift_suspected = self._gauge(
             "guard_drift_suspected", "1 while scores are no longer like the calibration data's.", "model", "scope"
         )
@@ -140,22 +161,38 @@ class Families:
         self.target_rate = self._gauge(
             "guard_false_positive_rate_target", "Share of benign inputs that may be judged adversarial.", "model"
         )
+        self.policy_info = self._gauge("guard_policy_info", "1 for the policy in force.", "version")
+        self.reload_successful = self._gauge(
+            "guard_config_last_reload_successful", "0 while a changed policy, profile or model is refused."
+        )
+        self.reloads = self._counter(
+            "guard_config_reloads_total", "Times that the policy was read again.", outcome=tuple(Reloaded)
+        )
         self.build_info = self._gauge(
             "guard_build_info", "1, with the versions that run.", "version", "python", "onnxruntime", "torch"
         )
 
     def _counter(self, name: str, text: str, **labels: Sequence[str]) -> Closed[Counter]:
-        return Closed(Counter(name, text, tuple(labels), registry=self._registry), *labels.values())
+        counter = Closed(Counter(name, text, tuple(labels), registry=self._registry), *labels.values())
+        if "model" in labels:
+            self._of_models.append(counter)
+        return counter
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], **labels: Sequence[str]) -> Closed[Histogram]:
         histogram = Histogram(name, text, tuple(labels), registry=self._registry, buckets=buckets)
-        return Closed(histogram, *labels.values())
+        closed = Closed(histogram, *labels.values())
+        if "model" in labels:
+            self._of_models.append(closed)
+        return closed
 
     def _duration(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, registry=self._registry, buckets=DURATION_BUCKETS_S)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(name, text, labels, registry=self._registry)
+        gauge = Gauge(name, text, labels, registry=self._registry)
+        if "model" in labels:
+            self._states_of_models.append(gauge)
+        return gauge
 
 
 _BY_DETECTOR: dict[str, Sequence[str]] = {"model": (), "detector": ()}

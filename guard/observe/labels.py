@@ -30,10 +30,18 @@ class Closed(Generic[_Metric]):
         for combination in product(*labels):
             self._children[combination] = self._metric.labels(*combination)
 
+    def remove(self, value: str) -> None:
+        """Remove the children with this value of the first label: what comes in about it from now on is `other`."""
+        self._known[0].discard(value)
+        for labels in [labels for labels in tuple(self._children) if labels[0] == value]:
+            del self._children[labels]
+            self._metric.remove(*labels)
+
     def __getitem__(self, labels: tuple[str, ...]) -> _Metric:
         """The child of these labels; values that were never added read `other`."""
         child = self._children.get(labels)
         if child is None:
             pairs = zip(labels, self._known, strict=True)
-            child = self._metric.labels(*(label if label in known else OTHER for label, known in pairs))
+            known_labels = tuple(label if label in known else OTHER for label, known in pairs)
+            child = self._children[known_labels] = self._metric.labels(*known_labels)
         return child

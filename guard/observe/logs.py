@@ -101,6 +101,7 @@ def decision_event(decision: Decision) -> dict[str, Any]:
     of its client, and of all clients; None if no item is suspicious. `occlusion` is what covering windows of images
     showed, of the culprit for which it is the least ordinary, `item`: where a sticker is, if there is one. `universal`
     is with how many flagged items of other content, of how many, a flagged item shares its perturbation, at most.
+    `approximate`: Guard decoded images itself, and the server may see slightly other values.
     """
     culprits = [decision.items[index] for index in decision.culprits]
     return {
@@ -120,6 +121,7 @@ def decision_event(decision: Decision) -> dict[str, Any]:
         "universal": _most_shared(decision.items),
         "spent": dict(decision.spent),
         "reason": None if decision.reason is None else str(decision.reason),
+        "approximate": decision.approximate,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib import metadata
@@ -27,6 +27,7 @@ from guard.values import (
     ItemDecision,
     Mode,
     Probing,
+    Reloaded,
     SharedPerturbation,
     Spared,
     UnscreenedReason,
@@ -94,6 +95,26 @@ class Metrics:
         self._families.target_rate.labels(model).set(false_positive_rate)
         self._families.calibration_samples.labels(model).set(calibration_samples)
 
+    def forget_state(self, model: str) -> None:
+        """Export no more how a model is, and go on with what was counted of it."""
+        self._families.forget_state(model)
+
+    def forget_model(self, model: str) -> None:
+        """Export a model no more."""
+        self._families.forget_model(model)
+
+    def policy_in_force(self, version: str, before: str = "") -> None:
+        """Export which policy is in force, in place of the one before."""
+        if before:
+            self._families.policy_info.remove(before)
+        self._families.policy_info.labels(version).set(1)
+        self._families.reload_successful.set(1)
+
+    def policy_reloaded(self, outcome: Reloaded) -> None:
+        """The policy was read again."""
+        self._families.reloads[outcome,].inc()
+        self._families.reload_successful.set(outcome is not Reloaded.REFUSED)
+
     def watch_queue(self, model: str, depth: Callable[[], int]) -> None:
         """Export how many items wait for a model's engine, asked of `depth` at each scrape, from another thread."""
         self._families.queued.labels(model).set_function(depth)
@@ -114,6 +135,17 @@ class Metrics:
         """Export whether a model's queries are shared, asked of `up` at each scrape, from another thread."""
         self._families.store_up.labels(model).set_function(up)
         self._families.shared.add((model,), tuple(Sharing))
+
+    def watch_credentials(
+        self, section: str, stale: Callable[[], bool], ends_s: Mapping[str, Callable[[], float]]
+    ) -> None:
+        """Export, asked of these at each scrape from another thread, how it stands with the files of a section.
+
+        `stale`: they can't be used, so that what was read before is. `ends_s`: by setting, when certificates end.
+        """
+        self._families.credentials_stale.labels(section).set_function(stale)
+        for setting, ends in ends_s.items():
+            self._families.certificate_ends.labels(setting).set_function(ends)
 
     def queries_shared(self, model: str, what: Sharing, number: int) -> None:
         """So many queries of a model were sent, dropped, received, or not understood."""
@@ -138,10 +170,14 @@ class Metrics:
         """A call ended in an error of Guard's own: the `code` of its class, or `internal`."""
         self._families.refused[error_code if error_code in REFUSALS else INTERNAL,].inc()
 
-    def upstream_finished(self, *, model: str, code: str, duration_s: float) -> None:
-        """The guarded server answered with a gRPC status code; `model` is empty for calls that carry no inference."""
+    def upstream_finished(self, *, model: str, code: str, duration_s: float | None) -> None:
+        """The guarded server answered with a gRPC status code; `model` is empty for calls that carry no inference.
+
+        A stream has no model and no duration (None).
+        """
         self._families.upstream[model, code].inc()
-        self._families.upstream_duration.observe(duration_s)
+        if duration_s is not None:
+            self._families.upstream_duration.observe(duration_s)
 
     def inflight(self) -> AbstractContextManager[object]:
         """Count an inference request for as long as the context lasts."""

@@ -19,8 +19,10 @@ import torch
 
 import guard
 from guard import stats
+from guard.datatypes import held
 from guard.environment import check_onnxruntime
 from guard.errors import DataError
+from guard.layout import of_model
 from guard.model.backend import Backend
 from guard.model.sweep import best_batch
 from guard.offline import networks
@@ -31,7 +33,7 @@ from guard.offline.occlusion import choose_occlusion
 from guard.offline.progress import Reporter, quiet
 from guard.offline.quantise import Precision, fastest_variant
 from guard.offline.scoring import running_engine, score
-from guard.offline.tune import choose_hypotheses, choose_sigma, choose_squeezers, label_change_rates
+from guard.offline.tune import choose_hypotheses, choose_squeezers, label_change_rates, most_telling, stable_sigmas
 from guard.offline.view import View, hashes
 from guard.profile import spec
 from guard.profile.profile import Canaries, Profile, Provenance
@@ -85,10 +87,11 @@ def calibrate(
             f"{len(samples)} clean samples are too few: calibration splits them three ways and needs {LEAST_SAMPLES}; "
             f"{round(stats.samples_needed(0.01) / _calibration_share())} for a false-positive rate of 1 %"
         )
+    samples = held(backend.info.datatype, samples)
     order = np.random.default_rng(options.seed).permutation(len(samples))
     first, second = round(len(samples) * _FIT_SHARE), round(len(samples) * (_FIT_SHARE + _REFERENCE_SHARE))
     fit, reference, held_out = (samples[part] for part in (order[:first], order[first:second], order[second:]))
-    backend.info = with_output_kind(backend.info, backend, fit[:_CANARIES])
+    backend.info = replace(with_output_kind(backend.info, backend, fit[:_CANARIES]), layout=of_model(backend.info))
     original = backend
     variant = fastest_variant(backend, fit, options.precision)
     if variant is not None:
@@ -97,7 +100,7 @@ def calibrate(
     material = _lessons(original, fit, conditions, options, reporter)
     trained = _train(original, material, options, reporter)
     specs = [each.spec for each in trained]
-    detectors, measured = _choose_detectors(backend, fit, options, specs, reporter)
+    detectors, measured = _choose_detectors(backend, fit, material, options, specs, reporter)
     files = {each.spec.file: each.content for each in trained}
     sweep = best_batch(backend)
     backend.preferred_batch = sweep.batch
@@ -128,7 +131,7 @@ def calibrate(
         replica=None if variant is None else variant.spec,
         conditions=conditions,
         sample_hashes=hashes(View(backend.info).view(samples)),
-        query_radii=radii_of(samples, backend.info.bounds),
+        query_radii=radii_of(samples, backend.info.bounds, backend.info.layout),
     )
 
 
@@ -193,9 +196,10 @@ def _train(
     return networks.train(backend, material, seed=options.seed, budget=options.budget, reporter=reporter)
 
 
-def _choose_detectors(
+def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
     backend: Backend,
     fit: Float32Array,
+    material: Material | None,
     options: Options,
     trained: Sequence[spec.NetworkSpec],
     reporter: Reporter,
@@ -207,7 +211,9 @@ def _choose_detectors(
     with reporter.stage("measuring benign sensitivity", mutations + 3) as advance:
         chosen.append(spec.SqueezingSpec(squeezers=choose_squeezers(backend, fit)))
         advance(1)
-        sigma = choose_sigma(backend, fit, rng)
+        sigmas = stable_sigmas(backend, fit, rng)
+        attacks = material.positives if material is not None and material.exact else []
+        sigma = most_telling(backend, fit, attacks, sigmas, rng) if attacks else sigmas[-1]
         advance(1)
         for mutation in (spec.Gaussian(sigma=sigma), *(_mutation(kind, sigma) for kind in options.mutations)):
             rates = label_change_rates(backend, fit, mutation, _RATE_COPIES, rng)
@@ -218,8 +224,9 @@ def _choose_detectors(
         masks = choose_occlusion(backend, fit, pairs="skip") if options.occlusion else None
         chosen += [] if masks is None else [masks]
         advance(1)
-    smoothing = spec.SmoothingSpec(sigma=sigma, radius=sigma)
-    chosen.append(at_radius(smoothing, options.radius_sigmas * sigma))
+    strongest = sigmas[-1]  # which proves the largest radius; where sensitivity uses it too, they share their copies
+    smoothing = spec.SmoothingSpec(sigma=strongest, radius=strongest)
+    chosen.append(at_radius(smoothing, options.radius_sigmas * strongest))
     return tuple(chosen), measured
 
 

@@ -19,6 +19,8 @@ _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 _KEYS = ("inputs", "images", "x", "data")
 _LEVELS = 255.0
 _MATRIX = 2
+_TURNS = ((2, 0, 1), (1, 2, 0))
+"""Of images' axes: channels from last to first, and from first to last."""
 _TOLERATED_DUPLICATES = 0.1
 _LARGEST_SCALED = 1.0
 # What numpy raises of a file that is cut short, altered, or holds Python objects.
@@ -44,6 +46,23 @@ def load_samples(path: Path, bounds: tuple[float, float]) -> Float32Array:
         samples = (raw.astype(np.float32) / _LEVELS * (bounds[1] - bounds[0]) + bounds[0]).clip(*bounds)
     else:
         samples = raw.astype(np.float32)
+    checked(path, samples, bounds)
+    if raw.dtype.kind == "f" and samples.max() <= _LARGEST_SCALED < bounds[1] / 2:
+        _log.warning(
+            "no value is above 1, and --bounds reach far beyond: if the model takes values from 0 to 1, leave --bounds "
+            "out, or noise and attacks are made a hundred times too strong",
+            data=str(path),
+            bounds=bounds,
+        )
+    return samples
+
+
+def checked(path: Path, samples: Float32Array, bounds: tuple[float, float]) -> Float32Array:
+    """The samples. Many duplicates are warned of.
+
+    Raises:
+        DataError: they aren't finite, not within the bounds, or all the same.
+    """
     if not np.isfinite(samples).all():
         broken = int(np.count_nonzero(~np.isfinite(samples.reshape(len(samples), -1)).all(axis=1)))
         raise DataError(f"{path}: {broken} of {len(samples)} samples hold NaN or infinity; remove them")
@@ -53,13 +72,6 @@ def load_samples(path: Path, bounds: tuple[float, float]) -> Float32Array:
             f"{bounds[0]:g} to {bounds[1]:g}; give the model's own with --bounds"
         )
     _check_duplicates(path, samples)
-    if raw.dtype.kind == "f" and samples.max() <= _LARGEST_SCALED < bounds[1] / 2:
-        _log.warning(
-            "no value is above 1, and --bounds reach far beyond: if the model takes values from 0 to 1, leave --bounds "
-            "out, or noise and attacks are made a hundred times too strong",
-            data=str(path),
-            bounds=bounds,
-        )
     return samples
 
 
@@ -82,13 +94,10 @@ def _check_duplicates(path: Path, samples: Float32Array) -> None:
 
 
 def layouts(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Shapes in which a model may want samples of `shape`: as they are, with a channel axis, or channels first."""
-    found = [shape]
+    """Shapes in which a model may want samples of `shape`: as they are, with a channel axis, channels first or last."""
     if len(shape) == _MATRIX:
-        found += [(1, *shape), (*shape, 1)]
-    elif len(shape) == _MATRIX + 1:
-        found.append((shape[2], shape[0], shape[1]))
-    return found
+        return [shape, (1, *shape), (*shape, 1)]
+    return [shape, *(_turned(shape, axes) for axes in _TURNS if len(shape) == len(axes))]
 
 
 def to_layout(samples: Float32Array, shape: tuple[int, ...]) -> Float32Array:
@@ -96,9 +105,14 @@ def to_layout(samples: Float32Array, shape: tuple[int, ...]) -> Float32Array:
     own = samples.shape[1:]
     if own == shape:
         return samples
-    if len(own) == len(shape):
-        return np.ascontiguousarray(np.moveaxis(samples, -1, 1))
+    for axes in _TURNS:
+        if len(own) == len(axes) and _turned(own, axes) == shape:
+            return np.ascontiguousarray(samples.transpose(0, *(axis + 1 for axis in axes)))
     return samples.reshape(len(samples), *shape)
+
+
+def _turned(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in axes)
 
 
 def _read(path: Path) -> npt.NDArray[np.generic]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from guard.layout import from_channels_first, of_model, to_channels_first
 from guard.model.backend import Backend
 from guard.offline.conditions import drawn
 from guard.offline.nets import one_thread
@@ -21,8 +22,7 @@ from guard.offline.perturb import FAMILIES, IMAGES_ONLY, Perturbation
 from guard.offline.progress import Reporter
 from guard.offline.view import Bytes, View
 from guard.profile.spec import Condition
-from guard.screen.mutations import Bounds
-from guard.values import Float32Array, IntArray
+from guard.values import Float32Array, IntArray, ModelInfo
 
 _BATCH = 128
 _ATTACKED = 300
@@ -69,7 +69,7 @@ def collect(
     """
     view = View(backend.info)
     rng = np.random.default_rng(seed)
-    attacker = _Attacker(white_box, backend.info.bounds, torch.Generator().manual_seed(seed))
+    attacker = _Attacker(white_box, backend.info, torch.Generator().manual_seed(seed))
     most = _MOST_VALUES // math.prod(backend.info.shape)
     images = view.view(samples[: max(most // (1 + _TIMES_DRIFTED), _LEAST_FOOLED)])
     times = _TIMES_DRIFTED if conditions else 0
@@ -106,14 +106,20 @@ class _Attacker:
     """Somebody with the model's gradients."""
 
     model: nn.Module
-    bounds: Bounds
+    info: ModelInfo
     rng: torch.Generator
 
     def craft(self, make: Perturbation, strength: float, x: Float32Array) -> Float32Array:
-        parts = torch.split(torch.from_numpy(x), _BATCH)
-        made = [make(self.model, part, strength, self.bounds, self.rng).detach() for part in parts]
-        crafted: Float32Array = torch.cat(made).numpy()
-        return crafted
+        layout = of_model(self.info)
+        parts = torch.split(to_channels_first(torch.from_numpy(x), layout), _BATCH)
+        made = [make(self._classify, part, strength, self.info.bounds, self.rng).detach() for part in parts]
+        crafted: Float32Array = from_channels_first(torch.cat(made), self.info.shape, layout).numpy()
+        return np.ascontiguousarray(crafted)
+
+    def _classify(self, x: Tensor) -> Tensor:
+        """Of inputs with their channels first, as perturbations have them."""
+        logits: Tensor = self.model(from_channels_first(x, self.info.shape, of_model(self.info)))
+        return logits
 
 
 def _fooling(made: Bytes, labels: IntArray, backend: Backend, view: View) -> tuple[Bytes, IntArray]:

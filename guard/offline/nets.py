@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from guard.screen.layout import is_image, to_channels_first
+from guard.layout import is_image, to_channels_first
+from guard.values import Layout
 
 _WIDTHS = (32, 64, 128, 128)
 _SMALL = 7
@@ -24,13 +25,16 @@ class SmallNet(nn.Module):
     The 32-32-pool-64-64-pool pattern is that of Gong et al. (2017).
     """
 
-    def __init__(self, shape: tuple[int, ...], classes: int, bounds: tuple[float, float]) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], classes: int, bounds: tuple[float, float], layout: Layout | None = None
+    ) -> None:
         super().__init__()
         self._bounds = bounds
+        self._layout = layout
         layers: list[nn.Module] = []
-        self._image = is_image(shape)
+        self._image = is_image(shape, layout)
         if self._image:
-            channels, height, width = to_channels_first(torch.zeros(1, *shape)).shape[1:]
+            channels, height, width = to_channels_first(torch.zeros(1, *shape), layout).shape[1:]
             for out in _WIDTHS:
                 layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU()]
                 pool = min(2, height), min(2, width)  # an image may be a single line of pixels
@@ -49,7 +53,7 @@ class SmallNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, *shape) in the input's own units to (batch, classes) logits."""
         x = (x - self._bounds[0]) / (self._bounds[1] - self._bounds[0])
-        output: Tensor = self._layers(to_channels_first(x) if self._image else x)
+        output: Tensor = self._layers(to_channels_first(x, self._layout) if self._image else x)
         return output
 
 

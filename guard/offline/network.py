@@ -50,7 +50,7 @@ def train_network(material: Material, info: ModelInfo, *, seed: int, reporter: R
     ):
         torch.manual_seed(seed)
         for _ in range(count):
-            net = SmallNet(info.shape, 2, info.bounds)
+            net = SmallNet(info.shape, 2, info.bounds, info.layout)
             fit(net, _balanced(benign, material.clean, positives, rng), steps=steps, advance=advance)
             nets.append(net)
     return to_onnx(Average(nets).eval(), info.shape)
@@ -111,7 +111,8 @@ def train_surrogate(
             advance(len(part))
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        surrogate = SmallNet(backend.info.shape, backend.info.classes, backend.info.bounds)
+        info = backend.info
+        surrogate = SmallNet(info.shape, info.classes, info.bounds, info.layout)
         with reporter.stage("training the surrogate", steps) as advance:
             batches = _shuffled(inputs, torch.cat(answers), torch.Generator().manual_seed(seed))
             fit(surrogate, batches, steps=steps, advance=advance)

@@ -10,14 +10,14 @@ import numpy as np
 import structlog
 
 from guard.errors import DataError
+from guard.layout import is_image, planes
 from guard.model.backend import Backend
 from guard.profile.spec import OcclusionSpec
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
-from guard.screen.layout import is_image, planes
 from guard.screen.occlusion import masks_of
 from guard.screen.trial import MODEL
-from guard.values import Evidence, Fault, Float32Array
+from guard.values import Evidence, Fault, Float32Array, Layout
 
 PATCH_AREA: Final = 0.05
 """Share of the image that stickers cover at most."""
@@ -58,16 +58,18 @@ def choose_occlusion(
     Raises:
         DataError: a sample can't be screened.
     """
-    if not is_image(backend.info.shape):
+    layout = backend.info.layout
+    if not is_image(backend.info.shape, layout):
         return None
-    height, width = planes(samples[0]).shape[1:]
+    height, width = planes(samples[0], layout).shape[1:]
     patch_px = math.ceil(math.sqrt(patch_area * height * width))
     if min(height, width) < max(_LEAST_SIDE_PX, 2 * patch_px):
         return None
     spec = OcclusionSpec(
         image_px=(height, width), patch_px=patch_px, fill=(sum(backend.info.bounds) / 2,), pairs="skip"
     )
-    colours = [_measured(backend, samples, _with(spec, fill=fill)) for fill in (spec.fill, _mean_colour(samples))]
+    fills = spec.fill, _mean_colour(samples, layout)
+    colours = [_measured(backend, samples, _with(spec, fill=fill)) for fill in fills]
     steadier = min(colours, key=lambda colour: colour.changes).spec
     grids = [_with(steadier, grid=grid, pairs=pairs) for grid in _GRIDS]
     distinct = {masks_of(each).windows: each for each in reversed(grids)}  # a finer one may be the same on small images
@@ -87,9 +89,9 @@ def _with(spec: OcclusionSpec, **changes: object) -> OcclusionSpec:
     return spec.model_copy(update=changes)
 
 
-def _mean_colour(samples: Float32Array) -> tuple[float, ...]:
+def _mean_colour(samples: Float32Array, layout: Layout | None) -> tuple[float, ...]:
     """The mean of each channel."""
-    means = np.mean([planes(sample).mean(axis=(1, 2), dtype=np.float64) for sample in samples], axis=0)
+    means = np.mean([planes(sample, layout).mean(axis=(1, 2), dtype=np.float64) for sample in samples], axis=0)
     return tuple(means.tolist())
 
 

@@ -1,6 +1,7 @@
 """Perturbations for training detector networks: what attacks leave in an input, at many strengths.
 
-These are training material, not an evaluation: each takes a strength and makes no promise to succeed.
+These are training material, not an evaluation: each takes a strength and makes no promise to succeed. Images have
+their channels first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from guard.screen.layout import from_channels_first, to_channels_first
 from guard.screen.mutations import Bounds
 
 Images: TypeAlias = Float[Tensor, "batch *dims"]
@@ -126,15 +126,13 @@ def confident(model: Classifier, x: Images, strength: float, bounds: Bounds, rng
 
 def patch(model: Classifier, x: Images, strength: float, bounds: Bounds, rng: torch.Generator) -> Images:
     """A square of `strength` of the area anywhere on an image, its content by gradient ascent (Brown et al., 2017)."""
-    labels, shape = _labels(model, x), x.shape[1:]
-    height, width = to_channels_first(x[:1]).shape[-2:]
+    labels, (height, width) = _labels(model, x), x.shape[-2:]
     side = max(1, round((strength * height * width) ** 0.5))
-    masks = torch.zeros(len(x), 1, height, width, device=x.device)
+    masks = torch.zeros(len(x), height, width, device=x.device)
     for mask in masks:
         top, left = (int(torch.randint(max(size - side, 0) + 1, (1,), generator=rng)) for size in (height, width))
-        mask[:, top : top + side, left : left + side] = 1
-    channels = to_channels_first(x[:1]).shape[1]
-    where = from_channels_first(masks.expand(-1, channels, -1, -1), tuple(shape)).bool()
+        mask[top : top + side, left : left + side] = 1
+    where = masks.reshape(len(x), *[1] * (x.ndim - 3), height, width).bool()
     noise = torch.empty_like(x).uniform_(*bounds, generator=rng)
     moved = torch.where(where, noise, x)
     for _ in range(_ITERATIONS):
@@ -145,8 +143,8 @@ def patch(model: Classifier, x: Images, strength: float, bounds: Bounds, rng: to
 
 def spatial(model: Classifier, x: Images, strength: float, bounds: Bounds, rng: torch.Generator) -> Images:
     """Turned by up to `strength` degrees, shifted by up to a tenth: the worst of some draws (Engstrom et al., 2019)."""
-    labels, shape = _labels(model, x), tuple(x.shape[1:])
-    planes = to_channels_first(x)
+    labels = _labels(model, x)
+    planes = x.reshape(len(x), -1, *x.shape[-2:])
     worst, found = torch.full((len(x),), torch.inf, device=x.device), x.clone()
     for _ in range(_SPATIAL_DRAWS):
         turn, down, right = torch.empty(3, len(x)).uniform_(-1, 1, generator=rng)
@@ -155,7 +153,7 @@ def spatial(model: Classifier, x: Images, strength: float, bounds: Bounds, rng: 
         affine = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1).to(x.device)
         grid = functional.affine_grid(affine, list(planes.shape), align_corners=False)
         turned = functional.grid_sample(planes - bounds[0], grid, align_corners=False) + bounds[0]
-        moved = from_channels_first(turned, shape).clamp(*bounds)
+        moved = turned.reshape(x.shape).clamp(*bounds)
         with torch.no_grad():
             lead = _lead(model(moved), labels)
         better = lead < worst
@@ -165,22 +163,22 @@ def spatial(model: Classifier, x: Images, strength: float, bounds: Bounds, rng: 
 
 def squares(model: Classifier, x: Images, strength: float, bounds: Bounds, rng: torch.Generator) -> Images:
     """Squares at the bound of an L-inf ball, drawn by chance and kept where they help (Andriushchenko et al., 2020)."""
-    labels, epsilon, shape = _labels(model, x), _epsilon(strength, bounds), tuple(x.shape[1:])
-    planes = to_channels_first(x)
+    labels, epsilon, shape = _labels(model, x), _epsilon(strength, bounds), x.shape
+    planes = x.reshape(len(x), -1, *x.shape[-2:])
     count, channels, height, width = planes.shape
     change = epsilon * _signs((count, channels, 1, width), rng).expand(-1, -1, height, -1).clone()
     worst = torch.full((count,), torch.inf)
     kept = change.clone()
     for draw in range(_SQUARE_DRAWS):
         with torch.no_grad():
-            lead = _lead(model(from_channels_first((planes + change).clamp(*bounds), shape)), labels)
+            lead = _lead(model((planes + change).clamp(*bounds).reshape(shape)), labels)
         better = lead < worst
         kept[better], worst[better] = change[better], lead[better]
         change = kept.clone()
         side = max(1, round(min(height, width) * (_SQUARE_SHARE * (1 - draw / _SQUARE_DRAWS)) ** 0.5))
         top, left = (int(torch.randint(size - side + 1, (1,), generator=rng)) for size in (height, width))
         change[:, :, top : top + side, left : left + side] = epsilon * _signs((count, channels, 1, 1), rng)
-    return from_channels_first((planes + kept).clamp(*bounds), shape)
+    return (planes + kept).clamp(*bounds).reshape(shape)
 
 
 Perturbation: TypeAlias = Callable[[Classifier, Images, float, Bounds, torch.Generator], Images]

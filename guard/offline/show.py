@@ -8,8 +8,9 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from guard import stats
+from guard.layout import of_model
 from guard.profile.profile import Profile
-from guard.profile.spec import DetectorSpec
+from guard.profile.spec import DetectorSpec, ServerPreprocessing
 from guard.values import Float64Array
 
 
@@ -24,8 +25,9 @@ def describe(profile: Profile) -> Group:
         ("model", f"{model.name} (fingerprint {model.fingerprint[:16]}...)"),
         (
             "input",
-            f"{model.input_name}: {model.datatype} {list(model.shape)}, values in [{low:g}, {high:g}]",
+            f"{model.input_name}: {model.datatype} {list(model.shape)} ({of_model(model)}) in [{low:g}, {high:g}]",
         ),
+        ("images", _images(profile)),
         ("output", f"{model.output_name}: {model.classes} classes, {model.output_kind}"),
         ("replica", _replica(profile)),
         (
@@ -44,6 +46,16 @@ def describe(profile: Profile) -> Group:
     for spec in profile.detectors:
         detectors.add_row(spec.name, _settings(spec), *_spread(profile, spec.name))
     return Group(facts, detectors, _rates(len(profile.calibration)))
+
+
+def _images(profile: Profile) -> str:
+    match profile.preprocessing:
+        case None:
+            return "the served model takes the same tensors"
+        case ServerPreprocessing() as made:
+            return f"{made.input}: made tensors by the guarded server's model {made.upstream_model!r}"
+        case made:
+            return f"{made.input}: decoded by guard, {made.size_px[0]} x {made.size_px[1]} {made.colour}"
 
 
 def _replica(profile: Profile) -> str:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from guard.screen.layout import from_channels_first, is_image, to_channels_first
+from guard.datatypes import held
+from guard.layout import from_channels_first, is_image, to_channels_first
 from guard.values import Float32Array, ModelInfo, UInt64Array
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -27,7 +28,7 @@ class View:
     @property
     def image(self) -> bool:
         """Whether inputs are images."""
-        return is_image(self.info.shape)
+        return is_image(self.info.shape, self.info.layout)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,20 +39,20 @@ class View:
         """Samples in the model's units, rounded to 8 bits."""
         low, high = self.info.bounds
         x = torch.from_numpy((samples - low) / (high - low))
-        x = to_channels_first(x) if self.image else x
+        x = to_channels_first(x, self.info.layout) if self.image else x
         rounded: Bytes = to_bytes(x.numpy())
         return rounded
 
     def own(self, images: Bytes) -> Float32Array:
-        """Back to the model's units and layout."""
+        """Back to the model's units and layout, as its data type holds them."""
         x = torch.from_numpy(from_bytes(images))
         samples: Float32Array = np.ascontiguousarray(self.module_input(x).numpy())
-        return samples
+        return held(self.info.datatype, samples)
 
     def module_input(self, x: Tensor) -> Tensor:
         """What the model takes, of a batch in [0, 1]; with gradients."""
         low, high = self.info.bounds
-        own = from_channels_first(x, self.info.shape) if self.image else x
+        own = from_channels_first(x, self.info.shape, self.info.layout) if self.image else x
         return own * (high - low) + low
 
 

@@ -23,6 +23,7 @@ SURROGATE_STEPS = 600
 _TOLERANCE = 1e-3
 _PROBES = 64
 _OPERATORS = ("nms", "qnms")
+_OTHER_REALS = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE})
 _LIBRARIES: list[Any] = []  # what they define ends with them
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +54,7 @@ def white_box(model: bytes, info: ModelInfo) -> nn.Module:
         graph = _without_softmax(onnx.load_from_string(model), info.output_name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of weights that are read-only views, which nothing writes to
-            module = converter.ConvertModel(graph).eval()
+            module = converter.ConvertModel(_in_single_precision(graph)).eval().float()  # as all attacks compute
     except Exception as exc:  # the converter raises whatever it likes on graphs that it can't take
         raise BackendError(f"model {info.name!r} can't be made a torch module: {exc}") from exc
     for parameter in module.parameters():
@@ -118,6 +119,15 @@ def _without_softmax(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
     wanted = maker.input[0] if maker is not None and maker.op_type == "Softmax" else output
     del model.graph.output[:]
     model.graph.output.append(onnx.helper.make_tensor_value_info(wanted, onnx.TensorProto.FLOAT, None))
+    return model
+
+
+def _in_single_precision(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph without casts to other real numbers; the converter makes the weights follow."""
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i in _OTHER_REALS:
+                attribute.i = onnx.TensorProto.FLOAT
     return model
 
 

@@ -15,6 +15,7 @@ from guard.profile.spec import (
     Condition,
     DetectorSpec,
     NetworkSpec,
+    Preprocessing,
     QueryRadii,
     ReducedReplica,
     SmoothingSpec,
@@ -42,6 +43,8 @@ class Canaries:
 
     inputs: Float32Array
     logits: Float32Array
+    encoded: tuple[bytes, ...] = ()
+    """The same as encoded images, where the served model takes those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ class Profile:
     """Harmless changes that benign inputs were calibrated under."""
     sample_hashes: UInt64Array = field(default_factory=lambda: np.zeros(0, np.uint64))
     """64 bits of each sample's hash, at 8 bits, by which an evaluation refuses samples of the calibration."""
+    preprocessing: Preprocessing | None = None
+    """How the served model's encoded images become the replica's inputs; None where it takes the same tensors."""
     query_radii: QueryRadii | None = None
     """How near two inputs are that a query attack may have sent; None for inputs that can't be compared."""
 

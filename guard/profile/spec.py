@@ -245,6 +245,53 @@ class Condition(_Spec):
     most: float = Field(gt=0, description="the severest that is expected")
 
 
+class ImagePreprocessing(_Spec):
+    """How Guard makes the model's input of an encoded image: decoded, resized, and (values * scale - mean) / std.
+
+    With `shorter_side_px` the shorter side is resized to that and the middle of the image is cut out; without it both
+    sides are resized.
+    """
+
+    input: str = Field(description="the served model's BYTES input")
+    output: str | None = Field(None, description="its output, if it has another name than the replica's")
+    size_px: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]] = Field(
+        description="height and width of the model's input"
+    )
+    shorter_side_px: int | None = Field(None, ge=1, le=8192)
+    filter: Literal["nearest", "bilinear", "bicubic", "box", "lanczos"] = "bilinear"
+    colour: Literal["rgb", "bgr", "grey"] = "rgb"
+    orient: bool = Field(default=False, description="turn the image as its EXIF orientation says")
+    scale: float = Field(1 / 255, gt=0)
+    mean: tuple[float, ...] = Field((0.0,), min_length=1, description="one value, or one for each channel")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)
+
+    @property
+    def channels(self) -> int:
+        """Of the model's input."""
+        return 1 if self.colour == "grey" else 3
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if any(len(each) not in {1, self.channels} for each in (self.mean, self.std)):
+            raise ValueError(f"mean and std have one value, or {self.channels} for colour {self.colour}")
+        if self.shorter_side_px is not None and self.shorter_side_px < max(self.size_px):
+            raise ValueError(f"shorter_side_px {self.shorter_side_px} leaves too little to cut {self.size_px} out of")
+        return self
+
+
+class ServerPreprocessing(_Spec):
+    """The guarded server's own preprocessing model makes the input of an encoded image; Guard asks it."""
+
+    input: str = Field(description="the served model's BYTES input")
+    output: str | None = Field(None, description="its output, if it has another name than the replica's")
+    upstream_model: str = Field(description="the preprocessing model's name on the guarded server")
+    upstream_input: str | None = Field(None, description="its BYTES input, if it has another name")
+    upstream_output: str = Field(description="its output, which the replica takes")
+
+
+Preprocessing: TypeAlias = ImagePreprocessing | ServerPreprocessing
+
+
 class QueryRadii(_Spec):
     """Bits in which the fingerprints of two inputs may differ that are near-duplicates: of one client, of all."""
 

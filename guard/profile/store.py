@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from guard.errors import ProfileError
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
-from guard.profile.spec import Condition, DetectorSpec, NetworkSpec, QueryRadii, ReducedReplica
+from guard.profile.spec import Condition, DetectorSpec, NetworkSpec, Preprocessing, QueryRadii, ReducedReplica
 from guard.values import ModelInfo
 
 FORMAT = 3
@@ -29,6 +29,7 @@ _INFO: TypeAdapter[ModelInfo] = TypeAdapter(ModelInfo)
 _PROVENANCE: TypeAdapter[Provenance] = TypeAdapter(Provenance)
 _DETECTORS: TypeAdapter[tuple[DetectorSpec, ...]] = TypeAdapter(tuple[DetectorSpec, ...])
 _CONDITIONS: TypeAdapter[tuple[Condition, ...]] = TypeAdapter(tuple[Condition, ...])
+_PREPROCESSING: TypeAdapter[Preprocessing | None] = TypeAdapter(Preprocessing | None)
 _RADII: TypeAdapter[QueryRadii | None] = TypeAdapter(QueryRadii | None)
 _REPLICA: TypeAdapter[ReducedReplica | None] = TypeAdapter(ReducedReplica | None)
 
@@ -47,6 +48,9 @@ def save(profile: Profile, directory: Path) -> None:
     for part, scores in (("reference", profile.reference), ("calibration", profile.calibration)):
         arrays[f"{part}_labels"] = scores.labels
         arrays |= {f"{part}_score_{name}": values for name, values in scores.scores.items()}
+    if profile.canaries.encoded:
+        arrays["canary_images"] = np.frombuffer(b"".join(profile.canaries.encoded), np.uint8)
+        arrays["canary_sizes"] = np.array([len(each) for each in profile.canaries.encoded], np.int64)
     np.savez_compressed(directory / ARRAYS, allow_pickle=False, **arrays)
     for name, content in profile.files.items():
         (directory / name).write_bytes(content)
@@ -57,6 +61,7 @@ def save(profile: Profile, directory: Path) -> None:
         "detectors": _DETECTORS.dump_python(profile.detectors, mode="json"),
         "replica": _REPLICA.dump_python(profile.replica, mode="json"),
         "conditions": _CONDITIONS.dump_python(profile.conditions, mode="json"),
+        "preprocessing": _PREPROCESSING.dump_python(profile.preprocessing, mode="json"),
         "query_radii": _RADII.dump_python(profile.query_radii, mode="json"),
         "provenance": _PROVENANCE.dump_python(profile.provenance, mode="json"),
     }
@@ -96,11 +101,12 @@ def load(directory: Path) -> Profile:
             files={spec.file: _file(directory, spec) for spec in with_files},
             replica=replica,
             conditions=_CONDITIONS.validate_python(manifest["conditions"]),
+            preprocessing=_PREPROCESSING.validate_python(manifest.get("preprocessing")),
             query_radii=_RADII.validate_python(manifest.get("query_radii")),
             reference=_benign(arrays, "reference"),
             calibration=_benign(arrays, "calibration"),
             sample_hashes=arrays["sample_hashes"],
-            canaries=Canaries(arrays["canary_inputs"], arrays["canary_logits"]),
+            canaries=Canaries(arrays["canary_inputs"], arrays["canary_logits"], _encoded(arrays)),
         )
     except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
         raise ProfileError(f"{directory} is damaged ({exc}); {_REMAKE}") from exc
@@ -110,6 +116,13 @@ def load(directory: Path) -> Profile:
         if any(scores.shape != part.labels.shape for scores in part.scores.values()):
             raise ProfileError(f"{directory} holds more or fewer benign scores than labels; {_REMAKE}")
     return profile
+
+
+def _encoded(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, ...]:
+    if "canary_images" not in arrays:
+        return ()
+    ends = np.cumsum(arrays["canary_sizes"])[:-1]
+    return tuple(part.tobytes() for part in np.split(arrays["canary_images"], ends))
 
 
 def _benign(arrays: Mapping[str, npt.NDArray[Any]], part: str) -> BenignScores:

@@ -7,9 +7,10 @@ from typing import Final
 
 import numpy as np
 
+from guard.layout import is_image
 from guard.profile.spec import QueryRadii
-from guard.queries.fingerprint import BITS, Fingerprinter, is_image
-from guard.values import Float32Array, Float64Array, IntArray, UInt64Array
+from guard.queries.fingerprint import BITS, Fingerprinter
+from guard.values import Float32Array, Float64Array, IntArray, Layout, UInt64Array
 
 LIMIT: Final = 3
 """Near-duplicates for which the radii are made; a policy with a higher limit is the milder for it."""
@@ -28,7 +29,7 @@ _KEYS = 2
 _NEIGHBOURS = 10
 
 
-def radii_of(benign: Float32Array, bounds: tuple[float, float]) -> QueryRadii | None:
+def radii_of(benign: Float32Array, bounds: tuple[float, float], layout: Layout | None = None) -> QueryRadii | None:
     """Radii within which no benign input is expected to have as many neighbours as make an attack.
 
     The distance of an input's k-th nearest neighbour among n shrinks to (n / m)^(1/d) of it among m, d being the
@@ -37,12 +38,12 @@ def radii_of(benign: Float32Array, bounds: tuple[float, float]) -> QueryRadii | 
     inputs that are no images, and for fewer samples than say anything.
     """
     samples = benign[:_MOST_SAMPLES]
-    if not is_image(samples.shape[1:]) or len(samples) < _LEAST_SAMPLES:
+    if not is_image(samples.shape[1:], layout) or len(samples) < _LEAST_SAMPLES:
         return None
     span = bounds[1] - bounds[0]
     found = []
     for key in range(_KEYS):  # another secret gives other bits, and nearly the same distances
-        fingerprinter = Fingerprinter(bytes([key]) * 32, "calibration", samples.shape[1:], span)
+        fingerprinter = Fingerprinter(bytes([key]) * 32, "calibration", samples.shape[1:], span, layout)
         nearest = _nearest(fingerprinter.prints(samples)[0])
         dimension = _dimension(nearest)
         found.append(

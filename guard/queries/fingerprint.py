@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from guard.values import Float32Array, UInt64Array
+from guard.layout import all_planes, layout_of
+from guard.values import Float32Array, Layout, UInt64Array
 
 BITS: Final = 512
 WORDS: Final = BITS // 64
@@ -32,25 +33,22 @@ _FREQUENCIES = 9
 _FINE_PX, _COARSE_PX = 0.7, 4.0
 _NEIGHBOURHOOD = 1.5
 _FLOOR = 0.05
-_CHANNELS = (1, 3, 4)
 _FLAT = 1 / 255
-_MATRIX, _IMAGE = 2, 3
-
-
-def is_image(shape: tuple[int, ...]) -> bool:
-    """Whether inputs of this shape can be fingerprinted: HW, CHW or HWC with 1, 3 or 4 channels."""
-    if len(shape) == _MATRIX:
-        return min(shape) > 1
-    return len(shape) == _IMAGE and (shape[0] in _CHANNELS or shape[-1] in _CHANNELS)
 
 
 class Fingerprinter:
-    """Fingerprints inputs of one model. `span` is the length of the model's range: less than a level of it is flat."""
+    """Fingerprints inputs of one model, which are images.
 
-    def __init__(self, secret: bytes, model: str, shape: tuple[int, ...], span: float) -> None:
+    `span` is the length of the model's range: less than a level of it is flat. Without a layout the shape tells.
+    """
+
+    def __init__(
+        self, secret: bytes, model: str, shape: tuple[int, ...], span: float, layout: Layout | None = None
+    ) -> None:
         self._key = hmac.digest(secret, b"queries\0" + model.encode(), "sha256")
         self._shape = shape
-        channels, *size = _as_planes(np.empty((1, *shape), np.float32)).shape[1:]
+        self._layout = layout or layout_of(shape)
+        channels, *size = all_planes(np.empty((1, *shape), np.float32), self._layout).shape[1:]
         self._height, self._width = _shrunk(*size)
         vertical, horizontal = _half_plane(self._height, self._width)
         self._vertical, self._horizontal = _filters(self._height, vertical), _filters(self._width, horizontal)
@@ -61,7 +59,7 @@ class Fingerprinter:
 
     def prints(self, inputs: Float32Array) -> tuple[UInt64Array, npt.NDArray[np.bool_]]:
         """Fingerprints (n, WORDS) of inputs (n, *shape), and which of them say nothing: flat images all look alike."""
-        images = self._thumbnails(_as_planes(inputs))
+        images = self._thumbnails(all_planes(inputs, self._layout))
         flat = np.ptp(images.reshape(len(images), -1), axis=1) < self._flat
         magnitudes = np.sqrt(np.abs(self._spectrum(images))).reshape(*images.shape[:2], -1)
         around = magnitudes @ self._around
@@ -80,10 +78,10 @@ class Fingerprinter:
     def key(self, model_fingerprint: str) -> bytes:
         """A key that only those have whose fingerprints can be compared with these.
 
-        Another secret, another model, another shape, or a numpy that draws other hyperplanes gives another key.
+        Another secret, model, shape or layout, or a numpy that draws other hyperplanes, gives another key.
         """
         drawn = hashlib.sha256(np.packbits(self._hyperplanes > 0).tobytes()).digest()
-        same = f"{_FORM}\0{model_fingerprint}\0{self._shape}\0{self._flat}\0".encode()
+        same = f"{_FORM}\0{model_fingerprint}\0{self._shape}\0{self._layout}\0{self._flat}\0".encode()
         return hmac.digest(self._key, b"key\0" + same + drawn, "sha256")
 
     def _name(self, content: bytes) -> int:
@@ -103,13 +101,6 @@ class Fingerprinter:
             for vertical, horizontal in zip(self._vertical, self._horizontal, strict=True)
         )
         return fine - coarse
-
-
-def _as_planes(inputs: Float32Array) -> Float32Array:
-    """View inputs as (n, channels, height, width). CHW is preferred where both readings fit."""
-    if inputs.ndim == _MATRIX + 1:
-        return inputs[:, None]
-    return inputs if inputs.shape[1] in _CHANNELS else np.moveaxis(inputs, -1, 1)
 
 
 def _shrunk(height: int, width: int) -> tuple[int, int]:

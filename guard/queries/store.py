@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 
 class QueryStore:
-    """The connection to the store. Start it when all watches were shared, and close it before them."""
+    """The connection to the store. Watches may be shared, and leave, while it runs; close it before them."""
 
     def __init__(
         self, address: StoreAddress, counts: Counts, *, password: str | None, ca_file: str | None, timeout_s: float
@@ -55,6 +55,8 @@ class QueryStore:
         )
         self._origin = secrets.token_bytes(ORIGIN_BYTES)
         self._streams: dict[bytes, _Stream] = {}
+        self._exchanging = threading.Lock()
+        self._started = False
         self._store_ms = 0
         self._answers: bool | None = None
         self._stopping = threading.Event()
@@ -66,14 +68,27 @@ class QueryStore:
         return bool(self._answers) and self._thread.is_alive()
 
     def share(self, watch: QueryWatch, seal: Seal, *, model: str, capacity: int, keep_s: float) -> None:
-        """Tell others of this model's new queries, and this one of theirs; the store keeps as many, for as long."""
+        """Tell others of this model's new queries, and this one of theirs; the store keeps as many, for as long.
+
+        It takes the place of another watch of the same model.
+        """
         channel = Channel(model, seal, watch.learn, self._counts, origin=self._origin)
+        stream = _Stream(watch, channel, capacity, min(round(keep_s * _MS), _LONGEST_KEPT_MS))
+        with self._exchanging:
+            self._streams[seal.stream.encode()] = stream
         watch.tell(channel.put)
-        self._streams[seal.stream.encode()] = _Stream(channel, capacity, min(round(keep_s * _MS), _LONGEST_KEPT_MS))
+        if self._started:
+            self.start()
+
+    def leave(self, watch: QueryWatch) -> None:
+        """Share no more with a watch; an exchange that is under way is waited for."""
+        with self._exchanging:
+            self._streams = {name: stream for name, stream in self._streams.items() if stream.watch is not watch}
 
     def start(self) -> None:
-        """Begin sharing. It does not wait for the store."""
-        if self._streams:
+        """Begin sharing, as soon as there is a watch to share with. It does not wait for the store."""
+        self._started = True
+        if self._streams and not self._thread.is_alive() and not self._stopping.is_set():
             self._thread.start()
 
     def close(self) -> None:
@@ -85,8 +100,12 @@ class QueryStore:
     def _run(self) -> None:
         back_off_s = _FIRST_PAUSE_S
         while not self._stopping.is_set():
+            if not self._streams:  # all have left
+                self._stopping.wait(_PAUSE_S)
+                continue
             try:
-                pause_s = 0.0 if self._exchange() else _PAUSE_S
+                with self._exchanging:
+                    pause_s = 0.0 if self._exchange() else _PAUSE_S
             except Exception as exc:  # noqa: BLE001 - whatever is wrong with a server, it is tried again
                 self._failed(exc)
                 pause_s, back_off_s = back_off_s, min(2 * back_off_s, _LONGEST_PAUSE_S)
@@ -98,6 +117,8 @@ class QueryStore:
 
     def _exchange(self) -> bool:
         """Send what waits and learn what is new; whether there is more of either."""
+        if not self._streams:
+            return False
         pipeline: Any = self._client.pipeline(transaction=False)
         for stream in self._streams.values():
             stream.write(pipeline, self._store_ms)
@@ -135,7 +156,8 @@ class QueryStore:
 class _Stream:
     """The store's stream of one model. `position` is the last entry that was read; at first there is none."""
 
-    def __init__(self, channel: Channel, capacity: int, keep_ms: int) -> None:
+    def __init__(self, watch: QueryWatch, channel: Channel, capacity: int, keep_ms: int) -> None:
+        self.watch = watch
         self.position = _BEGINNING
         self._channel, self._capacity, self._keep_ms = channel, capacity, keep_ms
 

@@ -164,7 +164,8 @@ class HostReplica(Replica):
         super().__init__(name, backend, key, [torch.zeros(shape) for _ in range(BATCHES)])
 
     def _make(self, source: Source, members: Sequence[Share], rows: Tensor) -> None:
-        make(source.mutation, self._wanted(source, members), rows.numpy(), self._backend.info.bounds)
+        info = self._backend.info
+        make(source.mutation, self._wanted(source, members), rows.numpy(), info.bounds, info.layout)
 
     def _compare(self, flight: Flight, logits: Tensor) -> Compared:
         shares, values = flight.shares, on_host(logits, flight.batch)

@@ -50,7 +50,8 @@ class DeviceReplica(Replica):
                 add_noise(source.mutation, inputs, seeds(draws), rows, self._backend.info.bounds)
             case mutation:
                 made = np.empty(rows.shape, dtype=np.float32)
-                make(mutation, self._wanted(source, members), made, self._backend.info.bounds)
+                info = self._backend.info
+                make(mutation, self._wanted(source, members), made, info.bounds, info.layout)
                 rows.copy_(torch.from_numpy(made))
 
     def _compare(self, flight: Flight, logits: Tensor) -> Compared:

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 
 from guard.errors import ConfigError
+from guard.layout import from_channels_first, is_image, planes, to_channels_first
 from guard.profile import spec
 from guard.screen.keystream import Draw, gaussians, seeded, uniforms
-from guard.screen.layout import from_channels_first, is_image, planes, to_channels_first
-from guard.values import Float32Array
+from guard.values import Float32Array, Layout
 
 Bounds: TypeAlias = tuple[float, float]
 _LEVELS_8_BIT = 255.0
@@ -36,24 +36,29 @@ def make(
     wanted: Sequence[Wanted],
     out: Float[npt.NDArray[np.float32], "copies *dims"],
     bounds: Bounds,
+    layout: Layout | None = None,
 ) -> None:
-    """Fill `out` with copies, input after input.
+    """Fill `out` with copies, input after input. Without a layout the shape tells.
 
     Raises:
         ConfigError: a mutation in space, of an input that is no image, or a mask for images of another size.
     """
     shape = tuple(out.shape[1:])
-    if isinstance(mutation, _IN_SPACE) and not is_image(shape):
+    if not isinstance(mutation, _IN_SPACE):
+        _MAKERS[type(mutation)](mutation, wanted, out, bounds)
+        return
+    if not is_image(shape, layout):
         raise ConfigError(f"{mutation.kind} needs images, and the model takes shape {list(shape)}: leave it out")
-    _MAKERS[type(mutation)](mutation, wanted, out, bounds)
+    _MAKERS_IN_SPACE[type(mutation)](mutation, wanted, out, bounds, layout)
 
 
-def copies(
+def copies(  # noqa: PLR0917 - as `make`, and what is drawn from
     mutation: spec.Mutation,
     x: Float[npt.NDArray[np.float32], "*dims"],
     count: int,
     rng: np.random.Generator,
     bounds: Bounds,
+    layout: Layout | None = None,
 ) -> Float[npt.NDArray[np.float32], "{count} *dims"]:
     """Copies of one input for work that must repeat with a seed, and keeps no secret.
 
@@ -61,7 +66,7 @@ def copies(
         ConfigError: as `make`.
     """
     made = np.empty((count, *x.shape), dtype=np.float32)
-    make(mutation, (Wanted(x, count, seeded(rng, count)),), made, bounds)
+    make(mutation, (Wanted(x, count, seeded(rng, count)),), made, bounds, layout)
     return made
 
 
@@ -97,10 +102,12 @@ def _uniform(mutation: spec.Uniform, wanted: Sequence[Wanted], out: Float32Array
     np.clip(out, *bounds, out=out)
 
 
-def _shift_rotate(mutation: spec.ShiftRotate, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds) -> None:
+def _shift_rotate(
+    mutation: spec.ShiftRotate, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds, layout: Layout | None
+) -> None:
     draws = torch.from_numpy(2 * uniforms(_draws(wanted), 3) - 1)
     repeated = np.concatenate([np.broadcast_to(x, (count, *x.shape)) for x, count, *_ in wanted])
-    image = to_channels_first(torch.from_numpy(repeated))
+    image = to_channels_first(torch.from_numpy(repeated), layout)
     height, width = image.shape[-2:]
     angle = torch.deg2rad(draws[:, 0] * mutation.max_degrees)
     cos, sin = torch.cos(angle), torch.sin(angle)
@@ -114,7 +121,7 @@ def _shift_rotate(mutation: spec.ShiftRotate, wanted: Sequence[Wanted], out: Flo
     )
     grid = torch.nn.functional.affine_grid(affine, list(image.shape), align_corners=False)
     moved = torch.nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
-    out[:] = from_channels_first(moved, tuple(out.shape[1:])).numpy()
+    out[:] = from_channels_first(moved, tuple(out.shape[1:]), layout).numpy()
 
 
 def _contrast_brightness(
@@ -144,11 +151,15 @@ def _bit_depth(mutation: spec.BitDepth, wanted: Sequence[Wanted], out: Float32Ar
     out += np.float32(bounds[0])
 
 
-def _median(mutation: spec.Median, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds) -> None:
-    _by_plane(lambda plane: np.asarray(cv2.medianBlur(plane, mutation.size), dtype=np.float32), wanted, out)
+def _median(
+    mutation: spec.Median, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds, layout: Layout | None
+) -> None:
+    _by_plane(lambda plane: np.asarray(cv2.medianBlur(plane, mutation.size), dtype=np.float32), wanted, out, layout)
 
 
-def _non_local_means(mutation: spec.NonLocalMeans, wanted: Sequence[Wanted], out: Float32Array, bounds: Bounds) -> None:
+def _non_local_means(
+    mutation: spec.NonLocalMeans, wanted: Sequence[Wanted], out: Float32Array, bounds: Bounds, layout: Layout | None
+) -> None:
     span = bounds[1] - bounds[0]
 
     def denoise(plane: Float32Array) -> Float32Array:
@@ -159,13 +170,15 @@ def _non_local_means(mutation: spec.NonLocalMeans, wanted: Sequence[Wanted], out
         denoised: Float32Array = smooth.astype(np.float32) * np.float32(span / _LEVELS_8_BIT) + np.float32(bounds[0])
         return denoised
 
-    _by_plane(denoise, wanted, out)
+    _by_plane(denoise, wanted, out, layout)
 
 
-def _mask(mutation: spec.Mask, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds) -> None:
+def _mask(
+    mutation: spec.Mask, wanted: Sequence[Wanted], out: Float32Array, _bounds: Bounds, layout: Layout | None
+) -> None:
     height, width = mutation.window_px
     fill = np.array(mutation.fill, dtype=np.float32)[:, None, None]
-    size = planes(out[0]).shape[1:]
+    size = planes(out[0], layout).shape[1:]
     if size != mutation.image_px:
         raise ConfigError(
             f"a mask for images of {mutation.image_px} pixels can't cover those of {size}: calibrate again"
@@ -173,15 +186,20 @@ def _mask(mutation: spec.Mask, wanted: Sequence[Wanted], out: Float32Array, _bou
     for each, (x, rows) in zip(wanted, _rows(wanted, out), strict=True):
         rows[:] = x
         for made, places in zip(rows, mutation.covers[each.start : each.start + each.copies], strict=True):
-            image = planes(made)
+            image = planes(made, layout)
             for top, left in places:
                 image[:, top : top + height, left : left + width] = fill
 
 
-def _by_plane(function: Callable[[Float32Array], Float32Array], wanted: Sequence[Wanted], out: Float32Array) -> None:
+def _by_plane(
+    function: Callable[[Float32Array], Float32Array],
+    wanted: Sequence[Wanted],
+    out: Float32Array,
+    layout: Layout | None,
+) -> None:
     """Apply a function of (height, width) to each channel of each image."""
     for x, rows in _rows(wanted, out):
-        for plane, made in zip(planes(x), planes(rows[0]), strict=True):
+        for plane, made in zip(planes(x, layout), planes(rows[0], layout), strict=True):
             made[:] = function(np.ascontiguousarray(plane))
         rows[1:] = rows[0]
 
@@ -191,9 +209,11 @@ _MAKERS: dict[type[spec.Mutation], _Maker] = {
     spec.Identity: _identity,
     spec.Gaussian: _gaussian,
     spec.Uniform: _uniform,
-    spec.ShiftRotate: _shift_rotate,
     spec.ContrastBrightness: _contrast_brightness,
     spec.BitDepth: _bit_depth,
+}
+_MAKERS_IN_SPACE: dict[type[spec.Mutation], _Maker] = {
+    spec.ShiftRotate: _shift_rotate,
     spec.Median: _median,
     spec.NonLocalMeans: _non_local_means,
     spec.Mask: _mask,

@@ -7,6 +7,7 @@ import asyncio
 import grpc
 from google.protobuf.message import DecodeError
 
+from guard.channel import AioChannel
 from guard.config import Cancellation
 from guard.pb.grpc_service_pb2 import ServerMetadataRequest, ServerMetadataResponse
 
@@ -24,7 +25,7 @@ class CancellationPolicy:
     answer is there, and where there is none, calls are shielded.
     """
 
-    def __init__(self, policy: Cancellation, channel: grpc.aio.Channel) -> None:
+    def __init__(self, policy: Cancellation, channel: AioChannel) -> None:
         self._policy = policy
         self._channel = channel
         self._survives: bool | None = None
@@ -49,7 +50,7 @@ class CancellationPolicy:
     async def _ask(self) -> None:
         request = ServerMetadataRequest().SerializeToString()
         try:
-            answer = await self._channel.unary_unary(SERVER_METADATA, None, None)(request, timeout=_LOOKUP_TIMEOUT_S)
+            answer = await self._channel.unary_unary(SERVER_METADATA)(request, timeout=_LOOKUP_TIMEOUT_S)
             self._survives = ServerMetadataResponse.FromString(answer).name in _SURVIVORS
         except (grpc.aio.AioRpcError, DecodeError):
             self._survives = None  # the next call asks again

@@ -27,11 +27,12 @@ _SHARED_MEMORY_PREFIX = "shared_memory_"
 class Parts:
     """A message taken apart: `header` without raw contents and unknown fields, `raw` the raw contents, as views.
 
-    Nothing in it is checked, but a refusal can say which model it was for.
+    Nothing in it is checked, but a refusal can say which model it was for. `size` is that of the message, in bytes.
     """
 
     header: ModelInferRequest
     raw: tuple[memoryview, ...]
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def take_apart(message: bytes) -> Parts:
     except DecodeError as error:
         raise MalformedRequest("the message is not a ModelInferRequest: protobuf can't parse it") from error
     header.DiscardUnknownFields()  # type: ignore[attr-defined]  # types-protobuf leaves it out
-    return Parts(header, raw)
+    return Parts(header, raw, len(message))
 
 
 def parse(parts: Parts) -> ParsedRequest:
@@ -106,6 +107,8 @@ def with_verdict(response: bytes, decision: Decision) -> bytes:
     marks = ModelInferResponse()
     marks.parameters["guard_verdict"].string_param = decision.verdict
     marks.parameters["guard_id"].string_param = decision.id
+    if decision.approximate:
+        marks.parameters["guard_approximate"].bool_param = True
     return response + marks.SerializeToString(deterministic=True)
 
 

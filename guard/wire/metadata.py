@@ -8,8 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from guard.errors import MalformedRequest
 from guard.wire.status import Metadata
 
+MAX_BYTES = 7 * 1024
+"""gRPC servers refuse more than 8 KiB, now and then or always, and some then drop the other calls of the connection."""
+
+_ENTRY_BYTES = 32
 _HOP_BY_HOP = frozenset(
     {
         "accept-encoding",
@@ -40,6 +45,17 @@ def to_upstream(metadata: Iterable[Any]) -> Metadata:
     return tuple(
         (key, value) for key, value in metadata if _crosses(key) and not key.lower().startswith(_FORGEABLE_PREFIXES)
     )
+
+
+def check_metadata(metadata: Metadata) -> None:
+    """Check what goes to the upstream, where all clients share a connection.
+
+    Raises:
+        MalformedRequest: it takes more than `MAX_BYTES`, counted as HTTP/2 does (RFC 9113, section 6.5.2).
+    """
+    size = sum(len(key) + len(value) + _ENTRY_BYTES for key, value in metadata)
+    if size > MAX_BYTES:
+        raise MalformedRequest(f"the request has {size} bytes of metadata or headers, more than {MAX_BYTES}")
 
 
 def to_client(metadata: Iterable[Any]) -> Metadata:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from guard.values import Decision, InferRequest
+from guard.values import Course, Decision, InferRequest
 
 PROTOCOL = "grpc"
 """The value of the `protocol` label for requests that arrive here."""
@@ -13,6 +14,22 @@ PROTOCOL = "grpc"
 
 class Screener(Protocol):
     """Judges requests."""
+
+    def now(self) -> Screener:
+        """The screener as it is now: a request keeps to the policy that it began with."""
+        ...
+
+    def listed_as(self, model: str, version: str) -> str:
+        """The name that the policy has for a version of a model; where it has none, the model's."""
+        ...
+
+    def course(self, model: str, version: str = "") -> Course:
+        """When a request for a version of a model may reach the upstream, by its policy.
+
+        Raises:
+            RequestError: it may not at all, or names no model.
+        """
+        ...
 
     async def screen(
         self, request: InferRequest, *, decision_id: str, deadline_s: float | None, client: str = ""
@@ -47,8 +64,21 @@ class WireMetrics(Protocol):
         """A call ended in an error of Guard's own: the `code` of its class, or `internal`."""
         ...
 
-    def upstream_finished(self, *, model: str, code: str, duration_s: float) -> None:
-        """The upstream answered with a gRPC status code; `model` is empty for calls that carry no inference."""
+    def upstream_finished(self, *, model: str, code: str, duration_s: float | None) -> None:
+        """The upstream answered with a gRPC status code; `model` is empty for calls that carry no inference.
+
+        A stream has no model and no duration (None).
+        """
+        ...
+
+    def watch_credentials(
+        self, section: str, stale: Callable[[], bool], ends_s: Mapping[str, Callable[[], float]]
+    ) -> None:
+        """Export how it stands with the files of a section, asked of these from another thread.
+
+        `stale`: whether they can't be used, so that what was read before is. `ends_s`: by setting, when certificates
+        end, in Unix time.
+        """
         ...
 
     def inflight(self) -> AbstractContextManager[object]:

@@ -1,15 +1,31 @@
-"""The one message of a unary call: not larger than allowed, and not compressed."""
+"""The messages of a call: not larger than allowed, and inflated within that bound where they came compressed.
+
+gRPC would check a message's size only after it had inflated all of it, so it leaves them to Guard as they came.
+Source: RFC 1950 (zlib, which gRPC calls deflate) and RFC 1952 (gzip).
+"""
 
 from __future__ import annotations
 
+import asyncio
+import zlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import grpc
 
 from guard.config import LARGEST_GRPC_BYTES
-from guard.errors import Compressed, MessageTooLarge
+from guard.errors import MalformedRequest, MessageTooLarge
 
 _GZIP = b"\x1f\x8b"
 _DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
-"""How zlib begins. As protobuf each would be field 15, which no request of the protocol has."""
+"""How zlib begins. As protobuf each would be field 15, which no message of the protocol has."""
+
+_EITHER = zlib.MAX_WBITS | 32
+_SLICE_BYTES = 64 * 1024
+_PIECE_BYTES = 1024 * 1024
+# Few, so that bombs take neither all cores nor many times the limit in memory.
+_INFLATERS = ThreadPoolExecutor(2, thread_name_prefix="guard-inflate")
 
 
 def transport_limit(max_message_bytes: int) -> int:
@@ -34,23 +50,69 @@ def check_size(what: str, size_bytes: int, max_message_bytes: int) -> None:
         )
 
 
-async def receive(messages: AsyncIterator[bytes], max_message_bytes: int) -> bytes:
-    """Read the message of a call that a handler for streams got.
+def compression_of(message: bytes) -> grpc.Compression:
+    """How a message was compressed. gRPC does not say, but no message of the protocol begins as these do."""
+    if message.startswith(_GZIP):
+        return grpc.Compression.Gzip
+    return grpc.Compression.Deflate if message.startswith(_DEFLATE) else grpc.Compression.NoCompression
+
+
+async def unpacked(what: str, message: bytes, max_message_bytes: int) -> bytes:
+    """A message as its sender wrote it, inflated where it was compressed, on a thread and never past the limit.
+
+    Raises:
+        MessageTooLarge: it has more than `max_message_bytes`, compressed or not.
+        MalformedRequest: its compression is broken.
+    """
+    check_size(what, len(message), max_message_bytes)
+    if compression_of(message) is grpc.Compression.NoCompression:
+        return message
+    return await asyncio.get_running_loop().run_in_executor(_INFLATERS, _inflated, what, message, max_message_bytes)
+
+
+@dataclass(slots=True)
+class Packing:
+    """How the message of a call came, and its answer may go."""
+
+    compression: grpc.Compression = grpc.Compression.NoCompression
+
+
+async def receive(messages: AsyncIterator[bytes], max_message_bytes: int, packing: Packing) -> bytes:
+    """Read the message of a call that a handler for streams got, and note how it came.
 
     Handlers for unary calls never hear of a message that gRPC did not take, so that nothing could count it. Here it
     shows as a call without a message; the client sees gRPC's own refusal.
 
     Raises:
         MessageTooLarge: it is over `max_message_bytes`.
-        Compressed: it is compressed. The server leaves that as it came, for gRPC would check its size only after it
-            had inflated all of it.
+        MalformedRequest: its compression is broken.
     """
     async for message in messages:
-        check_size("the request", len(message), max_message_bytes)
-        if message.startswith((_GZIP, *_DEFLATE)):
-            raise Compressed("guard takes no compressed requests; send this one without compression")
-        return message
+        packing.compression = compression_of(message)
+        return await unpacked("the request", message, max_message_bytes)
     raise MessageTooLarge(
         f"gRPC took no message: it has more than {transport_limit(max_message_bytes)} bytes, where "
         f"upstream.max_message_bytes allows {max_message_bytes}, or the client sent none"
     )
+
+
+def _inflated(what: str, message: bytes, max_message_bytes: int) -> bytes:
+    """Inflate piece by piece: of a bomb there is never more in memory than the limit and one piece."""
+    inflater, pieces, size = zlib.decompressobj(_EITHER), list[bytes](), 0
+    try:
+        for at in range(0, len(message), _SLICE_BYTES):
+            left, full = message[at : at + _SLICE_BYTES], False
+            while left or full:
+                pieces.append(inflater.decompress(left, _PIECE_BYTES))
+                left, full = inflater.unconsumed_tail, len(pieces[-1]) == _PIECE_BYTES
+                size += len(pieces[-1])
+                if size > max_message_bytes:
+                    raise MessageTooLarge(
+                        f"{what} inflates to more than upstream.max_message_bytes allows ({max_message_bytes}): "
+                        "send smaller batches, or have the operator of guard raise it"
+                    )
+    except zlib.error as error:
+        raise MalformedRequest(f"{what} begins like gzip or deflate, and can't be inflated") from error
+    if not inflater.eof or inflater.unused_data:
+        raise MalformedRequest(f"{what} is compressed, and ends too early or has more after its end")
+    return b"".join(pieces)

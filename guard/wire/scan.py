@@ -17,7 +17,7 @@ _MAX_TAG = (1 << 32) - 1
 _MAX_UINT64 = (1 << 64) - 1
 
 
-def split_field(message: bytes, number: int) -> tuple[bytes, tuple[memoryview, ...]]:
+def split_field(message: bytes | memoryview, number: int) -> tuple[bytes, tuple[memoryview, ...]]:
     """Separate the length-delimited field `number` from all others.
 
     Returns the bytes of the other fields, in order, and the contents of each occurrence of the field, as views.
@@ -43,7 +43,7 @@ def split_field(message: bytes, number: int) -> tuple[bytes, tuple[memoryview, .
             raise MalformedRequest(f"field {number} of the message has wire type {tag & 7}, expected bytes")
         else:
             contents.append(view[begin:at])
-    return (b"".join(others) if contents else message), tuple(contents)
+    return (b"".join(others) if contents else bytes(message)), tuple(contents)
 
 
 def length_delimited(number: int, length: int) -> bytes:

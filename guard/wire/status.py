@@ -22,6 +22,7 @@ from guard.errors import (
     ModelNotListed,
     NonFiniteInput,
     Overloaded,
+    RequestTooSlow,
     Unsupported,
     UpstreamUnavailable,
 )
@@ -45,6 +46,7 @@ _ERRORS: Mapping[type[GuardError], StatusCode] = MappingProxyType(
         MessageTooLarge: StatusCode.RESOURCE_EXHAUSTED,
         Overloaded: StatusCode.RESOURCE_EXHAUSTED,
         DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
+        RequestTooSlow: StatusCode.DEADLINE_EXCEEDED,
         UpstreamUnavailable: StatusCode.UNAVAILABLE,
     }
 )
@@ -55,6 +57,10 @@ _UNSCREENED: Mapping[UnscreenedReason, tuple[StatusCode, str]] = MappingProxyTyp
     {
         UnscreenedReason.OVERLOAD: (StatusCode.RESOURCE_EXHAUSTED, "guard is overloaded; retry with backoff"),
         UnscreenedReason.DEADLINE: (StatusCode.UNAVAILABLE, "screening took longer than allowed; retry with backoff"),
+        UnscreenedReason.OTHER_SHAPE: (
+            StatusCode.PERMISSION_DENIED,
+            "the input has another shape than the ones that guard was calibrated with; resize it to those",
+        ),
         UnscreenedReason.FAULT: (StatusCode.UNAVAILABLE, "the request could not be screened; retry with backoff"),
     }
 )

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import structlog
 
+from guard.channel import AioChannel, Link
 from guard.config import Upstream as UpstreamSettings
 from guard.errors import DeadlineExceeded, Overloaded, UpstreamUnavailable
 from guard.wire.cancellation import CancellationPolicy
-from guard.wire.metadata import to_client
+from guard.wire.metadata import check_metadata, to_client
 from guard.wire.ports import WireMetrics
-from guard.wire.receive import check_size, transport_limit
+from guard.wire.receive import transport_limit, unpacked
 from guard.wire.status import Metadata
+from guard.wire.upstream_stream import UpstreamStream
 
 MAX_ABANDONED_CALLS = 256
 """Shielded calls that may still run at the upstream after their clients left."""
@@ -36,13 +39,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """How a call ends for the client: the upstream's answer, or Guard's own."""
+    """How a call ends for the client: the upstream's answer, or Guard's own; `cause` is then the kind of error."""
 
     code: grpc.StatusCode
     details: str = ""
     body: bytes = b""
     initial_metadata: Metadata = ()
     trailing_metadata: Metadata = ()
+    cause: type[Exception] | None = None
 
 
 class Upstream:
@@ -52,14 +56,20 @@ class Upstream:
     """
 
     def __init__(
-        self, settings: UpstreamSettings, metrics: WireMetrics, *, max_abandoned_calls: int = MAX_ABANDONED_CALLS
+        self,
+        settings: UpstreamSettings,
+        metrics: WireMetrics,
+        *,
+        link: Link | None = None,
+        max_abandoned_calls: int = MAX_ABANDONED_CALLS,
     ) -> None:
         self._address = settings.address
+        self._speaks_tls = settings.tls is not None
         self._metrics = metrics
         self._max_message_bytes = settings.max_message_bytes
         self._max_abandoned_calls = max_abandoned_calls
-        self._abandoned: set[asyncio.Task[Reply]] = set()
-        self._channel = grpc.aio.insecure_channel(settings.address, options=_channel_options(settings))
+        self._abandoned: set[asyncio.Task[Any]] = set()
+        self._channel = AioChannel(link or Link(settings), transport_limit(settings.max_message_bytes))
         self._cancellation = CancellationPolicy(settings.cancellation, self._channel)
 
     async def call(self, call: Call) -> Reply:
@@ -70,55 +80,81 @@ class Upstream:
             DeadlineExceeded: the client's deadline ran out, and policy keeps it from the upstream.
             Overloaded: too many calls still run at the upstream whose clients have left.
             MessageTooLarge: the upstream's answer is over `upstream.max_message_bytes`.
+            MalformedRequest: the client's metadata is too large for the upstream.
         """
+        check_metadata(call.metadata)
         if call.deadline_s is not None and call.deadline_s <= 0:
             raise DeadlineExceeded("the deadline ran out before the request was sent to the upstream")
         if self._cancellation.passes_on():
             return await self._send(call, timeout_s=call.deadline_s)
         return await self._send_shielded(call)
 
+    def open(self, method: str, metadata: Metadata, deadline_s: float | None) -> UpstreamStream:
+        """Open a stream.
+
+        Raises:
+            Overloaded: too many calls still run at the upstream whose clients have left.
+            MalformedRequest: the client's metadata is too large for the upstream.
+        """
+        check_metadata(metadata)
+        cancellable = self._cancellation.passes_on()
+        if not cancellable:
+            self._check_abandoned()
+        call = self._channel.stream_stream(method)(timeout=deadline_s if cancellable else None, metadata=metadata)
+        return UpstreamStream(
+            call,
+            cancellable=cancellable,
+            adopt=self._adopt,
+            # It lasts as long as its client likes, so its duration says nothing about the upstream.
+            ended=lambda code: self._metrics.upstream_finished(model="", code=code.name, duration_s=None),
+            check=self._raise_if_unreachable,
+        )
+
     async def close(self, grace_s: float) -> None:
         """Let abandoned calls end, for `grace_s` seconds, then cut the connection."""
         if self._abandoned:
             await asyncio.wait(self._abandoned, timeout=grace_s)
         await self._cancellation.close()
-        await self._channel.close(None)
+        await self._channel.close()
 
     async def _send_shielded(self, call: Call) -> Reply:
         """Make a call that runs to its end at the upstream, whatever becomes of the client."""
-        if len(self._abandoned) >= self._max_abandoned_calls:
-            raise Overloaded(
-                f"the upstream still works on {len(self._abandoned)} requests whose clients have left; "
-                "retry with backoff"
-            )
+        self._check_abandoned()
         task = asyncio.create_task(self._send(call, timeout_s=None))
         try:
             done, _ = await asyncio.wait({task}, timeout=call.deadline_s)
         finally:
             if not task.done():
-                self._abandoned.add(task)
-                task.add_done_callback(self._forget)
+                self._adopt(task)
         if not done:
             raise DeadlineExceeded("the deadline ran out while the upstream was working")
         return task.result()
 
-    def _forget(self, task: asyncio.Task[Reply]) -> None:
+    def _check_abandoned(self) -> None:
+        if len(self._abandoned) >= self._max_abandoned_calls:
+            raise Overloaded(
+                f"the upstream still works on {len(self._abandoned)} requests whose clients have left; "
+                "retry with backoff"
+            )
+
+    def _adopt(self, task: asyncio.Task[Any]) -> None:
+        self._abandoned.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
         self._abandoned.discard(task)
         if not task.cancelled():
             task.exception()  # marks it as seen: nobody is left to tell
 
     async def _send(self, call: Call, *, timeout_s: float | None) -> Reply:
         started_s, code = time.perf_counter(), grpc.StatusCode.CANCELLED
-        rpc = self._channel.unary_unary(call.method, None, None)(
-            call.message, timeout=timeout_s, metadata=call.metadata
-        )
+        rpc = self._channel.unary_unary(call.method)(call.message, timeout=timeout_s, metadata=call.metadata)
         try:
             body = await rpc
             code = grpc.StatusCode.OK
-            check_size("the upstream's answer", len(body), self._max_message_bytes)
             return Reply(
                 code,
-                body=body,
+                body=await unpacked("the upstream's answer", body, self._max_message_bytes),
                 initial_metadata=to_client(await rpc.initial_metadata()),
                 trailing_metadata=to_client(await rpc.trailing_metadata()),
             )
@@ -145,17 +181,8 @@ class Upstream:
         connected = self._channel.get_state() is grpc.ChannelConnectivity.READY
         if error.code() is grpc.StatusCode.UNAVAILABLE and not connected and not error.trailing_metadata():
             _log.warning("the upstream can't be reached", address=self._address, reason=error.details())
+            tls = ", and that it speaks TLS as upstream.tls says" if self._speaks_tls else ""
             raise UpstreamUnavailable(
                 f"guard can't reach the upstream at {self._address}; "
-                "check that it is running and that upstream.address names its gRPC port"
+                f"check that it is running and that upstream.address names its gRPC port{tls}"
             ) from error
-
-
-def _channel_options(settings: UpstreamSettings) -> list[tuple[str, int]]:
-    """Only what is received is bounded: all that Guard sends it has received, within the same bound."""
-    return [
-        ("grpc.max_receive_message_length", transport_limit(settings.max_message_bytes)),
-        ("grpc.enable_http_proxy", 0),  # a sidecar's upstream is beside it, whatever the environment says
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's two minutes would outlast a restarted upstream by far
-    ]

@@ -93,8 +93,8 @@ def test_written(tmp_path: Path) -> None:
     assert {"commit", "processor", "torch", "command"} < found["about"].keys()
     table = (tmp_path / "engine.md").read_text()
     assert "1.1, 1.2, 1" in table
-    assert "- Row 1." in table
-    assert "- Row 2." not in table
+    assert "- Row 1, LeNet-5." in table
+    assert "- Row 2, " not in table
     assert (tmp_path / "engine.png").stat().st_size > 10_000
 
 

@@ -62,4 +62,4 @@ def test_all_checks() -> None:
     assert len(lines) == 8
     assert "a replayed input meets the same noise" in lines
     assert "a replayed request gets the same answers" in lines
-    assert "ONNX Runtime, given batches where they are, agrees with torch" in lines
+    assert "ONNX Runtime, bound once to batches where they are, agrees with torch" in lines

@@ -61,6 +61,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, busy: str) -> Path:
     (folder / "unloadable.yaml").write_text(UNLOADABLE_POLICY)
     (folder / "no-effect.yaml").write_text(NO_EFFECT_POLICY)
     (folder / "busy.yaml").write_text(f'listen: {{address: "{busy}", admin_address: "127.0.0.1:0"}}\n{GOOD_POLICY}')
+    (folder / "down.yaml").write_text('upstream: {address: "127.0.0.1:2"}\n')
+    restricted = "{restricted_protocol: {key: guard, value_file: gone}}"
+    (folder / "secretless.yaml").write_text(f"upstream: {restricted}\n")
     _write_samples(folder)
     _write_models(folder)
     (folder / "empty").mkdir()

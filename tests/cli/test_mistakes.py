@@ -39,6 +39,13 @@ MISTAKES = {
     "upstream down": (
         DIGITS + "--upstream 127.0.0.1:1 --model-name digits", UPSTREAM, ["no inference server", "is it running"]
     ),
+    "a policy's upstream down": (
+        DIGITS + "--config down.yaml --model-name digits", UPSTREAM, ["no inference server answers at 127.0.0.1:2"]
+    ),
+    "a policy's upstream without its secret": (
+        DIGITS + "--config secretless.yaml --model-name digits", CONFIG,
+        ["^guard: secretless.yaml:1: upstream.restricted_protocol.value_file .*gone can't be read"],
+    ),
     "upstream without the model": (
         DIGITS + "--upstream {upstream} --model-name digit", MODEL,
         ["^guard: --model-name digit: --upstream {upstream} has no model of that name .*NOT_FOUND"],

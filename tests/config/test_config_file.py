@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 from pydantic_core import ErrorDetails
 
-from guard.config import Cancellation, Certify, Replica, Settings, Unlisted, host_and_port
-from guard.config_file import explain, load_settings
+from guard.config import Cancellation, Certify, Replica, Settings, Unlisted, Upstream, host_and_port
+from guard.config_file import explain, load_settings, load_upstream
 from guard.config_file.document import Document
 from guard.config_file.english import mistake
 from guard.errors import ConfigError
 from guard.sharing import StoreAddress, store_address
+from guard.transport import ListenTls, RestrictedProtocol, UpstreamTls
 from guard.values import Action, Mode
+from tests.support.certificates import Authority
 
 Write = Callable[[str], Path]
+AUTHORITY = Authority()
 
 GOOD = "models:\n  digits: {profile: prof, model: m.onnx}\n"
 FULL = """\
@@ -76,6 +79,33 @@ def test_paths_are_relative_to_the_file(write: Write, monkeypatch: pytest.Monkey
     assert settings.noise_secret_file == path.parent / "secret"
     assert settings.query_store.password_file == path.parent / "m.onnx"
     assert settings.query_store.ca_file == path.parent / "secret"
+
+
+def test_paths_of_sections_that_may_be_left_out(write: Write) -> None:
+    """Paths deep inside are relative to the file, too."""
+    folder = write("").parent
+    pair = AUTHORITY.issue("guard.example")
+    for name, content in {**pair.files, "ca": AUTHORITY.certificate}.items():
+        (folder / name).write_bytes(content)
+    settings = load_settings(
+        write(
+            f"{GOOD}listen:\n  tls: {{certificate_file: crt, key_file: key, client_ca_file: ca}}\n"
+            "upstream:\n  tls: {ca_file: ca, server_name: triton}\n"
+            "  restricted_protocol: {key: guard, value_file: m.onnx}\n"
+        )
+    )
+    listen, upstream = settings.listen.tls, settings.upstream
+    assert listen == ListenTls(certificate_file=folder / "crt", key_file=folder / "key", client_ca_file=folder / "ca")
+    assert upstream.tls == UpstreamTls(ca_file=folder / "ca", server_name="triton")
+    assert upstream.restricted_protocol == RestrictedProtocol(key="guard", value_file=folder / "m.onnx")
+
+
+def test_the_upstream_alone(write: Write) -> None:
+    """Before there is a profile, the server that a policy names can be read; mistakes in it are said, no others."""
+    path = write("upstream: {address: 'triton:8001', compression: gzip}\nmodels: {a: {profile: gone, model: gone}}")
+    assert load_upstream(path) == Upstream(address="triton:8001", compression="gzip")
+    with pytest.raises(ConfigError, match=r"^\S+:2: upstream.tls.ca_file \S+ can't be read \(No such file[^\n]*$"):
+        load_upstream(write("models: {a: {profile: gone}}\nupstream: {tls: {ca_file: gone}}"))
 
 
 def test_absolute_paths_stay(write: Write) -> None:
@@ -168,7 +198,7 @@ def test_a_mistake_of_a_kind_not_foreseen(write: Write) -> None:
     error = ErrorDetails(type="new_kind", loc=("listen", "address"), msg="It is too blue", input="a:1")
     found = mistake(error, Document(write(GOOD + "listen: {address: a:1}")))
     assert found.problem == "listen.address is `a:1`: It is too blue"
-    assert found.remedy.startswith("write host:port of Guard's gRPC endpoint")
+    assert found.remedy.startswith("write host:port or unix:path of Guard's gRPC endpoint")
 
 
 @pytest.mark.parametrize(

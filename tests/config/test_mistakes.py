@@ -89,6 +89,9 @@ MISTAKES = {
     "one port for two, both given": (
         GOOD + "listen:\n  address: a:1\n  admin_address: b:1", 5, "listen.admin_address", "both want", "another port"
     ),
+    "one port for gRPC and HTTP": (
+        GOOD + "listen:\n  http_address: a:8011", 4, "listen.http_address", "both want port 8011", "another port"
+    ),
     "guard upstream of itself": (
         GOOD + "upstream:\n  address: localhost:8011", 4, "upstream.address", "call itself", "guarded server's gRPC"
     ),
@@ -154,6 +157,43 @@ MISTAKES = {
     ),
     "no time for a store": (
         SHARED + "  url: redis://a\n  timeout_s: 0", 6, "query_store.timeout_s", "out of range", "above 0"
+    ),
+    "no certificate": (
+        GOOD + "listen:\n  tls: {certificate_file: m.onnx, key_file: secret}", 4, "listen.tls.certificate_file",
+        "m.onnx holds no certificate in PEM", "-----BEGIN CERTIFICATE-----",
+    ),
+    "a certificate that isn't there": (
+        GOOD + "upstream:\n  tls:\n    ca_file: gone", 5, "upstream.tls.ca_file", "gone can't be read (No such file",
+        "relative to this file",
+    ),
+    "a certificate without key": (
+        GOOD + "listen:\n  tls:\n    certificate_file: m.onnx", 4, "listen.tls.key_file", "is missing", "PEM file"
+    ),
+    "an upstream's certificate without key": (
+        GOOD + "upstream:\n  tls:\n    certificate_file: m.onnx", 5, "upstream.tls.certificate_file",
+        "no effect without upstream.tls.key_file", "name both, or none",
+    ),
+    "unknown key in a section that may be left out": (
+        GOOD + "upstream: {tls: {ca_fiel: m.onnx}}", 3, "upstream.tls.ca_fiel", "not a setting", "did you mean ca_file?"
+    ),
+    "a key of metadata that is none": (
+        GOOD + "upstream: {restricted_protocol: {key: Admin, value_file: m.onnx}}", 3,
+        "upstream.restricted_protocol.key", "`Admin`", "in lower case",
+    ),
+    "an empty secret": (
+        GOOD + "upstream:\n  restricted_protocol:\n    key: guard\n    value_file: nothing", 6,
+        "upstream.restricted_protocol.value_file", "nothing is empty, or holds more", "write one line",
+    ),
+    "an unknown compression": (
+        GOOD + "upstream: {compression: zip}", 3, "upstream.compression", "`zip`", "did you mean gzip?"
+    ),
+    "rights of no socket": (
+        GOOD + "listen:\n  socket_access: owner", 4, "listen.socket_access", "no effect where listen.address is no",
+        "remove socket_access",
+    ),
+    "one socket for both": (
+        GOOD + "listen: {address: 'unix:/run/g'}\nupstream:\n  address: unix:/run/g", 5, "upstream.address",
+        "guard would call itself", "socket of the guarded server's",
     ),
     "no models": ("listen: {}\nmodels: {}", 2, "models", "nothing would ever be let through", "unlisted_models: pass"),
     "no models at all": ("listen: {}", 1, "models", "nothing would ever be let through", "list the models"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from guard.datatypes import WIRE_DTYPES, float32_to_bf16
 from guard.decode.tensors import decode
-from guard.errors import MalformedRequest, NonFiniteInput
+from guard.errors import MalformedRequest, NonFiniteInput, OtherShape
 from guard.values import InferRequest, ModelInfo, OutputKind, WireTensor
 
 INFO = ModelInfo("digits", "image", "logits", "FP32", (1, 2, 3), 10, (0.0, 1.0), OutputKind.LOGITS, "ab")
@@ -101,6 +101,27 @@ def test_disagreement_is_refused(inputs: tuple[WireTensor, ...], says: str) -> N
     """A request that is not the one input the model takes is refused, saying what is expected."""
     with pytest.raises(MalformedRequest, match=says):
         decode(request(*inputs), INFO)
+
+
+def test_another_shape_that_the_model_takes() -> None:
+    """Where the model's height and width are free, items of another size are told from requests that nobody can use."""
+    free = replace(INFO, free=(1, 2))
+    with pytest.raises(
+        OtherShape, match=r"calibrated with items of shape \[1, 2, 3\], the request has \[1, 3, 2\]"
+    ) as caught:
+        decode(request(raw(VALUES.tobytes(), shape=(2, 1, 3, 2))), free)
+    assert caught.value.items == 2
+    assert decode(request(raw(VALUES.tobytes())), free).shape == SHAPE
+    for shape, says in (
+        ((2, 2, 3, 1), r"must have shape \[n, 1, any, any\]"),
+        ((2, 6), "must have shape"),
+        ((2, 1, 0, 3), "must have shape"),
+        ((2, 1, -2, -3), "must have shape"),
+        ((3, 1, 3, 2), "takes 72 bytes as FP32, the request holds 48"),
+        ((0, 1, 3, 2), "batch of 0 items"),
+    ):
+        with pytest.raises(MalformedRequest, match=says):
+            decode(request(raw(VALUES.tobytes(), shape=shape)), free)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -45,15 +45,16 @@ def ends(tables: Boundaries, kappa: float, seed: int) -> Counter[Stop]:
     ids=lambda design: f"{design['p0']}-{design['p1']}",
 )
 def test_wald_errors(design: dict[str, float]) -> None:
-    """Wald's test errs no more than Wald's own bounds: alpha / (1 - beta) if stable, beta / (1 - alpha) if sensitive.
+    """Wald's test errs no more than it says, alpha if stable and beta if sensitive.
 
-    The cap is so far off that it takes part in nothing.
+    His own bounds are a little wider, alpha / (1 - beta) and beta / (1 - alpha), but a walk on whole numbers oversteps
+    its boundaries. The cap is so far off that it takes part in nothing.
     """
     tables, alpha, beta = wald(**design, cap=640), design["alpha"], design["beta"]
     stable, sensitive = ends(tables, design["p0"], seed=7), ends(tables, design["p1"], seed=8)
     assert stable[Stop.CAP] + sensitive[Stop.CAP] < 1e-3 * RUNS
-    assert not exceeds(stable[Stop.SENSITIVE], alpha / (1 - beta))
-    assert not exceeds(sensitive[Stop.STABLE], beta / (1 - alpha))
+    assert not exceeds(stable[Stop.SENSITIVE], alpha)
+    assert not exceeds(sensitive[Stop.STABLE], beta)
     # ... and not because it never errs: most of what the bounds allow is spent.
     assert stable[Stop.SENSITIVE] > 0.3 * alpha * RUNS
     assert sensitive[Stop.STABLE] > 0.6 * beta * RUNS
@@ -64,13 +65,13 @@ def test_wald_truncated() -> None:
     design = {"p0": 0.02, "p1": 0.2, "alpha": 0.01, "beta": 0.05}
     tables = wald(**design, cap=64)
     stable, sensitive = ends(tables, 0.02, seed=7), ends(tables, 0.2, seed=8)
-    assert not exceeds(stable[Stop.SENSITIVE], 0.01 / 0.95)
-    assert not exceeds(sensitive[Stop.STABLE], 0.05 / 0.99)
+    assert not exceeds(stable[Stop.SENSITIVE], 0.01)
+    assert not exceeds(sensitive[Stop.STABLE], 0.05)
     assert stable[Stop.STABLE] > 0.95 * RUNS
     assert sensitive[Stop.SENSITIVE] > 0.9 * RUNS
 
 
-@pytest.mark.parametrize(("k0", "alpha"), [(0.3085, 0.05), (0.1587, 0.01), (0.5, 0.05), (0.02, 0.05)])
+@pytest.mark.parametrize(("k0", "alpha"), [(0.3085, 0.001), (0.3085, 0.05), (0.1587, 0.01), (0.5, 0.05), (0.02, 0.05)])
 def test_false_certificates(k0: float, alpha: float) -> None:
     """At kappa = k0, stopping as soon as it looks proved, a certificate is false at most alpha of the time.
 

@@ -120,7 +120,7 @@ CASES = {
     "unknown version": Case(
         lambda p, x: p.infer(tensor(x), model_version="9"),
         refused("Request for unknown model: 'digits' version 9 is not found", "NOT_FOUND"),
-        Refused("UNAVAILABLE", "not verified against its profile"),
+        refused("version '9' of model 'digits' is not under guard: name digits@9 in", "PERMISSION_DENIED"),
     ),
     "requested output": Case(
         lambda p, x: answer(p.infer(tensor(x), outputs=[triton_client.InferRequestedOutput("logits")])), logits(8)
@@ -169,7 +169,7 @@ CASES = {
         logits(8),
         refused("NaN, infinity or a value beyond float32 at item 3 of 8"),
     ),
-    "stream": Case(stream, ["digits"], refused("guard does not screen streams yet", "UNIMPLEMENTED")),
+    "stream": Case(stream, ["digits"]),
     "model control": Case(
         lambda p, _: p.client.load_model("digits"),
         refused("explicit model load / unload is not allowed", "UNAVAILABLE"),

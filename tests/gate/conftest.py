@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from guard.config import ModelPolicy, Unlisted
 from guard.decide.drift import Drift
 from guard.decide.judge import Judge
 from guard.decide.universal import UniversalWatch
+from guard.decode.preprocessing import ImageReader
 from guard.gate import Gate, GuardedModel
 from guard.observe.metrics import Metrics
 from guard.queries.watch import QueryWatch
@@ -36,6 +38,8 @@ def start() -> Iterator[Start]:
         watch: QueryWatch | None = None,
         drift: Drift | None = None,
         universal: UniversalWatch | None = None,
+        images: ImageReader | None = None,
+        free: tuple[int, ...] = (),
         **policy: object,
     ) -> Setup:
         model, metrics = Model(), Metrics()
@@ -48,7 +52,17 @@ def start() -> Iterator[Start]:
         )
         settings = ModelPolicy.model_validate({"profile": "unused", "mode": Mode.ENFORCE, **policy})
         judge = Judge(PROFILE, false_positive_rate=0.05)
-        guarded = GuardedModel(INFO, settings, judge, engine, lambda _version: unverified, watch, drift, universal)
+        guarded = GuardedModel(
+            replace(INFO, free=free),
+            settings,
+            judge,
+            engine,
+            lambda _version: unverified,
+            watch,
+            drift,
+            universal,
+            images,
+        )
         metrics.watch_model(
             model="digits",
             detectors=("confidence", "queries", "universal"),

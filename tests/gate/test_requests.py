@@ -8,7 +8,7 @@ import pytest
 
 from guard.config import Unlisted
 from guard.errors import MalformedRequest, ModelNotListed, NonFiniteInput
-from guard.values import Action, InferRequest, Mode, UnscreenedReason, Verdict
+from guard.values import Action, Course, InferRequest, Mode, UnscreenedReason, Verdict
 from tests.gate.parts import ADVERSARIAL, CLEAN, Start, request
 
 
@@ -55,6 +55,29 @@ async def test_unlisted_model(start: Start) -> None:
     assert decision.reason is UnscreenedReason.UNLISTED_MODEL
     assert passing.counted("guard_unscreened_requests_total") == {"unlisted_model": 1}
     assert passing.model.evaluated == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "course"),
+    [
+        ({"mode": "enforce"}, Course.BEFORE),
+        ({"mode": "enforce", "speculative": True}, Course.BESIDE),
+        ({"mode": "flag"}, Course.BESIDE),
+        ({"mode": "shadow"}, Course.BEHIND),
+    ],
+)
+async def test_course(start: Start, policy: dict[str, object], course: Course) -> None:
+    """Only enforce mode has the guarded server wait for the verdict, and shadow mode has nobody wait."""
+    assert start(**policy).gate.course("digits") is course
+
+
+async def test_course_of_what_is_not_guarded(start: Start) -> None:
+    """A model without a policy is let through, or refused before anything of the request is read."""
+    assert start(unlisted=Unlisted.PASS).gate.course("other") is Course.BEFORE
+    with pytest.raises(ModelNotListed):
+        start().gate.course("other")
+    with pytest.raises(MalformedRequest):
+        start(unlisted=Unlisted.PASS).gate.course("")
 
 
 @pytest.mark.parametrize("unlisted", Unlisted)

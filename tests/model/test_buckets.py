@@ -18,6 +18,7 @@ from guard.model.sweep import best_batch
 from guard.model.torch import TorchBackend
 from guard.model.upstream import UpstreamBackend
 from tests.model.parts import INFO, INPUTS, WEIGHTS, linear_onnx
+from tests.support.links import link
 
 X = torch.from_numpy(INPUTS)
 Y = X @ torch.from_numpy(WEIGHTS)
@@ -124,7 +125,7 @@ def test_host_replicas_have_no_buckets() -> None:
 def test_who_lends(tmp_path: Path) -> None:
     """Local replicas have memory of their own; one without gets batches of zeros where it likes them."""
     onnx = OnnxBackend(linear_onnx(tmp_path / "m.onnx").read_bytes(), INFO)
-    other = UpstreamBackend("127.0.0.1:1", INFO)
+    other = UpstreamBackend(link("127.0.0.1:1"), INFO)
     assert [isinstance(each, Lending) for each in (onnx, TorchBackend(Linear(), INFO), other)] == [True, True, False]
     first, second = batches_for(other, 5, 2)
     other.close()

@@ -227,7 +227,11 @@ def test_inspect_skips_what_is_no_score(tmp_path: Path) -> None:
         (lambda path: linear_onnx(path, "unbatched"), (4,), r"shape \[4\], .*needs a dynamic batch dimension"),
         (linear_onnx, (1, 4), r"the samples have shape \[1, 4\]"),
         (linear_onnx, (5,), r"does not accept samples of shape \[5\]"),
-        (lambda path: linear_onnx(path, onnx_type=TensorProto.INT64), (4,), r"takes tensor\(int64\): Guard screens FP"),
+        (
+            lambda path: linear_onnx(path, onnx_type=TensorProto.INT64),
+            (4,),
+            r"takes tensor\(int64\): Guard screens",
+        ),
         (lambda path: linear_onnx(path, "labels"), (4,), r"no output of shape \(batch, classes\): Guard screens"),
         (lambda path: linear_onnx(path, "total"), (4,), r"no output of shape \(batch, classes\)"),
     ],

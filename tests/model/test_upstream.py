@@ -25,6 +25,7 @@ from guard.pb import grpc_service_pb2 as v2
 from guard.values import ModelInfo, OutputKind
 from tests.model.parts import INFO, INPUTS, WEIGHTS, integers
 from tests.support.digits import DigitsData
+from tests.support.links import link
 from tests.support.loop import LoopThread
 
 X = torch.from_numpy(INPUTS)
@@ -33,16 +34,16 @@ X = torch.from_numpy(INPUTS)
 @pytest.fixture
 def info(address: str) -> ModelInfo:
     """What the server says of the linear model."""
-    return inspect_upstream(address, name="plain", bounds=(0.0, 1.0), dims=(4,))
+    return inspect_upstream(link(address), name="plain", bounds=(0.0, 1.0), dims=(4,))
 
 
 def test_digits_agree(address: str, served: dict[str, Path], digits_data: DigitsData) -> None:
     """The served classifier answers as the same file does in this process, and both are described alike."""
     images = torch.from_numpy(digits_data.test[0][:40])
-    inspected = inspect_upstream(address, name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8))
+    inspected = inspect_upstream(link(address), name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8))
     own = inspect_onnx(served["digits"], name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8))
     assert replace(inspected, fingerprint=own.fingerprint) == own
-    with closing(UpstreamBackend(address, inspected)) as upstream:
+    with closing(UpstreamBackend(link(address), inspected)) as upstream:
         here = OnnxBackend(served["digits"].read_bytes(), own)
         torch.testing.assert_close(upstream.logits(images), here.logits(images), atol=1e-4, rtol=0)
 
@@ -52,7 +53,7 @@ def test_batches_are_split(address: str, info: ModelInfo, batch: int, max_batch:
     """Copies travel in batches of what the server takes at once, and come back in order."""
     x = torch.rand(70, 4, generator=torch.Generator().manual_seed(0))
     with (
-        closing(UpstreamBackend(address, replace(info, max_batch=max_batch), batch=batch)) as upstream,
+        closing(UpstreamBackend(link(address), replace(info, max_batch=max_batch), batch=batch)) as upstream,
         triton.InferenceServerClient(address) as client,
     ):
         before = client.get_inference_statistics("plain").model_stats[0].execution_count
@@ -62,9 +63,9 @@ def test_batches_are_split(address: str, info: ModelInfo, batch: int, max_batch:
 
 def test_model_without_batches(address: str) -> None:
     """A model that takes single inputs is recognised, and asked one at a time."""
-    single = inspect_upstream(address, name="unbatched", bounds=(0.0, 1.0), dims=(4,))
+    single = inspect_upstream(link(address), name="unbatched", bounds=(0.0, 1.0), dims=(4,))
     assert (single.batched, single.max_batch, single.classes) == (False, None, 3)
-    with closing(UpstreamBackend(address, single)) as upstream:
+    with closing(UpstreamBackend(link(address), single)) as upstream:
         assert upstream.preferred_batch == 1
         np.testing.assert_allclose(upstream.logits(X).numpy(), INPUTS @ WEIGHTS, rtol=1e-5, atol=1e-6)
 
@@ -72,19 +73,19 @@ def test_model_without_batches(address: str) -> None:
 @pytest.mark.parametrize("datatype", ["FP16", "FP64", "UINT8", "INT32"])
 def test_other_input_types(address: str, datatype: str) -> None:
     """Copies are sent in the type that the model takes, integers rounded and clipped, not wrapped."""
-    info = inspect_upstream(address, name=datatype, bounds=(0.0, 255.0), dims=(4,))
+    info = inspect_upstream(link(address), name=datatype, bounds=(0.0, 255.0), dims=(4,))
     x = np.array([[-3.2, 0.6, 254.7, 300.0], [1.5, 2.5, 3.4999, 127.2]], np.float32)
     dtype = {"FP16": "f2", "FP64": "f8", "UINT8": "u1", "INT32": "i4"}[datatype]
     sent = x.astype(dtype) if datatype.startswith("FP") else integers(np.dtype(dtype), x)
     assert info.datatype == datatype
-    with closing(UpstreamBackend(address, info)) as upstream:
+    with closing(UpstreamBackend(link(address), info)) as upstream:
         np.testing.assert_allclose(upstream.logits(torch.from_numpy(x)), sent.astype(np.float32) @ WEIGHTS, rtol=1e-5)
 
 
 def test_probabilities_become_logits(address: str) -> None:
     """A served model that answers probabilities is read as logits whose softmax they are."""
     info = replace(INFO, name="softmax", output_name="probabilities", output_kind=OutputKind.PROBABILITIES)
-    with closing(UpstreamBackend(address, info)) as upstream:
+    with closing(UpstreamBackend(link(address), info)) as upstream:
         expected = torch.softmax(X @ torch.from_numpy(WEIGHTS), dim=1)
         torch.testing.assert_close(upstream.logits(X).softmax(dim=1), expected, atol=1e-6, rtol=0)
 
@@ -101,7 +102,7 @@ def test_probabilities_become_logits(address: str) -> None:
 )
 def test_another_model_is_an_error(address: str, info: ModelInfo, changes: dict, says: str) -> None:
     """A server that has another model fails with a BackendError that repeats what it said, never with an answer."""
-    with closing(UpstreamBackend(address, replace(info, **changes))) as upstream:
+    with closing(UpstreamBackend(link(address), replace(info, **changes))) as upstream:
         with pytest.raises(BackendError, match=says) as caught:
             upstream.logits(X)
         assert not isinstance(caught.value, BackendTimeout)
@@ -109,10 +110,10 @@ def test_another_model_is_an_error(address: str, info: ModelInfo, changes: dict,
 
 def test_readiness(address: str, info: ModelInfo) -> None:
     """Readiness is the model's, and asking costs the server no evaluation."""
-    with closing(UpstreamBackend(address, info)) as upstream:
+    with closing(UpstreamBackend(link(address), info)) as upstream:
         upstream.check_ready()
     with (
-        closing(UpstreamBackend(address, replace(info, name="none"))) as upstream,
+        closing(UpstreamBackend(link(address), replace(info, name="none"))) as upstream,
         pytest.raises(BackendError, match="model 'none' is not ready"),
     ):
         upstream.check_ready()
@@ -121,17 +122,17 @@ def test_readiness(address: str, info: ModelInfo) -> None:
 def test_nobody_listens(dead_address: str) -> None:
     """A server that can't be reached is UpstreamUnavailable, whatever was asked, and the error says what to check."""
     says = f"no inference server answers at {dead_address} .*: is it running, and is this its gRPC port"
-    with closing(UpstreamBackend(dead_address, INFO)) as upstream:
+    with closing(UpstreamBackend(link(dead_address), INFO)) as upstream:
         for ask in (lambda: upstream.logits(X), upstream.check_ready):
             with pytest.raises(UpstreamUnavailable, match=f"(?s){says}"):
                 ask()
     with pytest.raises(UpstreamUnavailable, match=f"(?s){says}"):
-        inspect_upstream(dead_address, name="plain", bounds=(0.0, 1.0), dims=(4,))
+        inspect_upstream(link(dead_address), name="plain", bounds=(0.0, 1.0), dims=(4,))
 
 
 def test_silence_times_out(silent_address: str) -> None:
     """A server that takes the connection and says nothing is waited for no longer than the time-out."""
-    with closing(UpstreamBackend(silent_address, INFO, timeout_s=0.2)) as upstream:
+    with closing(UpstreamBackend(link(silent_address), INFO, timeout_s=0.2)) as upstream:
         for method, ask in (("ModelInfer", lambda: upstream.logits(X)), ("ModelReady", upstream.check_ready)):
             with pytest.raises(BackendTimeout, match=rf"did not answer {method} within 0\.2 s"):
                 ask()
@@ -143,7 +144,7 @@ def test_returning_server_is_found(served: dict[str, Path]) -> None:
     with LoopThread() as loop:
         server = EmbeddedServer({"plain": served["plain"]})
         address = f"127.0.0.1:{loop.run(server.start())}"
-        with closing(UpstreamBackend(address, info)) as upstream:
+        with closing(UpstreamBackend(link(address), info)) as upstream:
             upstream.check_ready()
             loop.run(server.stop(0))
             with pytest.raises(UpstreamUnavailable):
@@ -182,7 +183,7 @@ def is_found(upstream: UpstreamBackend, *, within_s: float) -> bool:
 def test_inspect_refuses(address: str, name: str, dims: tuple[int, ...], says: str) -> None:
     """A served model that Guard can't screen is refused before calibration, saying what it takes."""
     with pytest.raises(BackendError, match=says):
-        inspect_upstream(address, name=name, bounds=(0.0, 1.0), dims=dims)
+        inspect_upstream(link(address), name=name, bounds=(0.0, 1.0), dims=dims)
 
 
 class Told(grpc.GenericRpcHandler):
@@ -226,7 +227,7 @@ def test_forms_of_answer(told: tuple[str, Told], form: str) -> None:
         dtype = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8"}.get(datatype)
         raw = float32_to_bf16(LOGITS) if dtype is None else LOGITS.astype(dtype)
         server.answer.raw_output_contents.extend([b"\0" * 8, raw.tobytes()])
-    with closing(UpstreamBackend(address, INFO)) as upstream:
+    with closing(UpstreamBackend(link(address), INFO)) as upstream:
         np.testing.assert_array_equal(upstream.logits(X[:2]).numpy(), LOGITS)
 
 
@@ -245,5 +246,5 @@ def test_broken_answers(told: tuple[str, Told], name: str, datatype: str, raw: b
     address, server = told
     server.answer.outputs.add(name=name, datatype=datatype, shape=[2, 3])
     server.answer.raw_output_contents.append(raw)
-    with closing(UpstreamBackend(address, INFO)) as upstream, pytest.raises(BackendError, match=says):
+    with closing(UpstreamBackend(link(address), INFO)) as upstream, pytest.raises(BackendError, match=says):
         upstream.logits(X[:2])

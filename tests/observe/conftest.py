@@ -84,7 +84,7 @@ def metrics() -> Metrics:
 @pytest.fixture
 def exposition(metrics: Metrics) -> Iterator[Callable[[], str]]:
     """Scrapes the admin port over HTTP."""
-    server = AdminServer("127.0.0.1:0", registry=metrics.registry, live=lambda: True, ready=list)
+    server = AdminServer("127.0.0.1:0", registry=metrics.registry, live=lambda: True, ready=list, policy=str)
     url = f"http://127.0.0.1:{server.start()}/metrics"
 
     def get() -> str:

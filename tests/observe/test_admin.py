@@ -49,7 +49,13 @@ class Admin:
 def admin() -> Iterator[Admin]:
     """A running admin server."""
     registry, state = CollectorRegistry(), State()
-    server = AdminServer("127.0.0.1:0", registry=registry, live=lambda: state.live, ready=lambda: state.reasons)
+    server = AdminServer(
+        "127.0.0.1:0",
+        registry=registry,
+        live=lambda: state.live,
+        ready=lambda: state.reasons,
+        policy=lambda: "policy 1a2b",
+    )
     yield Admin(server.start(), registry, state)
     server.stop()
 
@@ -87,6 +93,12 @@ def test_readiness_says_why_not(admin: Admin) -> None:
     assert admin.ask("/livez")[0] == 200
     admin.state.reasons = []
     assert admin.ask("/readyz")[0] == 200
+
+
+def test_the_policy_in_force(admin: Admin) -> None:
+    """/policy says which policy is in force."""
+    status, body, _ = admin.ask("/policy")
+    assert (status, body) == (200, b"policy 1a2b\n")
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/readyz/x", "/favicon.ico"])
@@ -140,7 +152,7 @@ def test_a_silent_client_holds_up_nobody(admin: Admin) -> None:
 
 def test_a_busy_port_is_a_config_error(admin: Admin) -> None:
     """A port that is taken says which setting to change."""
-    second = AdminServer(f"127.0.0.1:{admin.port}", registry=admin.registry, live=lambda: True, ready=list)
+    second = AdminServer(f"127.0.0.1:{admin.port}", registry=admin.registry, live=lambda: True, ready=list, policy=str)
     with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{admin.port}.*in use.*listen\.admin_address"):
         second.start()
     second.stop()
@@ -149,14 +161,14 @@ def test_a_busy_port_is_a_config_error(admin: Admin) -> None:
 @pytest.mark.parametrize("address", ["localhost", "127.0.0.1:99999", "203.0.113.7:0", "no-such-host.invalid:0"])
 def test_an_unusable_address_is_a_config_error(address: str) -> None:
     """A malformed address, or one of another machine, says which setting to change."""
-    server = AdminServer(address, registry=CollectorRegistry(), live=lambda: True, ready=list)
+    server = AdminServer(address, registry=CollectorRegistry(), live=lambda: True, ready=list, policy=str)
     with pytest.raises(ConfigError, match=r"listen\.admin_address"):
         server.start()
 
 
 def test_stop_frees_the_port() -> None:
     """After stop the port is closed, and the same server can start again."""
-    server = AdminServer("127.0.0.1:0", registry=CollectorRegistry(), live=lambda: True, ready=list)
+    server = AdminServer("127.0.0.1:0", registry=CollectorRegistry(), live=lambda: True, ready=list, policy=str)
     port = server.start()
     server.stop()
     with pytest.raises(ConnectionRefusedError):
@@ -168,7 +180,7 @@ def test_stop_frees_the_port() -> None:
 @pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
 def test_ipv6_is_written_in_brackets() -> None:
     """`[::1]:0` listens on IPv6's loopback."""
-    server = AdminServer("[::1]:0", registry=CollectorRegistry(), live=lambda: True, ready=list)
+    server = AdminServer("[::1]:0", registry=CollectorRegistry(), live=lambda: True, ready=list, policy=str)
     try:
         port = server.start()
     except ConfigError:

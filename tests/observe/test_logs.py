@@ -81,6 +81,7 @@ def test_a_decision_as_an_event(decision: Decision) -> None:
         "universal": None,
         "spent": {"label": 2, "squeezing": 8, "smoothing": 80},
         "reason": None,
+        "approximate": False,
     }
 
 

@@ -17,7 +17,17 @@ from guard.observe.labels import OTHER
 from guard.observe.metrics import LABEL_EVALUATION, Metrics
 from guard.screen.live import LABEL
 from guard.sharing import Sharing, StoreFailure
-from guard.values import Action, Decision, DriftScope, Mode, Probing, SharedPerturbation, UnscreenedReason, Verdict
+from guard.values import (
+    Action,
+    Decision,
+    DriftScope,
+    Mode,
+    Probing,
+    Reloaded,
+    SharedPerturbation,
+    UnscreenedReason,
+    Verdict,
+)
 
 Scrape = Callable[[], dict[str, float]]
 
@@ -39,9 +49,12 @@ def use_everything(metrics: Metrics, decision: Decision) -> None:
     )
     shared = SharedPerturbation("universal", shared_with=3, compared_with=9)
     metrics.decided(replace(decision, items=(replace(decision.items[0], findings=(shared,)),)))
+    metrics.policy_in_force("1a2b")
+    metrics.policy_reloaded(Reloaded.SWAPPED)
     metrics.watch_memory("digits", lambda: 3)
     metrics.watch_drift("digits", suspected=lambda: DriftScope.ONE_CLIENT, evidence=lambda _scope: 9.5)
     metrics.watch_sharing("digits", lambda: True)
+    metrics.watch_credentials("listen.tls", lambda: True, {"listen.tls.certificate_file": lambda: 1.0})
     metrics.queries_shared("digits", Sharing.SENT, 2)
     metrics.query_store_failed(StoreFailure.TIMEOUT)
     metrics.decided(replace(decision, verdict=Verdict.UNSCREENED, reason=UnscreenedReason.FAULT))
@@ -56,8 +69,9 @@ def test_series_of_a_watched_model_begin_at_zero(scrape: Scrape) -> None:
     counters = {key: value for key, value in samples.items() if "_total{" in key}
     assert set(counters.values()) == {0}
     assert {key for key in counters if "guard_requests_total" in key and "model=digits" in key} == {
-        f"guard_requests_total{{decision={decision},model=digits,protocol=grpc}}"
+        f"guard_requests_total{{decision={decision},model=digits,protocol={protocol}}}"
         for decision in ("forward", "flag", "reject", "none")
+        for protocol in ("grpc", "http")
     }
     for detector in ("squeezing", "network", "smoothing", "sensitivity_gaussian"):
         assert f"guard_verdicts_total{{detector={detector},model=digits}}" in samples
@@ -175,6 +189,16 @@ def test_sharing(metrics: Metrics, scrape: Scrape) -> None:
     assert before["guard_shared_queries_total{model=digits,outcome=received}"] == 0
 
 
+def test_credentials(metrics: Metrics, scrape: Scrape) -> None:
+    """When certificates end, and whether files can't be used as they are, is asked at each scrape."""
+    stale = False
+    metrics.watch_credentials("listen.tls", lambda: stale, {"listen.tls.certificate_file": lambda: 1_900_000_000.5})
+    expiry = "guard_tls_cert_expiry_timestamp_seconds{file=listen.tls.certificate_file}"
+    before, stale = scrape(), True
+    assert before[expiry] == 1_900_000_000.5
+    assert changed(before, scrape()) == {"guard_credentials_stale{section=listen.tls}": 1}
+
+
 def test_p_values_fall_into_the_buckets_that_drift_is_read_from(
     metrics: Metrics, scrape: Scrape, decision: Decision
 ) -> None:
@@ -282,6 +306,49 @@ def test_every_metric_is_set_by_something(metrics: Metrics, scrape: Scrape, deci
     unset = {name for name in families if not any(key.startswith(name) for key in moved)}
     assert len(families) >= 22
     assert unset == set()
+
+
+def test_a_model_that_is_forgotten(metrics: Metrics, scrape: Scrape, decision: Decision) -> None:
+    """No series of it is left, and what still comes in about it is counted as `other`; another model's series stay."""
+    use_everything(metrics, decision)
+    metrics.watch_model(
+        model="more",
+        detectors=("network",),
+        mode=Mode.SHADOW,
+        fingerprint="def",
+        false_positive_rate=0.01,
+        calibration_samples=7,
+        created="",
+    )
+    metrics.forget_model("digits")
+    metrics.request_finished(decision=None, model="digits", protocol="grpc", duration_s=0.2, overhead_s=0.1)
+    samples = scrape()
+    assert not [key for key in samples if "model=digits" in key]
+    assert samples["guard_policy_mode{mode=shadow,model=more}"] == 1
+    assert samples["guard_items_total{model=more,verdict=clean}"] == 0
+    assert samples[f"guard_requests_total{{decision=none,model={OTHER},protocol=grpc}}"] == 1
+
+
+def test_a_model_as_it_is_now(metrics: Metrics, scrape: Scrape, decision: Decision) -> None:
+    """What is exported of a model as it is can be replaced; what was counted of it stays."""
+    use_everything(metrics, decision)
+    counted = {key: value for key, value in scrape().items() if "_total{" in key}
+    metrics.forget_state("digits")
+    samples = scrape()
+    assert {key: value for key, value in samples.items() if "_total{" in key} == counted
+    assert not [key for key in samples if key.startswith(("guard_profile_info", "guard_policy_mode", "guard_drift"))]
+
+
+def test_one_policy_is_in_force(metrics: Metrics, scrape: Scrape) -> None:
+    """The policy in force is the only one that is exported; a reload that is refused shows until one succeeds."""
+    metrics.policy_in_force("1a2b")
+    metrics.policy_in_force("3c4d", "1a2b")
+    assert [key for key in scrape() if key.startswith("guard_policy_info")] == ["guard_policy_info{version=3c4d}"]
+    for outcome, successful in ((Reloaded.REFUSED, 0), (Reloaded.UNCHANGED, 1)):
+        metrics.policy_reloaded(outcome)
+        samples = scrape()
+        assert samples["guard_config_last_reload_successful{}"] == successful
+        assert samples[f"guard_config_reloads_total{{outcome={outcome}}}"] == 1
 
 
 def test_label_evaluations_have_the_engines_name() -> None:

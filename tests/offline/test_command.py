@@ -11,10 +11,12 @@ import onnx
 import pytest
 from rich.console import Console
 
+from guard.config import Upstream
 from guard.errors import ConfigError, UpstreamUnavailable
 from guard.offline.calibrate import LEAST_SAMPLES, Options
 from guard.offline.command import Source, calibrate_to, make_folder
 from guard.profile import store
+from guard.transport import RestrictedProtocol
 from tests.support import digits
 from tests.support.profiles import SHORT
 
@@ -113,6 +115,17 @@ def test_bounds_of_a_model_of_integers(clean: Path, tmp_path: Path) -> None:
     of_bytes = source(tmp_path / "bytes.onnx", (0.0, 255.0))
     calibrate_to(of_bytes, tmp_path / "bytes.npz", tmp_path / "out", Options(network=False), there)
     assert store.load(tmp_path / "out").model.datatype == "UINT8"
+
+
+def test_how_a_server_is_reached(tmp_path: Path) -> None:
+    """A policy's TLS and secret go with calls to the server that --upstream names."""
+    (tmp_path / "secret").write_text("sesame")
+    restricted = RestrictedProtocol(key="guard", value_file=tmp_path / "secret")
+    reached_by = Upstream(address="a:1", restricted_protocol=restricted)
+    made = Source(model=None, upstream="b:1", model_name="m", bounds=(0, 1), reached_by=reached_by)
+    assert made.server is not None
+    assert made.server.address == "b:1"
+    assert made.server.metadata() == (("triton-grpc-protocol-guard", "sesame"),)
 
 
 def test_an_upstream_that_is_down(clean: Path, tmp_path: Path) -> None:

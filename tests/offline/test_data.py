@@ -166,7 +166,8 @@ def test_duplicates(tmp_path: Path, duplicates: int, warned: bool) -> None:  # n
     ("own", "wanted"),
     [
         ((8, 8), [(8, 8), (1, 8, 8), (8, 8, 1)]),
-        ((6, 8, 3), [(6, 8, 3), (3, 6, 8)]),
+        ((6, 8, 3), [(6, 8, 3), (3, 6, 8), (8, 3, 6)]),
+        ((3, 6, 8), [(3, 6, 8), (8, 3, 6), (6, 8, 3)]),
         ((4,), [(4,)]),
     ],
 )
@@ -178,7 +179,8 @@ def test_layouts(own: tuple[int, ...], wanted: list[tuple[int, ...]]) -> None:
         moved = to_layout(samples, shape)
         assert moved.shape == (3, *shape)
         assert moved.flags.c_contiguous
-        back = np.moveaxis(moved, 1, -1) if shape != own and len(shape) == len(own) else moved.reshape(samples.shape)
+        turned = {(own[2], *own[:2]): (0, 2, 3, 1), (*own[1:], own[0]): (0, 3, 1, 2)} if len(own) == 3 else {}
+        back = moved.transpose(turned[shape]) if shape in turned else moved.reshape(samples.shape)
         np.testing.assert_array_equal(back, samples)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from guard.queries.fingerprint import BITS, WORDS, is_image
+from guard.layout import is_image
+from guard.queries.fingerprint import BITS, WORDS
 from guard.values import Float32Array
 from tests.queries.parts import SHAPE, fingerprinter, images, noisy
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from guard.model.buckets import Capture, plain
+from guard.model.onnx import OnnxBackend
 from guard.model.torch import TorchBackend
 from guard.profile import spec
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
 from guard.screen.trial import MODEL
-from guard.values import Finding, Float32Array
+from guard.values import Evidence, Finding, Float32Array
+from tests.model.parts import INFO, linear_onnx
 from tests.screen.parts import TIMEOUT_S, item, model_info, pixels, untimed
 
 GAUSSIAN = spec.Gaussian(sigma=0.5)
@@ -90,3 +93,25 @@ def test_noise_is_new_in_each_run() -> None:
     again = Pixels()
     screen(again, (1,), capture=plain, batch=16)
     np.testing.assert_array_equal(noise(again, item(1)).unique(dim=0), one)
+
+
+@pytest.mark.parametrize("batch", [1, 24, 64])
+def test_bound_onnx(tmp_path: Path, batch: int) -> None:
+    """ONNX Runtime, bound once to each bucket of the batches that copies are made in, finds what it finds unbound."""
+    content = linear_onnx(tmp_path / "m.onnx").read_bytes()
+    inputs = np.random.default_rng(3).uniform(-1, 1, (6, 4)).astype(np.float32)
+    found = []
+    for bound in (True, False):
+        backend = OnnxBackend(content, INFO, batch=batch, bound=bound)
+        engine = Engine(detectors=build_detectors(SPECS), backends={MODEL: backend}, secret=b"s", on_device=True)
+        engine.start()
+        try:
+            found.append([untimed(future.result(TIMEOUT_S)) for future in [engine.submit(x) for x in inputs]])
+        finally:
+            engine.stop()
+            backend.close()
+    for one, other in zip(*found, strict=True):
+        assert one[0] == other[0]
+        assert [type(finding) for finding in one[1]] == [type(finding) for finding in other[1]]
+        scores = [[f.score for f in each[1] if isinstance(f, Evidence)] for each in (one, other)]
+        np.testing.assert_allclose(*scores, atol=1e-5)

@@ -67,6 +67,10 @@ class Running:
                 return found
         raise AssertionError(f"the command ended without {pattern!r}:\n{self.output}\n{self.log}")
 
+    def send(self, signum: signal.Signals) -> None:
+        """Send a signal that doesn't end it."""
+        self._process.send_signal(signum)
+
     def end(self, signum: signal.Signals, *, within_s: float) -> int:
         """Send a signal and wait: the exit code.
 

@@ -77,12 +77,12 @@ class Client:
     def __init__(self, port: int) -> None:
         self._client = triton.InferenceServerClient(f"127.0.0.1:{port}")
 
-    def ask(self, model: str, images: np.ndarray) -> Seen:
+    def ask(self, model: str, images: np.ndarray, *, version: str = "") -> Seen:
         """Send a batch of images, (n, 1, 8, 8)."""
         tensor = triton.InferInput("input", list(images.shape), "FP32")
         tensor.set_data_from_numpy(images)
         try:
-            result = self._client.infer(model, [tensor])
+            result = self._client.infer(model, [tensor], model_version=version)
         except triton.InferenceServerException as error:
             _, mark, rest = error.message().partition("guard_verdict=")
             return Seen(error.status().removeprefix("StatusCode."), rest.split()[0] if mark else None, error.message())

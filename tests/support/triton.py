@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -22,23 +23,52 @@ _MODEL = Path(__file__).with_name("triton_model.py")
 _START_S = 60.0
 _STOP_S = 10.0
 _LOG_TAIL_CHARACTERS = 6000
-_TYPES = {"tensor(float)": "TYPE_FP32"}
+_TYPES = {
+    "tensor(float)": "TYPE_FP32",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(double)": "TYPE_FP64",
+    "tensor(uint8)": "TYPE_UINT8",
+    "tensor(int8)": "TYPE_INT8",
+}
 
 
 class Triton:
-    """Serves one ONNX model on free loopback ports, from a model repository under `folder`.
+    """Serves an ONNX model, and others by their names, on free loopback ports, from a repository under `folder`.
+
+    `options` are more of the server's own, and `metadata` what those ask of who calls it.
 
     The ports stay the same over restarts, so that what stands in front of the server needs no new address.
     """
 
-    def __init__(self, folder: Path, *, name: str, onnx: Path, environment: Path = ENVIRONMENT) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        onnx: Path,
+        environment: Path = ENVIRONMENT,
+        options: Mapping[str, str] | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
+        others: Mapping[str, Path] | None = None,
+    ) -> None:
         self.address = ""
+        self.http_address = ""
+        self._options = dict(options or {})
+        self._metadata = metadata
         self.log = folder / "triton.log"
         self._environment = environment
         self._repository = folder / "models"
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: list[int] = []
-        _write_model(self._repository / name, name, onnx)
+        for each, file in ({name: onnx} | dict(others or {})).items():
+            _write_model(self._repository / each, each, file)
+
+    def add(self, name: str, model: Path, config: str) -> None:
+        """Lay out another model of Python, before the server starts. `config` is all but its name and backend."""
+        version = self._repository / name / "1"
+        version.mkdir(parents=True)
+        shutil.copy(model, version / "model.py")
+        (version.parent / "config.pbtxt").write_text(f'name: "{name}"\nbackend: "python"\n{config}')
 
     def start(self) -> None:
         """Start the server and wait until it is ready.
@@ -53,7 +83,7 @@ class Triton:
                 "run `make test`, which installs it first (or `make triton`, which does nothing else)."
             )
         self._ports = self._ports or _free_ports(3)
-        self.address = f"127.0.0.1:{self._ports[0]}"
+        self.address, self.http_address = (f"127.0.0.1:{port}" for port in self._ports[:2])
         options = {
             "model-repository": self._repository,
             "grpc-address": "127.0.0.1",
@@ -63,7 +93,7 @@ class Triton:
             "metrics-address": "127.0.0.1",
             "metrics-port": self._ports[2],
             "exit-timeout-secs": 5,
-        }
+        } | self._options
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 # Without auto-completion it is ready in 1 s rather than 6.
@@ -117,7 +147,9 @@ class Triton:
                         f"Triton died while it started. Its log, {self.log}, ends in:\n{self.log_tail()}"
                     )
                 with contextlib.suppress(grpc.RpcError):
-                    if server_ready(v2.ServerReadyRequest(), timeout=1.0, wait_for_ready=True).ready:
+                    if server_ready(
+                        v2.ServerReadyRequest(), timeout=1.0, wait_for_ready=True, metadata=self._metadata
+                    ).ready:
                         return
         raise RuntimeError(f"Triton wasn't ready in {_START_S:g} s. Its log, {self.log}, ends in:\n{self.log_tail()}")
 

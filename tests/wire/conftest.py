@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
 
-from guard.config import Cancellation, Listen, ModelPolicy, Settings
+from guard.config import Cancellation, Limits, Listen, ModelPolicy, Settings
 from guard.config import Upstream as UpstreamSettings
 from guard.pb.grpc_service_pb2 import ModelInferRequest
-from guard.values import Action, Decision, ItemDecision, Mode, UnscreenedReason, Verdict
+from guard.values import Action, Course, Decision, ItemDecision, Mode, UnscreenedReason, Verdict
 from guard.wire.server import GuardServer
 from tests.wire.parts import Decide, FixedScreener, RecordedMetrics, RecordingUpstream, Running, Serve
+from tests.wire.stream_parts import Screen
+from tests.wire.stream_upstream import StreamingUpstream
 
 
 @pytest.fixture
@@ -54,6 +58,17 @@ async def upstream() -> AsyncIterator[RecordingUpstream]:
 
 
 @pytest.fixture
+async def streams() -> AsyncIterator[StreamingUpstream]:
+    """A guarded server with streams, started."""
+    server = StreamingUpstream()
+    await server.start()
+    yield server
+    server.release.set()
+    server.reads.set()
+    await server.stop()
+
+
+@pytest.fixture
 def free_address() -> str:
     """An address on which nothing listens."""
     with socket.socket() as bound:
@@ -67,21 +82,34 @@ async def serve(upstream: RecordingUpstream, decide: Decide) -> AsyncIterator[Se
     running: list[Running] = []
 
     async def start(
-        outcome: Decision | Exception | None = None,
+        outcome: Decision | Exception | Screen | None = None,
         *,
         cancellation: Cancellation = Cancellation.NEVER,
         max_message_bytes: int = 1024 * 1024,
         address: str | None = None,
         budget_s: float = 2.0,
+        course: Course = Course.BEFORE,
+        max_inflight_bytes: int = 1024 * 1024,
+        listen: Mapping[str, Any] | None = None,
+        reach: Mapping[str, Any] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> Running:
         settings = Settings(
             upstream=UpstreamSettings(
-                address=address or upstream.address, cancellation=cancellation, max_message_bytes=max_message_bytes
+                address=address or upstream.address,
+                cancellation=cancellation,
+                max_message_bytes=max_message_bytes,
+                **(reach or {}),
             ),
-            listen=Listen(address="127.0.0.1:0"),
-            models={"digits": ModelPolicy(profile="unused", screening_budget_s=budget_s)},
+            listen=Listen(**{"address": "127.0.0.1:0"} | dict(listen or {})),
+            limits=Limits(max_inflight_bytes=max_inflight_bytes),
+            models={"digits": ModelPolicy(profile="unused")},
         )
-        screener, metrics = FixedScreener(outcome or decide()), RecordedMetrics()
+        outcome = outcome or decide()
+        if isinstance(outcome, Decision):
+            outcome = replace(outcome, budget_s=budget_s)
+        screener, metrics = FixedScreener(outcome), RecordedMetrics()
+        screener.way = course
 
         readiness = {"ready": True}
 
@@ -91,13 +119,18 @@ async def serve(upstream: RecordingUpstream, decide: Decide) -> AsyncIterator[Se
         server = GuardServer(
             screener=screener, settings=settings, metrics=metrics, ready=ready, readiness_interval_s=0.01
         )
-        bound = f"127.0.0.1:{await server.start()}"
-        guard = Running(server, bound, screener, metrics, grpc.aio.insecure_channel(bound), readiness)
+        port = await server.start()
+        bound = f"127.0.0.1:{port}" if port else settings.listen.address
+        channel = (
+            grpc.aio.insecure_channel(bound) if credentials is None else grpc.aio.secure_channel(bound, credentials)
+        )
+        guard = Running(server, bound, screener, metrics, channel, readiness)
         running.append(guard)
         return guard
 
     yield start
     upstream.release.set()
     for guard in running:
+        guard.screener.release.set()
         await guard.channel.close()
         await guard.server.stop(1.0)

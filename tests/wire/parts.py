@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from guard.pb.grpc_service_pb2 import ModelInferResponse, ServerMetadataResponse
-from guard.values import Decision, InferRequest
+from guard.values import Course, Decision, InferRequest
 from guard.wire.server import GuardServer
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -42,10 +42,20 @@ class RecordingUpstream(grpc.GenericRpcHandler):
         self.started, self.cancelled, self.finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.address = ""
 
-    async def start(self, address: str = "127.0.0.1:0") -> None:
+    async def start(
+        self,
+        address: str = "127.0.0.1:0",
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        options: tuple[tuple[str, int], ...] = (),
+    ) -> None:
         """Serve, on a free port unless told which."""
-        self._server = grpc.aio.server(handlers=(self,), options=(("grpc.so_reuseport", 0),))
-        self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
+        self._server = grpc.aio.server(handlers=(self,), options=(("grpc.so_reuseport", 0), *options))
+        if credentials is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, credentials)
+        self.address = f"127.0.0.1:{port}"
         await self._server.start()
 
     async def stop(self) -> None:
@@ -86,14 +96,30 @@ class RecordingUpstream(grpc.GenericRpcHandler):
 
 
 class FixedScreener:
-    """Decides as told, and keeps what it was asked."""
+    """Decides as told, always alike or by the request, and keeps what it was asked."""
 
-    def __init__(self, outcome: Decision | Exception) -> None:
+    def __init__(self, outcome: Decision | Exception | Callable[[InferRequest], Awaitable[Decision]]) -> None:
         self.outcome = outcome
         self.asked: list[tuple[InferRequest, float | None]] = []
         self.ids: list[str] = []
         self.clients: list[str] = []
         self.why_unverified = ""
+        self.way = Course.BEFORE
+        self.release = asyncio.Event()
+        self.release.set()
+        self.entered, self.cancelled = asyncio.Event(), asyncio.Event()
+
+    def now(self) -> FixedScreener:
+        """Itself."""
+        return self
+
+    def listed_as(self, model: str, _version: str) -> str:
+        """The model."""
+        return model
+
+    def course(self, _model: str, _version: str = "") -> Course:
+        """As told."""
+        return self.way
 
     async def screen(
         self, request: InferRequest, *, decision_id: str, deadline_s: float | None, client: str = ""
@@ -102,8 +128,16 @@ class FixedScreener:
         self.asked.append((request, deadline_s))
         self.ids.append(decision_id)
         self.clients.append(client)
+        self.entered.set()
         if isinstance(self.outcome, Exception):
             raise self.outcome
+        if not isinstance(self.outcome, Decision):
+            return await self.outcome(request)
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
         return self.outcome
 
     def unverified(self, _request: InferRequest) -> str:
@@ -118,6 +152,8 @@ class RecordedMetrics:
     finished: list[dict[str, Any]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     upstream: list[dict[str, Any]] = field(default_factory=list)
+    stale: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    ends_s: dict[str, Callable[[], float]] = field(default_factory=dict)
     live: int = 0
     request_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -133,6 +169,13 @@ class RecordedMetrics:
     def upstream_finished(self, **values: Any) -> None:
         """Keep it."""
         self.upstream.append(values)
+
+    def watch_credentials(
+        self, section: str, stale: Callable[[], bool], ends_s: Mapping[str, Callable[[], float]]
+    ) -> None:
+        """Keep what can be asked."""
+        self.stale[section] = stale
+        self.ends_s |= ends_s
 
     @contextmanager
     def inflight(self) -> Iterator[None]:

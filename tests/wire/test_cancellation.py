@@ -89,7 +89,7 @@ class TestCancellation:
         upstream.server_name = name
         guard = await serve(cancellation=Cancellation.AUTO)
         await guard.call("ModelInfer", message, timeout=30)
-        await guard.server._running[1]._cancellation._lookup
+        await guard.server._running[2]._cancellation._lookup
         for _ in range(2):
             await guard.call("ModelInfer", message, timeout=30)
         first, *later = [call.deadline_s for call in upstream.inferred()]
@@ -103,7 +103,7 @@ class TestCancellation:
         """With `auto`, another server behind the same address is asked who it is before it is trusted."""
         upstream.server_name = "mlserver"
         guard = await serve(cancellation=Cancellation.AUTO)
-        policy = guard.server._running[1]._cancellation
+        policy = guard.server._running[2]._cancellation
         await guard.call("ModelInfer", message)
         await policy._lookup
         assert policy.passes_on()
@@ -119,7 +119,7 @@ class TestCancellation:
     async def test_auto_without_an_answer_shields(self, serve: Serve, free_address: str) -> None:
         """With `auto`, an upstream that doesn't say who it is gets no deadline, and is asked again."""
         guard = await serve(cancellation=Cancellation.AUTO, address=free_address)
-        policy = guard.server._running[1]._cancellation
+        policy = guard.server._running[2]._cancellation
         assert not policy.passes_on()
         first = policy._lookup
         await first

@@ -72,7 +72,7 @@ async def test_what_is_never_screened(serve: Serve, events: Events, bad: bytes) 
     assert answer.message == f"{event['reason']} [guard_id={id_of(answer)}]"
 
 
-@pytest.mark.parametrize("method", ["RepositoryModelLoad", "ModelStreamInfer", "Unheard", "/other.Service/Method"])
+@pytest.mark.parametrize("method", ["RepositoryModelLoad", "Unheard", "/other.Service/Method"])
 async def test_a_refused_method(serve: Serve, events: Events, method: str) -> None:
     """A method that is denied or unknown is logged, by its name, with the id that its client is told."""
     answer = await (await serve()).call(method)

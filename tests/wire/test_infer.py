@@ -80,6 +80,16 @@ class TestForwarding:
         assert str(agent).startswith("grpc-python")
         assert sent == {"traceparent": "00-ab-cd-01", "x-key-bin": b"\x00\xff", "authorization": "Bearer x"}
 
+    async def test_large_metadata(self, serve: Serve, upstream: RecordingUpstream, message: bytes) -> None:
+        """Metadata that could cost the other calls of the connection is refused; a little less is carried."""
+        guard = await serve()
+        answer = await guard.call("ModelInfer", message, metadata=(("x", "v" * 7400),))
+        assert answer.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "bytes of metadata" in answer.message
+        assert not upstream.inferred()
+        answer = await guard.call("ModelInfer", message, metadata=(("x", "v" * 7000),))
+        assert answer.code is grpc.StatusCode.OK
+
     async def test_upstream_error_is_untouched(self, serve: Serve, upstream: RecordingUpstream, message: bytes) -> None:
         """An upstream's status, message and metadata, rich details included, pass back as they were."""
         upstream.failure = (grpc.StatusCode.UNAVAILABLE, "model 'digits' is not ready: größer")

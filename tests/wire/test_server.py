@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import queue
 
 import grpc
 import pytest
-import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tritonclient.utils import InferenceServerException
 
 from guard.config import Listen, Settings
 from guard.errors import ConfigError
@@ -78,23 +74,6 @@ class TestMethods:
         assert (await guard.call(method)).code is grpc.StatusCode.UNIMPLEMENTED
         assert upstream.received == []
         assert guard.metrics.refused == ["unimplemented"]
-
-    async def test_stream(self, serve: Serve, upstream: RecordingUpstream) -> None:
-        """A stream is UNIMPLEMENTED, saying why; the stock client hands that to its callback."""
-        guard = await serve()
-        told: queue.Queue = queue.Queue()
-
-        def stream() -> InferenceServerException:
-            with triton.InferenceServerClient(guard.address) as client:
-                client.start_stream(lambda result, error: told.put((result, error)))
-                with contextlib.suppress(InferenceServerException):  # it may know by now that the stream is over
-                    client.async_stream_infer("digits", [triton.InferInput("image", [0], "UINT8")])
-                return told.get(timeout=10)[1]
-
-        error = await asyncio.to_thread(stream)
-        assert error.status() == "StatusCode.UNIMPLEMENTED"
-        assert "does not screen streams yet" in error.message()
-        assert upstream.received == []
 
 
 class TestHealth:

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from guard.errors import BackendError
+from guard.layout import from_channels_first, to_channels_first
 from guard.offline.view import View
 from guard.offline.whitebox import white_box
 from guard.profile import spec
 from guard.profile.profile import Profile
 from guard.screen.backends import network_backend
-from guard.screen.layout import from_channels_first, to_channels_first
-from guard.screen.mutations import Bounds, Wanted, make
+from guard.screen.mutations import Wanted, make
 from guard.screen.occlusion import masks_of
+from guard.values import ModelInfo
 
 _TOLERANCE = 1e-3
 
@@ -56,7 +57,7 @@ def scorer(detector: spec.DetectorSpec, profile: Profile, model: nn.Module) -> S
         case spec.SensitivitySpec():
             return partial(_sensitivity, model, detector.mutation, view)
         case spec.SqueezingSpec():
-            return partial(_squeezing, model, detector.squeezers, profile.model.bounds)
+            return partial(_squeezing, model, detector.squeezers, profile.model)
         case spec.OcclusionSpec():
             return partial(_occlusion, model, *_covers(detector, view))
         case spec.NetworkSpec():
@@ -71,16 +72,16 @@ def _sensitivity(model: nn.Module, mutation: spec.RandomMutation, view: View, as
     return -found.reshape(-1, asked.copies).mean(dim=1)
 
 
-def _squeezing(model: nn.Module, squeezers: tuple[spec.Squeezer, ...], bounds: Bounds, asked: Asked) -> Tensor:
+def _squeezing(model: nn.Module, squeezers: tuple[spec.Squeezer, ...], info: ModelInfo, asked: Asked) -> Tensor:
     own = asked.logits.softmax(dim=1)
-    squeezed = [model(_straight_through(each, asked.x, bounds)).softmax(dim=1) for each in squeezers]
+    squeezed = [model(_straight_through(each, asked.x, info)).softmax(dim=1) for each in squeezers]
     return torch.stack([(each - own).abs().sum(dim=1) for each in squeezed]).amax(dim=0)
 
 
-def _straight_through(squeezer: spec.Squeezer, x: Tensor, bounds: Bounds) -> Tensor:
+def _straight_through(squeezer: spec.Squeezer, x: Tensor, info: ModelInfo) -> Tensor:
     rows = np.ascontiguousarray(x.detach().numpy())
     made = np.empty_like(rows)
-    make(squeezer, [Wanted(row, 1) for row in rows], made, bounds)
+    make(squeezer, [Wanted(row, 1) for row in rows], made, info.bounds, info.layout)
     return x + (torch.from_numpy(made) - x.detach())
 
 
@@ -101,7 +102,7 @@ def _covers(detector: spec.OcclusionSpec, view: View) -> tuple[Tensor, Tensor]:
     made = np.empty((2, single.copies, *view.info.shape), np.float32)
     for value, copies in enumerate(made):
         blank = np.full(view.info.shape, value, np.float32)
-        make(single.source.mutation, [Wanted(blank, single.copies)], copies, view.info.bounds)
+        make(single.source.mutation, [Wanted(blank, single.copies)], copies, view.info.bounds, view.info.layout)
     fill, filled = torch.from_numpy(made)
     return filled - fill, fill
 
@@ -146,7 +147,7 @@ def mutated(mutation: spec.RandomMutation, x: Tensor, view: View, rng: torch.Gen
 
 
 def _moved(mutation: spec.ShiftRotate, x: Tensor, view: View, rng: torch.Generator) -> Tensor:
-    image = to_channels_first(x)
+    image = to_channels_first(x, view.info.layout)
     height, width = image.shape[-2:]
     turn, right, down = (2 * torch.rand(3, len(x), generator=rng) - 1).unbind()
     angle = math.radians(mutation.max_degrees) * turn
@@ -158,7 +159,7 @@ def _moved(mutation: spec.ShiftRotate, x: Tensor, view: View, rng: torch.Generat
     affine = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
     grid = functional.affine_grid(affine, list(image.shape), align_corners=False)
     moved = functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
-    return from_channels_first(moved, view.info.shape)
+    return from_channels_first(moved, view.info.shape, view.info.layout)
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:

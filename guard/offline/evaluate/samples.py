@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from guard.errors import DataError
 from guard.offline.data import layouts, load_samples, to_layout
+from guard.offline.images import inputs_of, load_images
+from guard.offline.progress import quiet
 from guard.offline.view import Bytes, View, hashes
 from guard.profile.profile import Profile
-from guard.values import IntArray
+from guard.values import Float32Array, IntArray
 
 _KEYS = ("labels", "label", "y", "targets")
 _DAMAGE = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -38,7 +40,7 @@ def read(data: Path, labels: Path | None, profile: Profile, *, most: int, seed: 
         DataError: no such data; of another shape than the model's; labels that don't fit; samples of the calibration.
     """
     info = profile.model
-    found = load_samples(data, info.bounds)
+    found = _found(data, profile)
     if info.shape not in layouts(found.shape[1:]):
         raise DataError(
             f"{data} holds samples of shape {list(found.shape[1:])}, and the profile's model takes {list(info.shape)}: "
@@ -51,6 +53,14 @@ def read(data: Path, labels: Path | None, profile: Profile, *, most: int, seed: 
     _refuse_calibration(images, profile, data)
     chosen = np.random.default_rng(seed).permutation(len(images))[:most]
     return Samples(images[chosen], None if truth is None else truth[chosen].astype(np.int64))
+
+
+def _found(data: Path, profile: Profile) -> Float32Array:
+    """Samples as the model takes them; images of a folder are preprocessed as the profile says."""
+    info = profile.model
+    if profile.preprocessing is None or not data.is_dir():
+        return load_samples(data, info.bounds)
+    return inputs_of(profile.preprocessing, load_images(data), data, info.bounds, None, quiet())[0]
 
 
 def _labels(file: Path | None, data: Path) -> npt.NDArray[np.generic] | None:

@@ -1,0 +1,30 @@
+"""Runs a sidecar, from start to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable
+
+from guard.app.reload import Reload
+from guard.app.sidecar import Sidecar
+from guard.config import Settings
+
+
+async def serve(
+    settings: Settings, stop: asyncio.Event, started: Callable[[Sidecar], None], reload: Reload | None = None
+) -> None:
+    """Run a sidecar until `stop` is set; `started` is called when its ports are open. `reload` keeps its policy new."""
+    sidecar = Sidecar(settings)
+    await sidecar.start()
+    gc.collect()
+    gc.freeze()  # what was loaded so far stays: a collection that walks through it would hold up requests
+    reloading = None if reload is None else asyncio.create_task(reload.run(sidecar))
+    try:
+        started(sidecar)
+        await stop.wait()
+    finally:
+        if reloading is not None:
+            reloading.cancel()
+            await asyncio.wait({reloading})
+        await sidecar.stop()

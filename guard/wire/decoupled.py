@@ -1,0 +1,51 @@
+"""Whether a model is decoupled: answers a request as often as it likes. Only its configuration says so."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from guard.errors import GuardError
+from guard.pb.grpc_service_pb2 import ModelConfigRequest, ModelConfigResponse
+from guard.wire.status import Metadata
+from guard.wire.upstream import Call, Upstream
+
+MODEL_CONFIG = "/inference.GRPCInferenceService/ModelConfig"
+MAX_REMEMBERED = 256
+"""Models of one stream. Where the policy lets any model pass, clients may invent names."""
+
+_TIMEOUT_S = 1.0
+
+
+class TransactionPolicies:
+    """What the upstream says of the models that one stream asks for. Each is looked up once."""
+
+    def __init__(self, upstream: Upstream, metadata: Metadata) -> None:
+        self._upstream = upstream
+        self._metadata = metadata
+        self._lookups: dict[str, asyncio.Task[bool]] = {}
+
+    def of(self, model: str) -> asyncio.Task[bool]:
+        """Whether a model is decoupled. One that the upstream doesn't tell about is taken for a plain one."""
+        if model not in self._lookups:
+            if len(self._lookups) >= MAX_REMEMBERED:
+                self._lookups.pop(next(iter(self._lookups)))
+            self._lookups[model] = asyncio.create_task(self._ask(model))
+        return self._lookups[model]
+
+    def close(self) -> None:
+        """Stop asking."""
+        for lookup in self._lookups.values():
+            lookup.cancel()
+
+    async def _ask(self, model: str) -> bool:
+        request = ModelConfigRequest(name=model).SerializeToString()
+        try:
+            reply = await self._upstream.call(Call(MODEL_CONFIG, request, self._metadata, _TIMEOUT_S))
+            if reply.code is not grpc.StatusCode.OK:
+                return False
+            return ModelConfigResponse.FromString(reply.body).config.model_transaction_policy.decoupled
+        except (GuardError, DecodeError):
+            return False

@@ -1,0 +1,246 @@
+"""An inference request on its way through Guard, whichever protocol it came by: screen, act, forward, mark."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import grpc
+
+from guard.config import Settings
+from guard.errors import Overloaded
+from guard.values import Action, Course, Decision, Mode
+from guard.wire import status
+from guard.wire.answer import identified, refuse
+from guard.wire.message import ParsedRequest, Parts, parse, with_verdict
+from guard.wire.ports import Screener, WireMetrics
+from guard.wire.status import Metadata
+from guard.wire.upstream import Call, Reply, Upstream
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, by which protocol, and for how many seconds more (None: for ever). `metadata` goes to the upstream."""
+
+    name: str
+    protocol: str
+    remaining_s: Callable[[], float | None]
+    metadata: Metadata = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a call ends, and Guard's own trailers for it."""
+
+    reply: Reply
+    marks: Metadata
+
+
+class Passage:
+    """The one way of inference requests to the upstream.
+
+    Where the policy lets the upstream run beside the screening, added latency tends to what screening takes longer than
+    inference; where it only watches, nothing waits for the verdict.
+    """
+
+    def __init__(self, screener: Screener, upstream: Upstream, settings: Settings, metrics: WireMetrics) -> None:
+        self._screener = screener
+        self._upstream = upstream
+        self._metrics = metrics
+        self.room = Room(settings.limits.max_inflight_bytes)
+        self._behind: set[asyncio.Task[None]] = set()
+
+    async def answer(self, caller: Caller, receive: Awaitable[Parts]) -> Answer:
+        """Answer a call, whose one message `receive` waits for."""
+        with identified() as call_id:
+            request = Request(call_id, caller)
+            with self._metrics.inflight(), contextlib.ExitStack() as held:
+                try:
+                    parts = await receive
+                    request.started_s = time.perf_counter()
+                    request.model = parts.header.model_name
+                    held.enter_context(self.room.taken(parts.size))
+                    reply = await self._answer(request, parts, held)
+                except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status
+                    reply = refuse(error, self._metrics, call_id)
+                    request.marks = request.marks or status.refusal_trailers(call_id)
+                finally:
+                    request.answered_s = time.perf_counter()
+                    if not request.watched:
+                        self.finish(request)
+            return Answer(reply, request.marks)
+
+    def course(self, request: Request, parts: Parts) -> Course:
+        """What the policy says of a request, which keeps to the policy that it began with."""
+        request.screener = screener = self._screener.now()
+        asked_for = parts.header.model_name, parts.header.model_version
+        course = screener.course(*asked_for)
+        request.model = screener.listed_as(*asked_for)
+        return course
+
+    async def screened(self, request: Request, parsed: ParsedRequest) -> Decision:
+        """Judge a request within what its caller's deadline leaves."""
+        request.screener = request.screener or self._screener.now()
+        decision = await request.screener.screen(
+            parsed.infer,
+            decision_id=request.id,
+            deadline_s=None if request.watched else request.caller.remaining_s(),
+            client=request.caller.name,
+        )
+        request.decision, request.marks = decision, status.trailers(decision)
+        return decision
+
+    def rejection(self, request: Request, parsed: ParsedRequest, decision: Decision, asked_s: float | None) -> Reply:
+        """What a caller hears who had `asked_s` seconds left and whose request the policy rejects."""
+        rejection = status.of_rejection(
+            decision,
+            client_deadline_expired=asked_s is not None and asked_s <= decision.budget_s,
+            unverified=(request.screener or self._screener).unverified(parsed.infer),
+        )
+        return Reply(rejection.code, rejection.message)
+
+    async def close(self, grace_s: float) -> None:
+        """Give what is only watched `grace_s` seconds to be judged."""
+        if self._behind:
+            await asyncio.wait(self._behind, timeout=grace_s)
+        for task in self._behind:
+            task.cancel()
+
+    async def _answer(self, request: Request, parts: Parts, held: contextlib.ExitStack) -> Reply:
+        course = self.course(request, parts)
+        parsed = parse(parts)
+        match course:
+            case Course.BEHIND:
+                self.watch(request, parsed, held.pop_all())
+                return await self._forward(request, parsed)
+            case Course.BESIDE:
+                return await self._beside(request, parsed)
+            case Course.BEFORE:
+                asked_s = request.caller.remaining_s()
+                decision = await self.screened(request, parsed)
+                if decision.action is Action.REJECT:
+                    return self.rejection(request, parsed, decision, asked_s)
+                return _marked(await self._forward(request, parsed), decision)
+
+    async def _beside(self, request: Request, parsed: ParsedRequest) -> Reply:
+        """Ask the upstream at once, and hold its answer back until the verdict."""
+        asked_s = request.caller.remaining_s()
+        screening = asyncio.create_task(self.screened(request, parsed))
+        await asyncio.sleep(0)  # what is refused at once is not forwarded
+        forwarding = None if screening.done() else asyncio.create_task(self._forward(request, parsed))
+        try:
+            decision = await screening
+            if decision.action is Action.REJECT:
+                return self.rejection(request, parsed, decision, asked_s)
+            return _marked(await (forwarding or self._forward(request, parsed)), decision)
+        finally:
+            for task in (screening, forwarding):
+                if task is not None:
+                    _drop(task)
+
+    def watch(self, request: Request, parsed: ParsedRequest, held: contextlib.ExitStack) -> None:
+        """Judge a request whose caller does not wait for it."""
+        request.watched = True
+
+        async def judge() -> None:
+            with held:
+                try:
+                    await self.screened(request, parsed)
+                except Exception as error:  # noqa: BLE001 - as in `answer`, and nobody is told
+                    refuse(error, self._metrics, request.id)
+                finally:
+                    self.finish(request)
+
+        task = asyncio.create_task(judge())
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
+
+    async def _forward(self, request: Request, parsed: ParsedRequest) -> Reply:
+        caller = request.caller
+        with request.at_upstream():
+            return await self._upstream.call(
+                Call(METHOD, parsed.canonical(), caller.metadata, caller.remaining_s(), model=request.model)
+            )
+
+    def finish(self, request: Request) -> None:
+        """Count a request, once for each."""
+        duration_s = (request.answered_s or time.perf_counter()) - request.started_s
+        self._metrics.request_finished(
+            decision=request.decision,
+            model=request.model,
+            protocol=request.caller.protocol,
+            duration_s=duration_s,
+            overhead_s=max(0.0, duration_s - request.upstream_s),
+        )
+
+
+@dataclass(slots=True)
+class Request:
+    """What is known of a request so far. `marks` are the trailers of its answer; one that is watched has none.
+
+    `screener` is the one that it began with, `model` the policy's name for what it asks for.
+    """
+
+    id: str
+    caller: Caller
+    started_s: float = field(default_factory=time.perf_counter)
+    answered_s: float | None = None
+    upstream_s: float = 0.0
+    model: str = ""
+    screener: Screener | None = None
+    decision: Decision | None = None
+    marks: Metadata = ()
+    watched: bool = False
+
+    @contextmanager
+    def at_upstream(self) -> Iterator[None]:
+        """Measure the time that it spends at the upstream."""
+        asked_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.upstream_s = time.perf_counter() - asked_s
+
+
+class Room:
+    """Bounds the bytes of all requests that are in flight."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._taken = 0
+
+    @contextmanager
+    def taken(self, size_bytes: int) -> Iterator[None]:
+        """Hold so many bytes for as long as the context lasts. One request alone always has room.
+
+        Raises:
+            Overloaded: those in flight leave too little.
+        """
+        if self._taken and self._taken + size_bytes > self._max_bytes:
+            raise Overloaded(
+                f"requests in flight hold {self._taken} bytes, and limits.max_inflight_bytes is {self._max_bytes}; "
+                "retry with backoff"
+            )
+        self._taken += size_bytes
+        try:
+            yield
+        finally:
+            self._taken -= size_bytes
+
+
+def _marked(reply: Reply, decision: Decision) -> Reply:
+    if decision.mode is Mode.SHADOW or reply.code is not grpc.StatusCode.OK:
+        return reply
+    return replace(reply, body=with_verdict(reply.body, decision))
+
+
+def _drop(task: asyncio.Task[object]) -> None:
+    """Let go of a task: what it ends with, nobody asks."""
+    if not task.cancel() and not task.cancelled():
+        task.exception()

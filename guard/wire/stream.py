@@ -1,0 +1,234 @@
+"""ModelStreamInfer over gRPC: each message is screened like a call of its own, and forwarded in its turn.
+
+A client's stream has one stream at the upstream, opened for the first message that is forwarded. Messages are screened
+several at a time and forwarded in the order in which they came, which models of sequences need. Answers come back as
+the upstream gives them. Each carries the verdict on its request where the protocol tells whose answer it is (see
+`ledger`): always for models that answer once; for decoupled ones where the requests have ids of their own, or where
+one request at a time is open and says when it is done. In shadow mode nothing shows.
+
+Except in shadow mode the upstream gets a message once it is judged, whatever the policy says of overlap: one that is
+rejected may not leave its mark on a sequence's state.
+
+A rejection or an error of Guard's own is told as Triton tells its errors: in an answer's `error_message`, and the
+stream goes on; or, for a client that set the metadata `triton_grpc_error: true`, as the status that ends the stream.
+Guard's status codes show in the second form only. Where the connection to the upstream is lost the stream ends.
+
+Nothing piles up: Guard reads from a client as fast as it may forward, and from the upstream as fast as the client
+reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc
+
+from guard.errors import GuardError, Overloaded
+from guard.wire.answer import Context, identified, refuse, send
+from guard.wire.decoupled import TransactionPolicies
+from guard.wire.infer import caller_of
+from guard.wire.passage import Answer, Passage, Request
+from guard.wire.ports import WireMetrics
+from guard.wire.receive import unpacked
+from guard.wire.status import refusal_trailers
+from guard.wire.stream_answers import Answers, stopping
+from guard.wire.stream_judge import Judge
+from guard.wire.upstream import Reply, Upstream
+from guard.wire.upstream_stream import UpstreamStream
+
+STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+
+MAX_SCREENED = 16
+"""Messages of one stream that are screened, or wait for their turn, at a time."""
+
+
+class StreamHandler:
+    """Serves ModelStreamInfer."""
+
+    def __init__(self, passage: Passage, upstream: Upstream, metrics: WireMetrics, max_message_bytes: int) -> None:
+        self.passage = passage
+        self.upstream = upstream
+        self.metrics = metrics
+        self.max_message_bytes = max_message_bytes
+        self.draining = asyncio.Event()
+
+    async def answer(self, _messages: object, context: Context) -> None:
+        """Answer a stream of serialised ModelInferRequests."""
+        with identified() as stream_id:
+            try:
+                end = await Stream(self, context, stream_id).run()
+            except grpc.aio.BaseError as error:
+                raise asyncio.CancelledError from error  # gRPC took no message for the client, who is gone
+            except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status
+                end = Answer(refuse(error, self.metrics, stream_id), refusal_trailers(stream_id))
+            await send(context, end.reply, end.marks)
+
+    def drain(self) -> None:
+        """Read no more from clients, answer what was read, and end their streams."""
+        self.draining.set()
+
+
+class Stream:
+    """One client's stream."""
+
+    def __init__(self, handler: StreamHandler, context: Context, stream_id: str) -> None:
+        self._handler = handler
+        self._passage = handler.passage
+        self._metrics = handler.metrics
+        self._max_message_bytes = handler.max_message_bytes
+        self._context = context
+        self._id = stream_id
+        self._caller = caller_of(context)
+        self._answers = Answers(context, self._caller.metadata)
+        self._policies = TransactionPolicies(handler.upstream, self._caller.metadata)
+        self._judge = Judge(handler.passage, self._policies, handler.metrics)
+        self._upstream: UpstreamStream | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._drained = False
+        self._passing = 0
+        self._passed = asyncio.Event()
+
+    async def run(self) -> Answer:
+        """Pass messages and answers on until the stream is over: how it ends."""
+        self._start(self._take_in())
+        try:
+            return await self._answers.end
+        finally:
+            self._policies.close()
+            for task in self._tasks:
+                task.cancel()
+            try:
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+            finally:  # the client may leave at this moment
+                if self._upstream is not None:
+                    self._upstream.leave()
+
+    async def _take_in(self) -> None:
+        """Read the client's messages, as many as may be on their way, and see them off one after the other."""
+        draining = asyncio.create_task(self._handler.draining.wait())
+        try:
+            before = asyncio.Event()
+            before.set()
+            while not self._answers.doomed and (message := await self._read(draining)) is not None:
+                before = await self._see_off(message, before)
+            await before.wait()
+        finally:
+            draining.cancel()
+        if self._upstream is not None:
+            await self._upstream.finish()
+        elif not self._answers.doomed:
+            await self._answers.over(self._ending(Reply(grpc.StatusCode.OK)))
+
+    async def _read(self, draining: asyncio.Task[bool]) -> bytes | None:
+        """The client's next message; None once it sends no more, or Guard takes no more."""
+        reading = asyncio.ensure_future(self._context.read())
+        try:
+            await asyncio.wait({reading, draining}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                return message if isinstance(message := reading.result(), bytes) else None
+            self._drained = True
+            return None
+        finally:
+            reading.cancel()
+
+    async def _see_off(self, message: bytes, before: asyncio.Event) -> asyncio.Event:
+        """Have a message passed on after the one that sets `before`. The event that is returned is its own."""
+        room, after, problem = contextlib.ExitStack(), asyncio.Event(), None
+        try:
+            self._answers.go_like(message)
+            message = await unpacked("the request", message, self._max_message_bytes)
+            await self._make_room(room, len(message))
+        except GuardError as error:
+            problem = error
+        self._passing += 1
+
+        def passed(_task: asyncio.Task[None]) -> None:  # for one that was cancelled before it began, too
+            room.close()
+            self._passing -= 1
+            self._passed.set()
+            after.set()
+
+        self._start(self._pass_on(message, problem, room, before)).add_done_callback(passed)
+        return after
+
+    async def _make_room(self, room: contextlib.ExitStack, size_bytes: int) -> None:
+        """Make room for a message. Where it is this stream that takes the room, wait.
+
+        Raises:
+            Overloaded: others take the room.
+        """
+        while True:
+            try:
+                if self._passing < MAX_SCREENED:
+                    room.enter_context(self._passage.room.taken(size_bytes))
+                    return
+            except Overloaded:
+                if not self._passing:
+                    raise
+            self._passed.clear()
+            await self._passed.wait()
+
+    async def _pass_on(
+        self, message: bytes, problem: GuardError | None, room: contextlib.ExitStack, before: asyncio.Event
+    ) -> None:
+        """Screen a message, then forward or answer it once the one before was."""
+        with identified() as call_id, self._metrics.inflight():
+            request = Request(call_id, self._caller)
+            try:
+                judged = await self._judge.judge(request, problem or message, room)
+                await before.wait()
+                decoupled = await judged.decoupled if judged.decoupled else False
+                if self._answers.doomed:
+                    return
+                if isinstance(judged.outcome, Reply):
+                    await self._answers.refuse(judged.header, judged.outcome, request.marks, decoupled=decoupled)
+                    return
+                with request.at_upstream():
+                    await self._answers.expect(judged.header, request.decision, decoupled=decoupled)
+                    await self._opened().send(judged.outcome.canonical())
+            finally:
+                request.answered_s = time.perf_counter()
+                if not request.watched:
+                    self._passage.finish(request)
+
+    def _opened(self) -> UpstreamStream:
+        if self._upstream is None:
+            caller = self._caller
+            self._upstream = self._handler.upstream.open(STREAM_METHOD, caller.metadata, caller.remaining_s())
+            self._start(self._relay(self._upstream))
+        return self._upstream
+
+    async def _relay(self, upstream: UpstreamStream) -> None:
+        """Pass on what the upstream says, until it ends the stream."""
+        while (response := await upstream.receive()) is not None:
+            await self._answers.greet(upstream)
+            await self._answers.relay(*await self._unpacked(response))
+        code, details, trailing = await upstream.ending()
+        await self._answers.over(self._ending(Reply(code, details, b"", await upstream.metadata(), trailing)))
+
+    async def _unpacked(self, response: bytes) -> tuple[bytes, Reply | None]:
+        """An answer of the upstream, inflated where it came compressed, and what to say where it is too large."""
+        try:
+            return await unpacked("the upstream's answer", response, self._max_message_bytes), None
+        except GuardError as error:
+            with identified() as call_id:
+                return response, refuse(error, self._metrics, call_id)
+
+    def _ending(self, reply: Reply) -> Reply:
+        return stopping(self._id) if self._drained and reply.code is grpc.StatusCode.OK else reply
+
+    def _start(self, steps: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(steps)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """What fails here ends the stream."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self._answers.end.done():
+            self._answers.end.set_exception(error)

@@ -1,0 +1,119 @@
+"""What the client of a stream hears, and in which order: the upstream's answers, and Guard's own in their turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import grpc
+
+from guard.pb.grpc_service_pb2 import ModelInferRequest
+from guard.values import Decision, Mode
+from guard.wire.answer import MAX_COMPRESSED_BYTES, Context
+from guard.wire.ledger import Ledger
+from guard.wire.passage import Answer
+from guard.wire.receive import compression_of
+from guard.wire.status import Metadata
+from guard.wire.stream_messages import error_response, marked, read_head
+from guard.wire.upstream import Reply
+from guard.wire.upstream_stream import UpstreamStream
+
+MAX_UNANSWERED = 1024
+"""Requests of one stream that are forwarded and not answered. The client's next ones wait."""
+
+_ENDING_ERRORS = ("triton_grpc_error", "true")
+"""The metadata by which a client of Triton asks that an error ends the stream."""
+
+
+class Answers:
+    """Says to the client what is due, one message at a time.
+
+    `end` is how the stream ends, once that is known.
+    """
+
+    def __init__(self, context: Context, metadata: Metadata) -> None:
+        self.end: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.doomed = False
+        self._context = context
+        self._ends_on_error = _ENDING_ERRORS in metadata
+        self._ledger: Ledger[bytes | Answer] = Ledger()
+        self._speaking = asyncio.Lock()
+        self._spoken = False
+        self._moved = asyncio.Event()
+
+    async def expect(self, request: ModelInferRequest, decision: Decision | None, *, decoupled: bool) -> None:
+        """Note a request that is about to be forwarded. Waits where too many are unanswered."""
+        await self._until_room()
+        told = None if decision is None or decision.mode is Mode.SHADOW else decision
+        self._ledger.forwarded(request.id, request.model_name, told, decoupled=decoupled)
+
+    async def refuse(self, request: ModelInferRequest, reply: Reply, marks: Metadata, *, decoupled: bool) -> None:
+        """Answer a request with an error of Guard's own, in its turn."""
+        await self._until_room()
+        async with self._speaking:
+            await self._say(self._ledger.say(self._error(request, reply, marks), decoupled=decoupled))
+
+    async def relay(self, response: bytes, instead: Reply | None = None) -> None:
+        """Pass on an answer of the upstream, marked with the verdict on its request; or an error `instead`."""
+        async with self._speaking:
+            head = read_head(response)
+            decision = self._ledger.answered(head)
+            answer: bytes | Answer = response if decision is None else marked(response, decision)
+            if instead is not None:
+                request = ModelInferRequest(id=head.id, model_name=head.model) if head else ModelInferRequest()
+                answer = self._error(request, instead, ())
+            due = self._ledger.due()
+            self._moved.set()
+            await self._say([answer, *due])
+
+    async def greet(self, upstream: UpstreamStream) -> None:
+        """Pass on the upstream's initial metadata, unless something was said before."""
+        async with self._speaking:
+            if not self._spoken and (metadata := await upstream.metadata()):
+                self._spoken = True
+                await self._context.send_initial_metadata(metadata)
+
+    def go_like(self, message: bytes) -> None:
+        """Compress answers as a message of the client came, unless something was said before. Large ones go as is."""
+        compression = compression_of(message)
+        if compression is not grpc.Compression.NoCompression and not self._spoken:
+            self._context.set_compression(compression)
+
+    async def over(self, end: Reply) -> None:
+        """End the stream once Guard has said what it still has to say."""
+        async with self._speaking:
+            await self._say(self._ledger.rest())
+            await self._say([Answer(end, ())])
+
+    def _error(self, request: ModelInferRequest, reply: Reply, marks: Metadata) -> bytes | Answer:
+        if not self._ends_on_error:
+            return error_response(reply.details, marks, request)
+        self.doomed = True
+        return Answer(reply, marks)
+
+    async def _say(self, answers: Sequence[bytes | Answer]) -> None:
+        for answer in answers:
+            if self.end.done():
+                return
+            if isinstance(answer, Answer):
+                spoken = replace(answer.reply, initial_metadata=()) if self._spoken else answer.reply
+                self.end.set_result(replace(answer, reply=spoken))
+                return
+            self._spoken = True
+            if len(answer) > MAX_COMPRESSED_BYTES:
+                self._context.disable_next_message_compression()
+            await self._context.write(answer)
+
+    async def _until_room(self) -> None:
+        while len(self._ledger) >= MAX_UNANSWERED:
+            self._moved.clear()
+            await self._moved.wait()
+
+
+def stopping(stream_id: str) -> Reply:
+    """How a stream ends that Guard outlived."""
+    return Reply(
+        grpc.StatusCode.UNAVAILABLE,
+        f"guard is stopping: open the stream again, and send what was not answered [guard_id={stream_id}]",
+    )

@@ -1,0 +1,82 @@
+"""What becomes of one message of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+from guard.errors import GuardError, MalformedRequest
+from guard.pb.grpc_service_pb2 import ModelInferRequest
+from guard.values import Action, Course
+from guard.wire.answer import refuse
+from guard.wire.decoupled import TransactionPolicies
+from guard.wire.message import ParsedRequest, parse, take_apart
+from guard.wire.passage import Passage, Request
+from guard.wire.ports import WireMetrics
+from guard.wire.status import refusal_trailers
+from guard.wire.upstream import Reply
+
+MAX_NAME_CHARACTERS = 4096
+"""Longest id of a request, and longest name and version of its model: they are kept until it is answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A message is forwarded as it was parsed, or answered by Guard. `header` is empty where it could not be read.
+
+    `decoupled` says whether its model is; None where the policy has no such model, or none is named.
+    """
+
+    header: ModelInferRequest
+    outcome: ParsedRequest | Reply
+    decoupled: asyncio.Task[bool] | None
+
+
+class Judge:
+    """Screens messages of one stream."""
+
+    def __init__(self, passage: Passage, policies: TransactionPolicies, metrics: WireMetrics) -> None:
+        self._passage = passage
+        self._policies = policies
+        self._metrics = metrics
+
+    async def judge(self, request: Request, message: bytes | GuardError, room: contextlib.ExitStack) -> Judged:
+        """Screen a message that takes `room`, unless there is an error already.
+
+        One that is only watched keeps its room until it is judged, for which nobody waits.
+        """
+        header, decoupled = ModelInferRequest(), None
+        try:
+            if isinstance(message, GuardError):
+                raise message
+            parts = take_apart(message)
+            _check_names(parts.header)
+            header, request.model = parts.header, parts.header.model_name
+            course = self._passage.course(request, parts)
+            decoupled = self._policies.of(header.model_name)
+            return Judged(header, await self._screen(request, parse(parts), course, room), decoupled)
+        except Exception as error:  # noqa: BLE001 - the boundary: every error becomes an answer
+            request.marks = request.marks or refusal_trailers(request.id)
+            return Judged(header, refuse(error, self._metrics, request.id), decoupled)
+
+    async def _screen(
+        self, request: Request, parsed: ParsedRequest, course: Course, room: contextlib.ExitStack
+    ) -> ParsedRequest | Reply:
+        if course is Course.BEHIND:
+            self._passage.watch(request, parsed, room.pop_all())
+            return parsed
+        asked_s = request.caller.remaining_s()
+        decision = await self._passage.screened(request, parsed)
+        if decision.action is Action.REJECT:
+            return self._passage.rejection(request, parsed, decision, asked_s)
+        return parsed
+
+
+def _check_names(header: ModelInferRequest) -> None:
+    longest = max(len(header.id), len(header.model_name), len(header.model_version))
+    if longest > MAX_NAME_CHARACTERS:
+        raise MalformedRequest(
+            f"the request's id, or its model's name or version, has {longest} characters; a stream takes "
+            f"{MAX_NAME_CHARACTERS} at most"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from guard.queries.watch import QueryWatch
 from guard.screen.engine import Engine
 from guard.values import ModelInfo
 
+_NUMBER = re.compile(r"\s*[+-]?0*([0-9]{1,19})")
 
 @dataclass(frozen=True, slots=True)
 class GuardedModel:
@@ -55,12 +57,15 @@ class Listed:
     def get(self, model: str, version: str) -> GuardedModel | None:
         """The model under guard that a request asks for, None if there is none.
 
-        A policy for the version that is asked for comes first, then that of the model.
+        A policy for the version that is asked for comes first, then that of the model. Triton takes "01" or "1a" for
+        version 1: a policy for that one holds for them too, so that nobody gets by it, and finds them not verified.
         """
         if VERSION_MARK in model:  # or a client could name a policy where it has to name a model
             return None
-        exact = self._models.get(f"{model}{VERSION_MARK}{version}") if version else None
-        return exact or self._models.get(model)
+        for known_as in (version, number_of(version)):
+            if known_as and (exact := self._models.get(f"{model}{VERSION_MARK}{known_as}")) is not None:
+                return exact
+        return self._models.get(model)
 
     def find(self, model: str, version: str) -> GuardedModel | None:
         """The same; None only where the policy lets models pass that it does not name.
@@ -97,3 +102,9 @@ class Listed:
                 f"version {version!r} of model {model!r} is not under guard: name {model}{VERSION_MARK}{version} in "
                 f"the policy's `models`. {why}"
             )
+
+
+def number_of(version: str) -> str:
+    """The number that C++ reads at the beginning of a version; "" if there is none."""
+    found = _NUMBER.match(version)
+    return found[1] if found else ""

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from guard import stats
-from guard.decide.surprise import Combination
+from guard.decide.combination import Combination
 from guard.errors import RateUnsupported
 from guard.profile.profile import Profile
 from guard.values import (
@@ -45,7 +45,7 @@ class Judge:
         confidence: float | None = None,
         require_certificate: bool = False,
     ) -> None:
-        self._combination = Combination(profile.reference, profile.two_sided)
+        self._combination = Combination(profile)
         self._scoring = frozenset(profile.scoring)
         self._benign = np.sort(self._combination.of_all(profile.calibration))
         self._require_certificate = require_certificate

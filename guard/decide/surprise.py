@@ -7,11 +7,9 @@ and that is what the false-positive rate rests on.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from guard.profile.profile import BenignScores
 from guard.values import Float64Array, IntArray
 
 _TAIL = 0.1
@@ -88,36 +86,3 @@ class Surprise:
         if not self._two_sided:
             return upper.surprise(score)
         return max(0.0, max(upper.surprise(score), lower.surprise(-score)) - math.log(2))
-
-
-class Combination:
-    """Minus the log of the harmonic mean of the detectors' p-values, but for a constant (Wilson, 2019).
-
-    Strong evidence of one detector is not diluted by others that see nothing, which an average (Fisher, 1932) does:
-    attacks of different kinds show in different detectors. One without a score adds nothing, so that a failure can
-    only make the combination smaller.
-    """
-
-    def __init__(self, reference: BenignScores, two_sided: Collection[str]) -> None:
-        self._surprises = {
-            name: Surprise(scores, reference.labels, two_sided=name in two_sided)
-            for name, scores in reference.scores.items()
-        }
-
-    def __call__(self, scores: Mapping[str, float], label: int) -> float:
-        """The combined score of one item. Scores that are not finite are left out."""
-        found = [self._surprises[name](score, label) for name, score in scores.items() if math.isfinite(score)]
-        return float(np.logaddexp.reduce(found)) if found else 0.0
-
-    def p_value(self, detector: str, score: float, label: int) -> float:
-        """Approximate p-value of one detector alone, for people and metrics."""
-        return math.exp(-self._surprises[detector](score, label))
-
-    def of_all(self, benign: BenignScores) -> Float64Array:
-        """The combined score of each benign sample, (n,)."""
-        names = tuple(benign.scores)
-        rows = zip(*benign.scores.values(), strict=True)
-        combined = [
-            self(dict(zip(names, row, strict=True)), int(label)) for row, label in zip(rows, benign.labels, strict=True)
-        ]
-        return np.array(combined, dtype=np.float64)

@@ -26,7 +26,9 @@ from guard.layout import of_model
 from guard.model.backend import Backend
 from guard.model.sweep import best_batch
 from guard.offline import networks
+from guard.offline.attacker import Attacker
 from guard.offline.conditions import EXPECTED, drawn, possible
+from guard.offline.joint import learn
 from guard.offline.material import Material
 from guard.offline.networks import Budget
 from guard.offline.occlusion import choose_occlusion
@@ -97,7 +99,8 @@ def calibrate(
     if variant is not None:
         backend = variant.backend
     conditions = _conditions(original.info, options)
-    material = _lessons(original, fit, conditions, options, reporter)
+    attacker = _attacker(original, fit, conditions, options, reporter)
+    material = None if attacker is None else attacker.attack(fit, seed=options.seed)
     trained = _train(original, material, options, reporter)
     specs = [each.spec for each in trained]
     detectors, measured = _choose_detectors(backend, fit, material, options, specs, reporter)
@@ -112,8 +115,9 @@ def calibrate(
             score(engine, _changed(part, backend.info, conditions, rng), detectors, reporter, name)
             for part, name in ((reference, "reference"), (held_out, "calibration"))
         )
+        others = attacker.score_more(engine, reference, detectors, seed=options.seed + 2) if attacker else {}
     canaries = held_out[:_CANARIES]
-    return Profile(
+    profile = Profile(
         model=backend.info,
         detectors=detectors,
         reference=ordinary,
@@ -133,6 +137,7 @@ def calibrate(
         sample_hashes=hashes(View(backend.info).view(samples)),
         query_radii=radii_of(samples, backend.info.bounds, backend.info.layout),
     )
+    return replace(profile, joint=learn(profile, others))
 
 
 def with_output_kind(info: ModelInfo, backend: Backend, samples: Float32Array) -> ModelInfo:
@@ -172,20 +177,13 @@ def _changed(
     return changed
 
 
-def _lessons(
+def _attacker(
     backend: Backend, fit: Float32Array, conditions: Sequence[spec.Condition], options: Options, reporter: Reporter
-) -> Material | None:
+) -> Attacker | None:
     if not options.network:
         return None
-    return networks.lessons(
-        backend,
-        fit,
-        conditions,
-        seed=options.seed,
-        budget=options.budget,
-        reporter=reporter,
-        left_out=options.left_out,
-    )
+    box = networks.white_box(backend, fit, conditions, seed=options.seed, budget=options.budget, reporter=reporter)
+    return Attacker(box, backend, conditions, reporter, options.left_out)
 
 
 def _train(

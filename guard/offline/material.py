@@ -25,7 +25,6 @@ from guard.profile.spec import Condition
 from guard.values import Float32Array, IntArray, ModelInfo
 
 _BATCH = 128
-_ATTACKED = 300
 _TIMES_DRIFTED = 6
 _LAUNDERED = 2
 _BEYOND = 1.5
@@ -61,11 +60,12 @@ def collect(
     seed: int,
     reporter: Reporter,
     left_out: Collection[str] = (),
+    attacked: int,
 ) -> Material:
     """Craft attacks on clean samples (n, *shape), families and strengths, and keep those that fool the model.
 
     Where gradients are those of a surrogate (not `exact`), few do, and all are kept. `left_out` families are not made.
-    Of large inputs fewer samples are taken, so that all fits into a gigabyte or so.
+    Each attacks so many samples; of large inputs fewer, so that all fits into a gigabyte or so.
     """
     view = View(backend.info)
     rng = np.random.default_rng(seed)
@@ -76,7 +76,7 @@ def collect(
     benign = [images, *(drawn(conditions, images, rng, beyond=_BEYOND) for _ in range(times))]
     attacks: dict[str, list[Float32Array]] = {}
     cases = list(_cases(left_out, image=view.image))
-    attacked = min(_ATTACKED, max(most // len(cases) // (1 + _LAUNDERED), _LEAST_FOOLED))
+    attacked = min(attacked, max(most // len(cases) // (1 + _LAUNDERED), _LEAST_FOOLED))
     with one_thread(), reporter.stage("crafting attacks to learn from", len(cases)) as advance:
         for family, make, strength in cases:
             rows = rng.permutation(len(images))[:attacked]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -11,7 +11,7 @@ import structlog
 from guard.errors import BackendError, EnvironmentProblem
 from guard.model.backend import Backend
 from guard.model.onnx import OnnxBackend
-from guard.offline.material import Material, collect
+from guard.offline.material import Material
 from guard.offline.network import train_network, train_on_activations, train_surrogate
 from guard.offline.progress import Reporter
 from guard.offline.whitebox import WhiteBox, best_white_box
@@ -39,23 +39,6 @@ class Network:
     content: bytes
 
 
-def lessons(
-    backend: Backend,
-    fit: Float32Array,
-    conditions: Sequence[Condition],
-    *,
-    seed: int,
-    budget: Budget,
-    reporter: Reporter,
-    left_out: Collection[str] = (),
-) -> Material:
-    """What there is to learn from clean samples (n, *shape): all families of attacks on them but those left out."""
-    box = _white_box(backend, fit, conditions, seed=seed, budget=budget, reporter=reporter)
-    return collect(
-        box.module, backend, fit, conditions, exact=box.exact, seed=seed, reporter=reporter, left_out=left_out
-    )
-
-
 def train(
     backend: Backend, material: Material, *, seed: int, budget: Budget, reporter: Reporter
 ) -> tuple[Network, ...]:
@@ -70,7 +53,7 @@ def train(
     return (*made, *(() if inner is None else (_network("activations", inner),)))
 
 
-def _white_box(
+def white_box(
     backend: Backend,
     fit: Float32Array,
     conditions: Sequence[Condition],

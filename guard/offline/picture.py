@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from guard import stats
-from guard.decide.surprise import Combination
+from guard.decide.combination import Combination
 from guard.profile.profile import Profile
 from guard.values import Float64Array
 
@@ -23,7 +23,7 @@ _BINS = 40
 def draw(profile: Profile, directory: Path) -> Path:
     """Write histograms of each detector's benign scores, and of their combination, to `directory`/scores.png."""
     panels = [(name, profile.reference.scores[name]) for name in profile.scoring]
-    combined = np.sort(Combination(profile.reference, profile.two_sided).of_all(profile.calibration))
+    combined = np.sort(Combination(profile).of_all(profile.calibration))
     rows = -(-(len(panels) + 1) // _COLUMNS)
     figure = Figure(figsize=(5 * _COLUMNS, 2.6 * rows), layout="constrained")
     FigureCanvasAgg(figure)

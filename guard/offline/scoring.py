@@ -71,7 +71,7 @@ def score(
     names = [detector.name for detector in detectors if not isinstance(detector, spec.SmoothingSpec)]
     scores = {detector: np.full(len(samples), np.nan) for detector in names}
     labels = np.empty(len(samples), dtype=np.int64)
-    with reporter.stage(f"scoring benign samples ({name})", len(samples)) as advance:
+    with reporter.stage(f"scoring samples ({name})", len(samples)) as advance:
         for row, screening in enumerate(screen_all(engine, samples)):
             fault = next((f for f in screening.findings if isinstance(f, Fault)), None)
             if screening.label is None or fault is not None:

@@ -14,6 +14,7 @@ from guard.profile.spec import (
     TWO_SIDED,
     Condition,
     DetectorSpec,
+    Joint,
     NetworkSpec,
     Preprocessing,
     QueryRadii,
@@ -82,6 +83,8 @@ class Profile:
     """64 bits of each sample's hash, at 8 bits, by which an evaluation refuses samples of the calibration."""
     preprocessing: Preprocessing | None = None
     """How the served model's encoded images become the replica's inputs; None where it takes the same tensors."""
+    joint: Joint | None = None
+    """What detectors say together, as calibration learnt it; None where it made no attacks to learn from."""
     query_radii: QueryRadii | None = None
     """How near two inputs are that a query attack may have sent; None for inputs that can't be compared."""
 

@@ -292,6 +292,15 @@ class ServerPreprocessing(_Spec):
 Preprocessing: TypeAlias = ImagePreprocessing | ServerPreprocessing
 
 
+Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Joint(_Spec):
+    """How much the detectors' surprises count together: a weight for each one, and one for its square root."""
+
+    weights: dict[str, tuple[Weight, Weight]]
+
+
 class QueryRadii(_Spec):
     """Bits in which the fingerprints of two inputs may differ that are near-duplicates: of one client, of all."""
 

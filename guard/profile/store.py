@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from guard.errors import ProfileError
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
-from guard.profile.spec import Condition, DetectorSpec, NetworkSpec, Preprocessing, QueryRadii, ReducedReplica
+from guard.profile.spec import Condition, DetectorSpec, Joint, NetworkSpec, Preprocessing, QueryRadii, ReducedReplica
 from guard.values import ModelInfo
 
 FORMAT = 3
@@ -30,6 +30,7 @@ _PROVENANCE: TypeAdapter[Provenance] = TypeAdapter(Provenance)
 _DETECTORS: TypeAdapter[tuple[DetectorSpec, ...]] = TypeAdapter(tuple[DetectorSpec, ...])
 _CONDITIONS: TypeAdapter[tuple[Condition, ...]] = TypeAdapter(tuple[Condition, ...])
 _PREPROCESSING: TypeAdapter[Preprocessing | None] = TypeAdapter(Preprocessing | None)
+_JOINT: TypeAdapter[Joint | None] = TypeAdapter(Joint | None)
 _RADII: TypeAdapter[QueryRadii | None] = TypeAdapter(QueryRadii | None)
 _REPLICA: TypeAdapter[ReducedReplica | None] = TypeAdapter(ReducedReplica | None)
 
@@ -62,6 +63,7 @@ def save(profile: Profile, directory: Path) -> None:
         "replica": _REPLICA.dump_python(profile.replica, mode="json"),
         "conditions": _CONDITIONS.dump_python(profile.conditions, mode="json"),
         "preprocessing": _PREPROCESSING.dump_python(profile.preprocessing, mode="json"),
+        "joint": _JOINT.dump_python(profile.joint, mode="json"),
         "query_radii": _RADII.dump_python(profile.query_radii, mode="json"),
         "provenance": _PROVENANCE.dump_python(profile.provenance, mode="json"),
     }
@@ -102,6 +104,7 @@ def load(directory: Path) -> Profile:
             replica=replica,
             conditions=_CONDITIONS.validate_python(manifest["conditions"]),
             preprocessing=_PREPROCESSING.validate_python(manifest.get("preprocessing")),
+            joint=_JOINT.validate_python(manifest.get("joint")),
             query_radii=_RADII.validate_python(manifest.get("query_radii")),
             reference=_benign(arrays, "reference"),
             calibration=_benign(arrays, "calibration"),
@@ -113,6 +116,8 @@ def load(directory: Path) -> Profile:
     for part in (profile.reference, profile.calibration):
         if set(part.scores) != set(profile.scoring):
             raise ProfileError(f"{directory} lacks benign scores of some detectors; {_REMAKE}")
+        if profile.joint is not None and not set(profile.joint.weights) <= set(profile.scoring):
+            raise ProfileError(f"{directory} weighs detectors that it does not have; {_REMAKE}")
         if any(scores.shape != part.labels.shape for scores in part.scores.values()):
             raise ProfileError(f"{directory} holds more or fewer benign scores than labels; {_REMAKE}")
     return profile

@@ -78,10 +78,12 @@ def parse(parts: Parts) -> ParsedRequest:
     """Check that the parts agree, and strip reserved parameters from the header, in place.
 
     Raises:
-        MalformedRequest: they disagree (see `contents.read_inputs`).
+        MalformedRequest: they disagree (see `contents.read_inputs`), or a name is one that servers cut short.
         MethodDenied: a tensor lives in shared memory, which can change after it was screened.
     """
     header = parts.header
+    named = header.inputs, header.outputs
+    _refuse_nul(header.model_name, header.model_version, header.id, *(each.name for some in named for each in some))
     _clean(header.parameters)
     for tensor in header.inputs:
         _clean(tensor.parameters)
@@ -120,9 +122,17 @@ def _refuse_shared_memory(tensor: str, parameters: Mapping[str, InferParameter])
         )
 
 
+def _refuse_nul(*names: str) -> None:
+    """Refuse names that hold NUL: Triton's C interface ends them there, and so takes one model for another."""
+    for name in names:
+        if "\0" in name:
+            raise MalformedRequest(f"the request has the name, version or id {name!r}, with a NUL in it; leave that out")
+
+
 def _clean(parameters: MutableMapping[str, InferParameter]) -> None:
     """Strip reserved parameters, in place."""
     if len(parameters) > MAX_PARAMETERS:
         raise MalformedRequest(f"the request has {len(parameters)} parameters in one place, more than {MAX_PARAMETERS}")
+    _refuse_nul(*parameters)
     for name in [name for name in parameters if name.startswith(RESERVED_PREFIX)]:
         del parameters[name]

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import binomtest
 
 from guard import stats
+from guard.decide.combination import Combination
 from guard.decide.judge import Judge
-from guard.decide.surprise import Combination
 from guard.errors import RateUnsupported
 from guard.profile.profile import BenignScores
 from guard.profile.spec import ConfidenceSpec
@@ -119,7 +119,7 @@ def test_unknown_label_is_unscreened() -> None:
 def test_p_values() -> None:
     """The combined p-value is conformal, (1 + #{benign >= score}) / (n + 1); a finding carries its detector's."""
     decided = Judge(PROFILE, false_positive_rate=0.05).judge(Screening(2, (SURE, EXTREME), {}))
-    combination = Combination(PROFILE.reference, PROFILE.two_sided)
+    combination = Combination(PROFILE)
     own = [f.p_value for f in decided.findings if isinstance(f, Evidence)]
     assert decided.p_value == 1 / 301
     assert own == [combination.p_value("confidence", 0.9, 2), combination.p_value("network", 40.0, 2)]
@@ -132,7 +132,7 @@ def realised_rates(n: int, rate: float, confidence: float | None) -> np.ndarray:
     """
     rng = np.random.default_rng(1)
     population = drawn(10_000, rng)
-    order = np.argsort(Combination(PROFILE.reference, PROFILE.two_sided).of_all(population))
+    order = np.argsort(Combination(PROFILE).of_all(population))
     realised = []
     for _ in range(400):
         rows = rng.integers(0, len(population), n)

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.decide.surprise import BenignTail, Combination, Surprise
-from guard.values import Float64Array
+from guard.decide.surprise import BenignTail, Surprise
 from tests.profile.parts import benign
 
 NORMAL = np.random.default_rng(0).standard_normal(400)
@@ -106,37 +105,3 @@ def test_missing_reference_scores_are_ignored() -> None:
 def test_detector_that_never_scored(two_sided: bool) -> None:  # noqa: FBT001 - a table
     """A detector that gave no benign sample a score can't be surprised, and breaks nothing."""
     assert Surprise(np.full(60, np.nan), np.zeros(60, np.int64), two_sided=two_sided)(5.0, 0) == 0
-
-
-def test_combination_is_the_harmonic_mean() -> None:
-    """The combined score is minus the log of the harmonic mean of the detectors' p-values, but for the log of m."""
-    combination = Combination(REFERENCE, two_sided=("two",))
-    scores = {"one": 2.0, "two": -4.0, "three": 0.3}
-    p_values = np.array([combination.p_value(name, score, 0) for name, score in scores.items()])
-    harmonic_mean = len(p_values) / (1 / p_values).sum()
-    assert combination(scores, 0) == pytest.approx(-math.log(harmonic_mean) + math.log(len(p_values)))
-
-
-@given(
-    scores=st.dictionaries(st.sampled_from(DETECTORS), FINITE),
-    lost=st.dictionaries(st.sampled_from(DETECTORS), st.sampled_from([None, math.nan, math.inf, -math.inf])),
-)
-def test_missing_detectors_only_lower(scores: dict[str, float], lost: dict[str, float | None]) -> None:
-    """Whichever detectors fail, or score what is no number, the combined score can only become smaller."""
-    combination = Combination(REFERENCE, two_sided=("one",))
-    left = {name: lost.get(name, score) for name, score in scores.items()}
-    left = {name: score for name, score in left.items() if score is not None}
-    rounding = 1 + 1e-12
-    assert 0 <= combination(left, 0) <= combination(scores, 0) * rounding
-
-
-def test_of_all_combines_each_sample() -> None:
-    """A set of benign samples is combined row by row, each with its own label; holes are left out."""
-    labels = np.repeat([0, 1], 60)
-    first, second = NORMAL[:120].copy(), NORMAL[120:240] + 5 * labels
-    first[3] = np.nan
-    combination = Combination(benign(labels, one=NORMAL[240:360], two=second), two_sided=())
-    combined: Float64Array = combination.of_all(benign(labels, one=first, two=second))
-    assert combined.shape == (120,)
-    assert combined[3] == combination({"two": second[3]}, 0)
-    assert combined[70] == combination({"one": first[70], "two": second[70]}, 1)

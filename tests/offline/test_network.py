@@ -30,7 +30,7 @@ def material() -> Material:
     """Attacks on digits, by somebody with the model's gradients."""
     backend = digits_backend()
     fit = load_data().calibration[0][:250]
-    return collect(trained_network(), backend, fit, EXPECTED, exact=True, seed=0, reporter=quiet())
+    return collect(trained_network(), backend, fit, EXPECTED, exact=True, seed=0, reporter=quiet(), attacked=300)
 
 
 def test_attacks_fool_the_model(digits_data: DigitsData) -> None:
@@ -56,6 +56,7 @@ def test_every_family_is_there() -> None:
         seed=0,
         reporter=quiet(),
         left_out={"patch", "spatial", "confident", "squares"},
+        attacked=300,
     )
     assert not set(fewer.attacks) & {"patch", "spatial", "confident", "squares"}
 

@@ -159,6 +159,7 @@ def _identity(profile: Profile) -> dict[str, Any]:
         "detectors": [each.model_dump(mode="json") for each in profile.detectors],
         "replica": None if profile.replica is None else profile.replica.sha256,
         "scores": digest.hexdigest(),
+        "joint": None if profile.joint is None else profile.joint.model_dump(mode="json"),
         "code": _code(),
     }
 

@@ -7,7 +7,7 @@ are those of its expectation (Athalye et al., 2018).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from guard import stats
-from guard.decide.surprise import Combination, Surprise
+from guard.decide.combination import Combination, rows, together
+from guard.decide.surprise import BenignTail, Surprise
 from guard.errors import BackendError
 from guard.offline.evaluate.rebuilt import Asked, Scorer, mutated, scorer
 from guard.offline.view import View
@@ -31,16 +32,11 @@ _FLAT = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is seen of n inputs: logits (n, classes), scores and surprises (n, detectors), in nats."""
+    """What is seen of n inputs: logits (n, classes), scores (n, detectors), and what the judge goes by, (n,)."""
 
     logits: Tensor
     scores: Tensor
-    surprises: Tensor
-
-    @property
-    def combined(self) -> Tensor:
-        """What the judge goes by, (n,)."""
-        return self.surprises.logsumexp(dim=1)
+    combined: Tensor
 
 
 class Twin:
@@ -64,8 +60,9 @@ class Twin:
                 self.ignored[each.name] = str(exc)
         self._tables = {name: _Table(profile, name) for name in self._scorers}
         self._mutations = [each.mutation for each in profile.detectors if isinstance(each, spec.SensitivitySpec)]
-        combination = Combination(profile.reference, profile.two_sided)
+        combination = Combination(profile)
         self._benign = np.sort(combination.of_all(profile.calibration))
+        self._joint = None if profile.joint is None else _Joint(profile, profile.joint, combination, self.detectors)
 
     @property
     def asked(self) -> int:
@@ -100,7 +97,13 @@ class Twin:
         labels = logits.detach().argmax(dim=1) if labels is None else labels
         asked = Asked(own, logits, labels, copies, rng)
         scores = torch.stack([score(asked) for score in self._scorers.values()], dim=1)
-        return Look(logits, scores, self.surprises(scores, labels))
+        return Look(logits, scores, self.combined(self.surprises(scores, labels)))
+
+    def combined(self, surprises: Tensor) -> Tensor:
+        """Of surprises (n, detectors): what the judge goes by, (n,)."""
+        if self._joint is not None:
+            surprises = torch.cat([surprises, self._joint(surprises)[:, None]], dim=1)
+        return surprises.logsumexp(dim=1)
 
     def surprises(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Of scores (n, detectors) of inputs with these labels, in nats."""
@@ -136,11 +139,32 @@ class _Table:
         self._knots, self._values = torch.from_numpy(knots), torch.from_numpy(values)
 
     def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        scores = scores.double()
-        right = torch.searchsorted(self._knots, scores.detach().contiguous()).clamp(1, len(self._knots) - 1)
-        low, high = self._knots[right - 1], self._knots[right]
-        below, above = self._values[labels, right - 1], self._values[labels, right]
-        return below + (above - below) * (scores - low) / (high - low)
+        return _between(self._knots, self._values, scores.double(), labels)
+
+
+class _Joint:
+    """What detectors say together, of surprises (n, detectors), in nats."""
+
+    def __init__(self, profile: Profile, joint: spec.Joint, combination: Combination, names: Sequence[str]) -> None:
+        weights = [joint.weights.get(name, (0.0, 0.0)) for name in names]
+        self._linear, self._root = torch.tensor(weights, dtype=torch.float64).T
+        benign = np.array([together(combination.surprises(s, label), joint) for s, label in rows(profile.reference)])
+        tail, knots = BenignTail(benign), _knots(benign)
+        self._knots = torch.from_numpy(knots)
+        self._values = torch.tensor([[tail.surprise(knot) for knot in knots.tolist()]], dtype=torch.float64)
+
+    def __call__(self, surprises: Tensor) -> Tensor:
+        # At 0 a square root has no slope.
+        sums = surprises @ self._linear + surprises.clamp_min(_FLAT).sqrt() @ self._root
+        return _between(self._knots, self._values, sums, torch.zeros(len(sums), dtype=torch.int64))
+
+
+def _between(knots: Tensor, values: Tensor, at: Tensor, row: Tensor) -> Tensor:
+    """Linear between the knots (k,), by the given rows of values (rows, k), and past the ends."""
+    right = torch.searchsorted(knots, at.detach().contiguous()).clamp(1, len(knots) - 1)
+    low, high = knots[right - 1], knots[right]
+    below, above = values[row, right - 1], values[row, right]
+    return below + (above - below) * (at - low) / (high - low)
 
 
 def _knots(scores: Float64Array) -> Float64Array:
@@ -165,6 +189,6 @@ def _identity(profile: Profile) -> str:
         digest.update(name.encode() + labels.tobytes())
         for detector, values in sorted(scores.items()):
             digest.update(detector.encode() + values.tobytes())
-    for each in profile.detectors:
+    for each in (*profile.detectors, *([] if profile.joint is None else [profile.joint])):
         digest.update(each.model_dump_json().encode())
     return digest.hexdigest()

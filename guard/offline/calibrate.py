@@ -101,9 +101,13 @@ def calibrate(
     conditions = _conditions(original.info, options)
     attacker = _attacker(original, fit, conditions, options, reporter)
     material = None if attacker is None else attacker.attack(fit, seed=options.seed)
-    trained = _train(original, material, options, reporter)
+    rng = np.random.default_rng(options.seed + 1)
+    with reporter.stage("measuring what noise benign inputs bear", 1) as advance:
+        sigmas = stable_sigmas(backend, fit, rng)
+        advance(1)
+    trained = _train(original, material, sigmas[-1], options, reporter)
     specs = [each.spec for each in trained]
-    detectors, measured = _choose_detectors(backend, fit, material, options, specs, reporter)
+    detectors, measured = _choose_detectors(backend, fit, material, sigmas, options, specs, rng, reporter)
     files = {each.spec.file: each.content for each in trained}
     sweep = best_batch(backend)
     backend.preferred_batch = sweep.batch
@@ -187,29 +191,30 @@ def _attacker(
 
 
 def _train(
-    backend: Backend, material: Material | None, options: Options, reporter: Reporter
+    backend: Backend, material: Material | None, sigma: float, options: Options, reporter: Reporter
 ) -> tuple[networks.Network, ...]:
     if material is None:
         return ()
-    return networks.train(backend, material, seed=options.seed, budget=options.budget, reporter=reporter)
+    noise = sigma / (backend.info.bounds[1] - backend.info.bounds[0])
+    return networks.train(backend, material, noise, seed=options.seed, budget=options.budget, reporter=reporter)
 
 
 def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
     backend: Backend,
     fit: Float32Array,
     material: Material | None,
+    sigmas: Sequence[float],
     options: Options,
     trained: Sequence[spec.NetworkSpec],
+    rng: np.random.Generator,
     reporter: Reporter,
 ) -> tuple[tuple[spec.DetectorSpec, ...], dict[str, float]]:
-    rng = np.random.default_rng(options.seed + 1)
     chosen: list[spec.DetectorSpec] = [spec.ConfidenceSpec(), *trained]
     measured: dict[str, float] = {}
     mutations = 1 + len(options.mutations)
     with reporter.stage("measuring benign sensitivity", mutations + 3) as advance:
         chosen.append(spec.SqueezingSpec(squeezers=choose_squeezers(backend, fit)))
         advance(1)
-        sigmas = stable_sigmas(backend, fit, rng)
         attacks = material.positives if material is not None and material.exact else []
         sigma = most_telling(backend, fit, attacks, sigmas, rng) if attacks else sigmas[-1]
         advance(1)

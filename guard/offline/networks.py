@@ -11,6 +11,7 @@ import structlog
 from guard.errors import BackendError, EnvironmentProblem
 from guard.model.backend import Backend
 from guard.model.onnx import OnnxBackend
+from guard.offline.denoiser import train_denoiser
 from guard.offline.material import Material
 from guard.offline.network import train_network, train_on_activations, train_surrogate
 from guard.offline.progress import Reporter
@@ -29,6 +30,7 @@ class Budget:
     surrogate_steps: int = 600
     network_steps: int = 1000
     activation_steps: int = 1500
+    denoiser_steps: int = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,12 @@ class Network:
 
 
 def train(
-    backend: Backend, material: Material, *, seed: int, budget: Budget, reporter: Reporter
+    backend: Backend, material: Material, noise: float, *, seed: int, budget: Budget, reporter: Reporter
 ) -> tuple[Network, ...]:
-    """Train a network on inputs, and one on activations where the model is a file that can be looked into."""
+    """Train a network on inputs, and where the model is a file one on its activations, and a denoiser for images.
+
+    `noise` is the strongest that benign inputs bear, as a share of their range.
+    """
     made = []
     if material.positives:
         content = train_network(material, backend.info, seed=seed, reporter=reporter, steps=budget.network_steps)
@@ -50,7 +55,9 @@ def train(
     else:
         _log.warning("no attack fooled the model in calibration, so there is no detector network")
     inner = _on_activations(backend, material, seed=seed, steps=budget.activation_steps, reporter=reporter)
-    return (*made, *(() if inner is None else (_network("activations", inner),)))
+    made += [] if inner is None else [_network("activations", inner)]
+    denoiser = _denoiser(backend, material, noise, seed=seed, steps=budget.denoiser_steps, reporter=reporter)
+    return (*made, *(() if denoiser is None else (_network("reconstruction", denoiser),)))
 
 
 def white_box(
@@ -84,6 +91,17 @@ def _on_activations(backend: Backend, material: Material, *, seed: int, steps: i
         return train_on_activations(material, content, backend.info, seed=seed, reporter=reporter, steps=steps)
     except BackendError as exc:
         _log.info("there is no detector network on the model's activations", reason=str(exc))
+        return None
+
+
+def _denoiser(
+    backend: Backend, material: Material, noise: float, *, seed: int, steps: int, reporter: Reporter
+) -> bytes | None:
+    clean = material.benign[: material.clean]
+    try:
+        return train_denoiser(backend, clean, noise, seed=seed, steps=steps, reporter=reporter)
+    except BackendError as exc:
+        _log.info("there is no denoiser in front of the model", reason=str(exc))
         return None
 
 

@@ -211,10 +211,14 @@ class ConfidenceSpec(_Spec):
 
 
 class NetworkSpec(_Spec):
-    """A detector network, an ONNX file inside the profile: on the input, or on what the model computes inside."""
+    """A detector network, an ONNX file inside the profile.
+
+    It looks at the input, at what the model computes inside, or at how the model's answer moves when a denoiser
+    reconstructs the input.
+    """
 
     kind: Literal["network"] = "network"
-    on: Literal["input", "activations"] = "input"
+    on: Literal["input", "activations", "reconstruction"] = "input"
     file: str = "network.onnx"
     sha256: str
 

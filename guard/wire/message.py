@@ -115,7 +115,7 @@ def with_verdict(response: bytes, decision: Decision) -> bytes:
 
 
 def _refuse_shared_memory(tensor: str, parameters: Mapping[str, InferParameter]) -> None:
-    if any(name.startswith(_SHARED_MEMORY_PREFIX) for name in parameters):
+    if parameters and any(name.startswith(_SHARED_MEMORY_PREFIX) for name in parameters):
         raise MethodDenied(
             f"tensor {tensor!r} is in shared memory, which Guard can't screen because it can change afterwards; "
             "send the tensor in the request"
@@ -126,11 +126,13 @@ def _refuse_nul(*names: str) -> None:
     """Refuse names that hold NUL: Triton's C interface ends them there, and so takes one model for another."""
     for name in names:
         if "\0" in name:
-            raise MalformedRequest(f"the request has the name, version or id {name!r}, with a NUL in it; leave that out")
+            raise MalformedRequest(f"the request has a name, version or id with a NUL in it ({name!r}); leave that out")
 
 
 def _clean(parameters: MutableMapping[str, InferParameter]) -> None:
     """Strip reserved parameters, in place."""
+    if not parameters:
+        return
     if len(parameters) > MAX_PARAMETERS:
         raise MalformedRequest(f"the request has {len(parameters)} parameters in one place, more than {MAX_PARAMETERS}")
     _refuse_nul(*parameters)

@@ -151,6 +151,7 @@ class Passage:
         async def judge() -> None:
             with held:
                 try:
+                    await asyncio.sleep(0)  # the caller's request goes first
                     await self.screened(request, parsed)
                 except Exception as error:  # noqa: BLE001 - as in `answer`, and nobody is told
                     refuse(error, self._metrics, request.id)

@@ -76,6 +76,8 @@ def _field_end(view: memoryview, at: int, wire_type: int) -> tuple[int, int]:
 
 
 def _varint(view: memoryview, at: int, max_bytes: int) -> tuple[int, int]:
+    if at < len(view) and view[at] < 0x80:  # noqa: PLR2004 - the continuation bit: nearly all end at once
+        return view[at], at + 1
     value = 0
     for index in range(max_bytes):
         if at + index >= len(view):

@@ -122,6 +122,8 @@ class Upstream:
         self._check_abandoned()
         task = asyncio.create_task(self._send(call, timeout_s=None))
         try:
+            if call.deadline_s is None:
+                return await asyncio.shield(task)
             done, _ = await asyncio.wait({task}, timeout=call.deadline_s)
         finally:
             if not task.done():

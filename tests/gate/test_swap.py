@@ -113,6 +113,20 @@ async def test_one_version_alone(versions: Setup) -> None:
                 versions.gate.course("digits", version)
 
 
+@pytest.mark.parametrize("version", ["01", "+1", " 1", "1a", "1.0"])
+async def test_a_version_by_another_name(versions: Setup, version: str) -> None:
+    """What Triton reads as the number of a version that has a policy is held to that one, and not screened as it."""
+    listed = versions.gate._listed
+    strict, shadow = listed.get("digits", ""), listed.get("digits", "1")
+    assert strict is not None
+    assert shadow is not None
+    strict = replace(strict, unverified=only("1"))
+    versions.gate.swap(Listed({"digits": shadow, "digits@1": strict}, Unlisted.PASS))
+    assert versions.gate.course("digits", version) is Course.BEFORE
+    decision = await versions.ask(asked(version))
+    assert (decision.reason, decision.action) == (UnscreenedReason.UNVERIFIED, Action.REJECT)
+
+
 async def test_another_version_where_unlisted_models_pass(versions: Setup) -> None:
     """Where unlisted models pass, another version of one that is listed does not: it is unscreened, by its policy."""
     guarded = versions.gate._listed.get("digits", "")

@@ -26,3 +26,14 @@ def digits_profile() -> Profile:
         return calibrate(backend, digits.load_data().calibration[0], Options(budget=SHORT))
     finally:
         backend.close()
+
+
+@functools.cache
+def plain_profile() -> Profile:
+    """Without detector networks and occlusion: calibrated in a moment, and enough for weak attacks."""
+    backend = digits_backend()
+    try:
+        plain = Options(network=False, occlusion=False, conditions=())
+        return calibrate(backend, digits.load_data().calibration[0], plain)
+    finally:
+        backend.close()

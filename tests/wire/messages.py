@@ -113,26 +113,31 @@ def arrays(datatype: str) -> st.SearchStrategy[list]:
     return st.lists(kinds[datatype], max_size=6)
 
 
+def texts(max_size: int | None = None) -> st.SearchStrategy[str]:
+    """Text that servers take whole."""
+    return st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=max_size)
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
     """Valid requests, raw or typed, with parameters, and with unknown fields spliced in."""
     message = ModelInferRequest(
-        model_name=draw(st.text(max_size=5)), model_version=draw(st.sampled_from(["", "1"])), id=draw(st.text())
+        model_name=draw(texts(5)), model_version=draw(st.sampled_from(["", "1"])), id=draw(texts())
     )
     raw = draw(st.booleans())
-    names = draw(st.lists(st.text(max_size=4), unique=True, max_size=3))
+    names = draw(st.lists(texts(4), unique=True, max_size=3))
     for name in names:
         datatype = draw(st.sampled_from(sorted(FIELDS)))
         values = draw(arrays(datatype))
         tensor = message.inputs.add(name=name, datatype=datatype, shape=[1, len(values)])
-        tensor.parameters[draw(st.text(max_size=3))].int64_param = draw(st.integers(-9, 9))
+        tensor.parameters[draw(texts(3))].int64_param = draw(st.integers(-9, 9))
         if not raw:
             getattr(tensor.contents, FIELDS[datatype]).extend(values)
         elif datatype == "BYTES":
             message.raw_input_contents.append(b"".join(struct.pack("<I", len(v)) + v for v in values))
         else:
             message.raw_input_contents.append(np.array(values, WIRE_DTYPES[datatype]).tobytes())
-    for key in draw(st.lists(st.text(max_size=3), max_size=3)):
+    for key in draw(st.lists(texts(3), max_size=3)):
         message.parameters[key].string_param = draw(st.text(max_size=3))
     unknown = draw(st.sampled_from([b"", b"\x50\x01", b"\x52\x02hi", b"\x5d\x01\x02\x03\x04"]))
     return unknown + message.SerializeToString() + unknown

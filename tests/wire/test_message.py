@@ -137,6 +137,22 @@ class TestRefusing:
         with pytest.raises(MalformedRequest, match=says):
             parse(take_apart(message))
 
+    @pytest.mark.parametrize("place", ["model_name", "model_version", "id", "input", "output", "parameter"])
+    def test_nul(self, place: str) -> None:
+        """A name with a NUL is refused: Triton ends it there, so that it would answer for another model, or input."""
+        message = ModelInferRequest.FromString(VALID)
+        match place:
+            case "input":
+                message.inputs[0].name = "x\0y"
+            case "output":
+                message.outputs.add(name="x\0y")
+            case "parameter":
+                message.inputs[0].parameters["x\0y"].bool_param = True
+            case _:
+                setattr(message, place, "x\0y")
+        with pytest.raises(MalformedRequest, match=r"with a NUL in it \('x\\x00y'\)"):
+            parse(take_apart(message.SerializeToString()))
+
     @pytest.mark.parametrize("side", ["inputs", "outputs"])
     @pytest.mark.parametrize("name", ["shared_memory_region", "shared_memory_offset"])
     def test_shared_memory(self, side: str, name: str) -> None:

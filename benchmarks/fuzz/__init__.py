@@ -1,0 +1,1 @@
+"""Fuzzers: of Guard's parsers, and of what Guard screens against what the real Triton then executes."""

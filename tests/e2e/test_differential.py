@@ -1,0 +1,58 @@
+"""The short form of `make fuzz-differential`: what Triton executes is what Guard screens, however it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.fuzz.differential import Differential
+from benchmarks.fuzz.sides import GRPC, STREAM, Keeper, Sides, both
+from guard.pb.grpc_service_pb2 import ModelInferRequest
+from guard.values import InferRequest
+
+CASES = 500
+REQUEST = b"\n\x06report*\x11\n\x05UINT8\x12\x05UINT8\x1a\x01\x02:\x02\x01\x02"
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
+    """Both ways to a Triton that notes what it is asked."""
+    with both(tmp_path_factory.mktemp("differential")) as made:
+        yield made
+
+
+def test_no_difference(sides: Sides) -> None:
+    """Hundreds of mutated requests are executed as they were screened, or refused; of each there are many."""
+    fuzzer = Differential(sides, seed=11)
+    fuzzer.seeds()
+    for _ in range(CASES):
+        fuzzer.step()
+    assert fuzzer.findings == {}
+    assert fuzzer.outcomes["same"] > CASES / 10
+    assert sum(number for outcome, number in fuzzer.outcomes.items() if "refused by guard" in outcome) > CASES / 50
+
+
+@pytest.mark.parametrize("way", [GRPC, STREAM])
+def test_a_difference_is_found(sides: Sides, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """A screener that looks at something else than is executed is found out."""
+    plain = Keeper.screen
+
+    async def mistaken(self: Keeper, request: InferRequest, **others: object) -> object:
+        return await plain(self, InferRequest(request.model_name, "", "other", request.inputs), **others)
+
+    monkeypatch.setattr(Keeper, "screen", mistaken)
+    fuzzer = Differential(sides, seed=0)
+    fuzzer.one((way, REQUEST, b""))
+    assert list(fuzzer.findings) == [f"executed: id by {way}"]
+
+
+@pytest.mark.parametrize("name", ["report\0", "report\0x"])
+def test_a_name_that_is_cut_short(sides: Sides, name: str) -> None:
+    """Triton answers for the name before the NUL; Guard refuses it."""
+    message = ModelInferRequest.FromString(REQUEST)
+    message.model_name = name
+    assert sides.direct.ask(GRPC, message.SerializeToString())
+    assert [report["model"][0] for report in sides.executed()] == ["report"]
+    assert not sides.through.ask(GRPC, message.SerializeToString())
+    assert sides.executed() == []

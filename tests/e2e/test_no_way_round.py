@@ -1,0 +1,180 @@
+"""Ways round Guard, each tried on a real Triton that keeps what it executes. An attack that it executes got round."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2
+
+from guard.profile import store
+from tests.e2e.house import HEADER, RATE, SECRET, House, Told, document, house, request, typed
+from tests.e2e.http_peer import HttpPeer
+from tests.e2e.peer import Peer
+from tests.e2e.ways import FORGED_METADATA, WAYS, World, among_64, sent
+from tests.support.digits import DigitsData
+from tests.support.profiles import plain_profile
+
+HTTP = {"PERMISSION_DENIED": "403", "INVALID_ARGUMENT": "400", "UNIMPLEMENTED": "501"}
+
+
+@pytest.fixture(scope="module")
+def world(
+    digits_onnx: Path, digits_data: DigitsData, adversarial: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """A house, and what Guard there thinks of some images."""
+    folder: Path = tmp_path_factory.mktemp("house")
+    store.save(plain_profile(), folder / "profile")
+    with house(folder, digits_onnx, folder / "profile") as built:
+
+        def verdict(image: np.ndarray) -> str | None:
+            return built.grpc(request(image[None]).SerializeToString()).verdict
+
+        attack = next(image for image in halfway(digits_data, adversarial) if verdict(image) == "adversarial")
+        clean = [image for image in digits_data.test[0][:80] if verdict(image) == "clean"]
+        yield World(built, np.stack((clean * 2)[:64]), attack[None])
+
+
+def halfway(digits_data: DigitsData, adversarial: np.ndarray) -> np.ndarray:
+    """Images between digits and attacks on them: of some the model is not sure, which Guard notices."""
+    images = digits_data.test[0][: len(adversarial)]
+    return (images + 0.5 * (adversarial - images)).astype(np.float32)
+
+
+TRIED = [
+    (way, protocol)
+    for way, tried in WAYS.items()
+    for protocol in ("grpc", "stream", "rest")
+    if (tried.body if protocol == "rest" else tried.message) is not None
+]
+
+
+@pytest.mark.parametrize(("way", "protocol"), TRIED)
+def test_no_way_round(world: World, way: str, protocol: str) -> None:
+    """Guard refuses, and says why; the server does not see the attack."""
+    tried, before = WAYS[way], world.house.executed()
+    if protocol == "rest":
+        assert tried.body is not None
+        headers = {name.replace("-", "_"): value for name, value in tried.metadata}
+        told = world.house.rest(*tried.body(world), path=tried.path, **headers)
+    else:
+        assert tried.message is not None
+        send = world.house.grpc if protocol == "grpc" else world.house.stream
+        told = send(tried.message(world), tried.metadata)
+    assert told.code == (HTTP[tried.code] if protocol == "rest" else tried.code), told
+    assert tried.says in told.message
+    assert world.house.executed() == before
+
+
+FORMS: dict[str, Callable[[House, np.ndarray], Told]] = {
+    "raw": lambda house, x: house.grpc(sent(request(x))),
+    "typed": lambda house, x: house.grpc(sent(typed(x))),
+    "stream": lambda house, x: house.stream(sent(request(x))),
+    "JSON": lambda house, x: house.rest(json.dumps(document(x)).encode()),
+    "bare": lambda house, x: house.rest(b"", x.tobytes()),
+    "forged metadata": lambda house, x: house.grpc(sent(request(x)), FORGED_METADATA),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_executed_as_screened(world: World, form: str) -> None:
+    """What the server executes is to the byte what Guard found clean."""
+    image = world.benign[list(FORMS).index(form)][None]
+    world.house.file.write_text("")
+    assert FORMS[form](world.house, image).verdict == "clean"
+    assert world.house.executed() == {image.tobytes()}
+
+
+def test_the_server_refuses_who_comes_directly(world: World) -> None:
+    """Beside Guard neither gRPC nor HTTP leads to the server, unless one knows the secret; then the attack is run."""
+    triton = world.house.triton
+    text = json.dumps(document(world.attack)).encode()
+    with Peer(triton.address) as peer, HttpPeer(triton.http_address) as http:
+        with pytest.raises(grpc.RpcError, match="protocol is restricted"):
+            peer.stub.ModelInfer(request(world.attack))
+        with pytest.raises(grpc.RpcError, match="protocol is restricted"):
+            list(peer.stub.ModelStreamInfer(iter([request(world.attack)])))
+        status, _, said = http.raw("POST", "/v2/models/digits/infer", text)
+        assert (status, b"restricted" in said) == (403, True), said
+        world.house.file.write_text("")
+        assert peer.stub.ModelInfer(request(world.attack), metadata=((HEADER, SECRET),)).model_name == "digits"
+    assert world.house.executed() == {world.attack.tobytes()}
+    world.house.file.write_text("")
+
+
+def test_load_with_another_configuration(world: World) -> None:
+    """A model that is loaded again would be another one than was verified: neither protocol lets clients do it."""
+    override = service_pb2.RepositoryModelLoadRequest(model_name="digits")
+    override.parameters["config"].string_param = '{"max_batch_size": 1}'
+    override.parameters["file:1/model.py"].bytes_param = b"print()"
+    with Peer(f"127.0.0.1:{world.house.guards[0].grpc_port}") as peer:
+        with pytest.raises(grpc.RpcError, match="does not let RepositoryModelLoad through"):
+            peer.stub.RepositoryModelLoad(override)
+        with pytest.raises(grpc.RpcError, match="does not let RepositoryModelUnload through"):
+            peer.stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name="digits"))
+        for path in ("v2/repository/models/digits/load", "v2//repository/models/digits/load"):
+            told = world.house.rest(b'{"parameters": {"config": "{}"}}', path=f"/{path}")
+            assert told.code in {"403", "404"}, told
+        assert peer.client.get_model_config("digits", as_json=False).config.max_batch_size == 64
+        assert peer.client.is_model_ready("digits")
+
+
+def test_replays(world: World, digits_data: DigitsData, adversarial: np.ndarray) -> None:
+    """Nobody re-rolls the dice: a request gets one verdict, however often, from each replica, after a reload too."""
+    doubtful = halfway(digits_data, adversarial)
+
+    def verdicts(guard: int = 0) -> list[str | None]:
+        return [world.house.grpc(sent(request(image[None])), guard=guard).verdict for image in doubtful]
+
+    first = verdicts()
+    assert set(first) == {"clean", "adversarial"}
+    assert verdicts() == first
+    assert verdicts(guard=1) == first
+    assert [world.house.rest(json.dumps(document(x[None])).encode()).verdict for x in doubtful] == first
+    world.house.reload(0.2)
+    world.house.reload(RATE)
+    assert verdicts() == first
+
+
+def test_screening_past_its_budget(world: World) -> None:
+    """What can't be screened in time is not forwarded, be it the policy's time or the client's, and is counted."""
+    batch = sent(request(among_64(world)))
+    hasty, unscreened = sent(request(among_64(world), model="hasty")), 'guard_unscreened_requests_total{.*"deadline"'
+    before, counted = world.house.executed(), world.house.counted(unscreened)
+    told = world.house.grpc(hasty)
+    assert (told.code, told.verdict) == ("UNAVAILABLE", "unscreened"), told
+    told = world.house.rest(json.dumps(document(among_64(world))).encode(), path="/v2/models/hasty/infer")
+    assert (told.code, told.verdict) == ("503", "unscreened"), told
+    assert world.house.counted(unscreened) == counted + 2
+    assert world.house.grpc(batch, timeout_s=0.01).code == "DEADLINE_EXCEEDED"
+    assert world.house.executed() == before
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.001, 0.003])
+def test_cancelled_before_the_verdict(world: World, after_s: float) -> None:
+    """Who leaves before the verdict learns nothing, and the server sees nothing; that it was asked is counted."""
+    batch = np.clip(among_64(world) + np.float32(after_s), 0, 1)
+    requests = 'guard_requests_total{.*model="digits"'
+    before, counted = world.house.executed(), world.house.counted(requests)
+    call = world.house.begin(sent(request(batch)))
+    time.sleep(after_s)
+    assert call.cancel()
+    assert call.code() is grpc.StatusCode.CANCELLED
+    assert not call.initial_metadata()
+    assert not call.trailing_metadata()
+    if after_s:
+        _until(lambda: world.house.counted(requests) == counted + 1)
+    assert world.house.executed() == before
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    """Wait for what is about to hold."""
+    ends_s = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < ends_s
+        time.sleep(0.02)

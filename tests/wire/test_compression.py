@@ -19,7 +19,8 @@ from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelInferResponse, Mod
 from guard.wire.answer import MAX_COMPRESSED_BYTES
 from guard.wire.receive import compression_of, unpacked
 from tests.wire.parts import SERVICE, RecordingUpstream, Running, Serve
-from tests.wire.stream_parts import STREAM, StreamingUpstream, request, response
+from tests.wire.stream_parts import STREAM
+from tests.wire.stream_upstream import StreamingUpstream, request, response
 
 LIMIT = 1024 * 1024
 PIECE = 1024 * 1024

@@ -35,7 +35,7 @@ from guard.offline.occlusion import choose_occlusion
 from guard.offline.progress import Reporter, quiet
 from guard.offline.quantise import Precision, fastest_variant
 from guard.offline.scoring import running_engine, score
-from guard.offline.tune import choose_hypotheses, choose_squeezers, label_change_rates, most_telling, stable_sigmas
+from guard.offline.tune import choose_hypotheses, choose_sigma, choose_squeezers, label_change_rates
 from guard.offline.view import View, hashes
 from guard.profile import spec
 from guard.profile.profile import Canaries, Profile, Provenance
@@ -103,11 +103,11 @@ def calibrate(
     material = None if attacker is None else attacker.attack(fit, seed=options.seed)
     rng = np.random.default_rng(options.seed + 1)
     with reporter.stage("measuring what noise benign inputs bear", 1) as advance:
-        sigmas = stable_sigmas(backend, fit, rng)
+        sigma = choose_sigma(backend, fit, rng)
         advance(1)
-    trained = _train(original, material, sigmas[-1], options, reporter)
+    trained = _train(original, material, sigma, options, reporter)
     specs = [each.spec for each in trained]
-    detectors, measured = _choose_detectors(backend, fit, material, sigmas, options, specs, rng, reporter)
+    detectors, measured = _choose_detectors(backend, fit, sigma, options, specs, rng, reporter)
     files = {each.spec.file: each.content for each in trained}
     sweep = best_batch(backend)
     backend.preferred_batch = sweep.batch
@@ -202,8 +202,7 @@ def _train(
 def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
     backend: Backend,
     fit: Float32Array,
-    material: Material | None,
-    sigmas: Sequence[float],
+    sigma: float,
     options: Options,
     trained: Sequence[spec.NetworkSpec],
     rng: np.random.Generator,
@@ -212,11 +211,8 @@ def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
     chosen: list[spec.DetectorSpec] = [spec.ConfidenceSpec(), *trained]
     measured: dict[str, float] = {}
     mutations = 1 + len(options.mutations)
-    with reporter.stage("measuring benign sensitivity", mutations + 3) as advance:
+    with reporter.stage("measuring benign sensitivity", mutations + 2) as advance:
         chosen.append(spec.SqueezingSpec(squeezers=choose_squeezers(backend, fit)))
-        advance(1)
-        attacks = material.positives if material is not None and material.exact else []
-        sigma = most_telling(backend, fit, attacks, sigmas, rng) if attacks else sigmas[-1]
         advance(1)
         for mutation in (spec.Gaussian(sigma=sigma), *(_mutation(kind, sigma) for kind in options.mutations)):
             rates = label_change_rates(backend, fit, mutation, _RATE_COPIES, rng)
@@ -227,9 +223,8 @@ def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
         masks = choose_occlusion(backend, fit, pairs="skip") if options.occlusion else None
         chosen += [] if masks is None else [masks]
         advance(1)
-    strongest = sigmas[-1]  # which proves the largest radius; where sensitivity uses it too, they share their copies
-    smoothing = spec.SmoothingSpec(sigma=strongest, radius=strongest)
-    chosen.append(at_radius(smoothing, options.radius_sigmas * strongest))
+    smoothing = spec.SmoothingSpec(sigma=sigma, radius=sigma)
+    chosen.append(at_radius(smoothing, options.radius_sigmas * sigma))
     return tuple(chosen), measured
 
 

@@ -16,7 +16,7 @@ from guard.config import ModelPolicy
 from guard.profile import store
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
 from guard.profile.spec import ConfidenceSpec
-from guard.values import Float32Array, ModelInfo, OutputKind
+from guard.values import Float32Array, Mode, ModelInfo, OutputKind
 from tests.support.loop import LoopThread
 from tests.support.sidecars import Client, client_of, embedded, running, settings, wait_until
 
@@ -65,7 +65,7 @@ def scores(inputs: Float32Array) -> BenignScores:
 
 @pytest.fixture(scope="module")
 def sidecar(loop: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sidecar, Client]]:
-    """Guard in shadow mode, twice: looking for drift, and not."""
+    """Guard in flag mode, twice: looking for drift, and not."""
     folder = tmp_path_factory.mktemp("halves")
     file = model_file(folder / "halves.onnx")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -82,7 +82,9 @@ def sidecar(loop: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Itera
     store.save(profile, folder)
     with embedded(loop, {"on": file, "off": file}) as upstream:
         models = {
-            name: ModelPolicy(profile=folder, model=file, screening_budget_s=60.0, drift_false_alarm=level)
+            name: ModelPolicy(
+                profile=folder, model=file, screening_budget_s=60.0, drift_false_alarm=level, mode=Mode.FLAG
+            )
             for name, level in (("on", 1e-4), ("off", 0))
         }
         with running(loop, Sidecar(settings(upstream, models))) as started:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import structlog
 
-from guard.config import Queries, Unlisted
+from guard.config import Queries
 from guard.decide import universal
 from guard.decide.decide import decide, pass_unlisted, unscreened_item
 from guard.decide.probing import with_probing
@@ -63,10 +63,8 @@ class Gate:
     What it guards can be swapped in one step. A request keeps to what it began with if it goes by a gate of `now`.
     """
 
-    def __init__(
-        self, models: Mapping[str, GuardedModel], *, unlisted: Unlisted, max_batch_items: int, metrics: Metrics
-    ) -> None:
-        self._listed = Listed(models, unlisted)
+    def __init__(self, listed: Listed, *, max_batch_items: int, metrics: Metrics) -> None:
+        self._listed = listed
         self._max_batch_items = max_batch_items
         self._metrics = metrics
 
@@ -77,9 +75,7 @@ class Gate:
 
     def now(self) -> Gate:
         """A gate that keeps to what is listed now."""
-        gate = object.__new__(Gate)  # `copy.copy` takes many times as long, and each request asks
-        vars(gate).update(vars(self))
-        return gate
+        return Gate(self._listed, max_batch_items=self._max_batch_items, metrics=self._metrics)
 
     def listed_as(self, model: str, version: str) -> str:
         """The name that the policy has for a version of a model; where it has none, the model's."""

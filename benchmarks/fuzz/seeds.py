@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.fuzz import properties
 from guard.datatypes import WIRE_DTYPES
 from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
+from guard.wire.contents import TYPED_FIELDS
 
 CORPUS = Path(__file__).parents[2] / "tests" / "wire" / "corpus" / "cases.txt"
 """Cases that reach different code, or once broke something."""
@@ -21,28 +22,12 @@ CORPUS = Path(__file__).parents[2] / "tests" / "wire" / "corpus" / "cases.txt"
 FOLDER = "GUARD_FUZZ_FOLDER"
 """Environment variable of the process that fuzzes: the folder for what came of it."""
 
-FIELDS = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}
-"""Where values of a data type go that are not raw."""
-
 
 def typed(datatype: str, values: list[int] | list[bytes]) -> ModelInferRequest:
     """A request with one typed input."""
     made = ModelInferRequest(model_name="report")
     tensor = made.inputs.add(name=datatype, datatype=datatype, shape=[len(values)])
-    getattr(tensor.contents, FIELDS[datatype]).extend(values)
+    getattr(tensor.contents, TYPED_FIELDS[datatype]).extend(values)
     return made
 
 
@@ -59,7 +44,7 @@ def raw(*datatypes: str) -> ModelInferRequest:
 
 def requests() -> list[ModelInferRequest]:
     """Valid requests."""
-    made = [typed(datatype, [b"one", b""] if datatype == "BYTES" else [0, 1]) for datatype in FIELDS]
+    made = [typed(datatype, [b"one", b""] if datatype == "BYTES" else [0, 1]) for datatype in TYPED_FIELDS]
     made += [raw(datatype) for datatype in (*WIRE_DTYPES, "BYTES")]
     made.append(raw("FP32", "INT8", "BYTES"))
     full = raw("FP32", "BOOL")

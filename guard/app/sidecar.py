@@ -25,6 +25,7 @@ from guard.config import Settings
 from guard.environment import check_onnxruntime
 from guard.errors import ConfigError
 from guard.gate import Gate
+from guard.listed import Listed
 from guard.model.backend import Backend
 from guard.observe.admin import AdminServer
 from guard.observe.metrics import Metrics
@@ -59,12 +60,9 @@ class Sidecar:
         self._in_force = swap.put_together(self._builder, settings, load_models(settings, replicas or {}))
         self._closing.push_async_callback(self._end)
         self._show(None)
-        self._gate = Gate(
-            {name: guarded.model for name, guarded in self._in_force.models.items()},
-            unlisted=settings.unlisted_models,
-            max_batch_items=settings.limits.max_batch_items,
-            metrics=self.metrics,
-        )
+        models = {name: guarded.model for name, guarded in self._in_force.models.items()}
+        listed = Listed(models, settings.unlisted_models)
+        self._gate = Gate(listed, max_batch_items=settings.limits.max_batch_items, metrics=self.metrics)
         self._admin = AdminServer(
             settings.listen.admin_address,
             registry=self.metrics.registry,

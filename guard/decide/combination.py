@@ -30,7 +30,8 @@ class Combination:
             for name, scores in reference.scores.items()
         }
         self._joint = profile.joint
-        self._together = None if self._joint is None else BenignTail(self._joint_of_all(reference, self._joint))
+        self.joint_tail = None if self._joint is None else BenignTail(self.together_of_all(reference, self._joint))
+        """Places what detectors say together among benign inputs; None where the profile has no weights."""
 
     def __call__(self, scores: Mapping[str, float], label: int) -> float:
         """The combined score of one item. Scores that are not finite are left out."""
@@ -38,8 +39,8 @@ class Combination:
         if not found:
             return 0.0
         each = list(found.values())
-        if self._joint is not None and self._together is not None:
-            each.append(self._together.surprise(together(found, self._joint)))
+        if self._joint is not None and self.joint_tail is not None:
+            each.append(self.joint_tail.surprise(together(found, self._joint)))
         return float(np.logaddexp.reduce(each))
 
     def surprises(self, scores: Mapping[str, float], label: int) -> dict[str, float]:
@@ -54,7 +55,8 @@ class Combination:
         """The combined score of each benign sample, (n,)."""
         return np.array([self(scores, label) for scores, label in rows(benign)], dtype=np.float64)
 
-    def _joint_of_all(self, benign: BenignScores, joint: Joint) -> Float64Array:
+    def together_of_all(self, benign: BenignScores, joint: Joint) -> Float64Array:
+        """What detectors say together of each benign sample, (n,)."""
         found = [together(self.surprises(scores, label), joint) for scores, label in rows(benign)]
         return np.array(found, dtype=np.float64)
 

@@ -26,10 +26,9 @@ from guard.layout import of_model
 from guard.model.backend import Backend
 from guard.model.sweep import best_batch
 from guard.offline import networks
-from guard.offline.attacker import Attacker
 from guard.offline.conditions import EXPECTED, drawn, possible
-from guard.offline.joint import learn
-from guard.offline.material import Material
+from guard.offline.joint import learn, score_sets
+from guard.offline.material import Attacker, Material
 from guard.offline.networks import Budget
 from guard.offline.occlusion import choose_occlusion
 from guard.offline.progress import Reporter, quiet
@@ -47,6 +46,7 @@ LEAST_SAMPLES = 150
 _FIT_SHARE, _REFERENCE_SHARE = 0.4, 0.2
 _CANARIES = 8
 _RATE_COPIES = 32
+_ATTACKED, _ATTACKED_FOR_WEIGHTS = 300, 60
 _SUM_TOLERANCE = 1e-3
 _CHANGED_SHARE = 0.5
 
@@ -100,7 +100,7 @@ def calibrate(
         backend = variant.backend
     conditions = _conditions(original.info, options)
     attacker = _attacker(original, fit, conditions, options, reporter)
-    material = None if attacker is None else attacker.attack(fit, seed=options.seed)
+    material = None if attacker is None else attacker.material(fit, seed=options.seed, attacked=_ATTACKED)
     rng = np.random.default_rng(options.seed + 1)
     with reporter.stage("measuring what noise benign inputs bear", 1) as advance:
         sigma = choose_sigma(backend, fit, rng)
@@ -119,7 +119,10 @@ def calibrate(
             score(engine, _changed(part, backend.info, conditions, rng), detectors, reporter, name)
             for part, name in ((reference, "reference"), (held_out, "calibration"))
         )
-        others = attacker.score_more(engine, reference, detectors, seed=options.seed + 2) if attacker else {}
+        others = {}
+        if attacker is not None and attacker.exact:  # a surrogate's attacks say too little about the model's own
+            made = attacker.attacks(reference, seed=options.seed + 2, attacked=_ATTACKED_FOR_WEIGHTS)
+            others = score_sets(engine, made, detectors, reporter)
     canaries = held_out[:_CANARIES]
     profile = Profile(
         model=backend.info,
@@ -187,7 +190,7 @@ def _attacker(
     if not options.network:
         return None
     box = networks.white_box(backend, fit, conditions, seed=options.seed, budget=options.budget, reporter=reporter)
-    return Attacker(box, backend, conditions, reporter, options.left_out)
+    return Attacker(box.module, backend, conditions, box.exact, reporter, options.left_out)
 
 
 def _train(

@@ -8,9 +8,12 @@ import numpy as np
 from scipy import optimize, special
 
 from guard.decide.combination import Combination, rows
+from guard.offline.progress import Reporter
+from guard.offline.scoring import score
 from guard.profile.profile import BenignScores, Profile
-from guard.profile.spec import Joint
-from guard.values import Float64Array
+from guard.profile.spec import DetectorSpec, Joint
+from guard.screen.engine import Engine
+from guard.values import Float32Array, Float64Array
 
 _PENALTY = 1e-3
 """On squared weights: keeps them finite where attacks and benign inputs can be told apart completely."""
@@ -34,6 +37,26 @@ def learn(profile: Profile, attacks: Mapping[str, Sequence[BenignScores]]) -> Jo
     )
     found = _fit(benign, np.concatenate(attacked), weights / weights.sum())
     return Joint(weights={name: (float(found[at]), float(found[len(names) + at])) for at, name in enumerate(names)})
+
+
+def score_sets(
+    engine: Engine,
+    attacks: Mapping[str, Sequence[Float32Array]],
+    detectors: Sequence[DetectorSpec],
+    reporter: Reporter,
+) -> dict[str, list[BenignScores]]:
+    """The scores of sets of attacks (n, *shape), by family."""
+    sets = [each for family in attacks.values() for each in family]
+    if not sets:
+        return {}
+    together = score(engine, np.concatenate(sets), detectors, reporter, "attacks")
+    ends = np.cumsum([len(each) for each in sets]).tolist()
+    parts = iter(slice(end - len(each), end) for end, each in zip(ends, sets, strict=True))
+    return {family: [_part(together, next(parts)) for _ in each] for family, each in attacks.items()}
+
+
+def _part(scored: BenignScores, at: slice) -> BenignScores:
+    return BenignScores(scored.labels[at], {name: each[at] for name, each in scored.scores.items()})
 
 
 def _features(combination: Combination, scored: BenignScores, names: Sequence[str]) -> Float64Array:

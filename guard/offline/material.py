@@ -22,7 +22,7 @@ from guard.offline.perturb import FAMILIES, IMAGES_ONLY, Perturbation
 from guard.offline.progress import Reporter
 from guard.offline.view import Bytes, View
 from guard.profile.spec import Condition
-from guard.values import Float32Array, IntArray, ModelInfo
+from guard.values import Float32Array, IntArray
 
 _BATCH = 128
 _TIMES_DRIFTED = 6
@@ -50,48 +50,78 @@ class Material:
         return [each for sets in self.attacks.values() for each in sets]
 
 
-def collect(
-    white_box: nn.Module,
-    backend: Backend,
-    samples: Float32Array,
-    conditions: Sequence[Condition],
-    *,
-    exact: bool,
-    seed: int,
-    reporter: Reporter,
-    left_out: Collection[str] = (),
-    attacked: int,
-) -> Material:
-    """Craft attacks on clean samples (n, *shape), families and strengths, and keep those that fool the model.
+@dataclass(frozen=True, slots=True)
+class Attacker:
+    """Somebody with gradients of a model, or, where they are not `exact`, of a surrogate.
 
-    Where gradients are those of a surrogate (not `exact`), few do, and all are kept. `left_out` families are not made.
-    Each attacks so many samples; of large inputs fewer, so that all fits into a gigabyte or so.
+    Families that are `left_out` are not tried.
     """
-    view = View(backend.info)
-    rng = np.random.default_rng(seed)
-    attacker = _Attacker(white_box, backend.info, torch.Generator().manual_seed(seed))
-    most = _MOST_VALUES // math.prod(backend.info.shape)
-    images = view.view(samples[: max(most // (1 + _TIMES_DRIFTED), _LEAST_FOOLED)])
-    times = _TIMES_DRIFTED if conditions else 0
-    benign = [images, *(drawn(conditions, images, rng, beyond=_BEYOND) for _ in range(times))]
-    attacks: dict[str, list[Float32Array]] = {}
-    cases = list(_cases(left_out, image=view.image))
-    attacked = min(attacked, max(most // len(cases) // (1 + _LAUNDERED), _LEAST_FOOLED))
-    with one_thread(), reporter.stage("crafting attacks to learn from", len(cases)) as advance:
-        for family, make, strength in cases:
-            rows = rng.permutation(len(images))[:attacked]
-            made = view.view(attacker.craft(make, strength, view.own(images[rows])))
-            labels = _labels(backend, view.own(images[rows]))
-            kept = _fooling(made, labels, backend, view) if exact else (made, labels)
-            advance(1)
-            if len(kept[0]) < min(_LEAST_FOOLED, attacked // 4):
-                continue
-            sets = [kept[0]]
-            for _ in range(_LAUNDERED if conditions else 0):
-                laundered = drawn(conditions, kept[0], rng)
-                sets.append(_fooling(laundered, kept[1], backend, view)[0] if exact else laundered)
-            attacks.setdefault(family, []).append(view.own(np.concatenate(sets)))
-    return Material(view.own(np.concatenate(benign)), len(images), attacks, exact)
+
+    module: nn.Module
+    backend: Backend
+    conditions: Sequence[Condition]
+    exact: bool
+    reporter: Reporter
+    left_out: Collection[str] = ()
+
+    def material(self, samples: Float32Array, *, seed: int, attacked: int) -> Material:
+        """Clean samples (n, *shape), as they are and changed, and attacks on them; of large inputs fewer samples."""
+        view = View(self.backend.info)
+        rng = np.random.default_rng((seed, 1))
+        images = view.view(samples[: self._most_samples])
+        times = _TIMES_DRIFTED if self.conditions else 0
+        benign = [images, *(drawn(self.conditions, images, rng, beyond=_BEYOND) for _ in range(times))]
+        attacks = self.attacks(samples, seed=seed, attacked=attacked)
+        return Material(view.own(np.concatenate(benign)), len(images), attacks, self.exact)
+
+    def attacks(self, samples: Float32Array, *, seed: int, attacked: int) -> dict[str, list[Float32Array]]:
+        """Craft attacks on clean samples (n, *shape), families and strengths, and keep those that fool the model.
+
+        By family, a set for each strength, as it is and laundered. Where gradients are those of a surrogate, few fool
+        the model, and all are kept. Each attacks so many samples; of large inputs fewer, so that all fits into a
+        gigabyte or so.
+        """
+        view = View(self.backend.info)
+        rng, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        images = view.view(samples[: self._most_samples])
+        cases = list(_cases(self.left_out, image=view.image))
+        most = _MOST_VALUES // math.prod(self.backend.info.shape) // len(cases) // (1 + _LAUNDERED)
+        attacked = min(attacked, max(most, _LEAST_FOOLED))
+        found: dict[str, list[Float32Array]] = {}
+        with one_thread(), self.reporter.stage("crafting attacks to learn from", len(cases)) as advance:
+            for family, make, strength in cases:
+                rows = rng.permutation(len(images))[:attacked]
+                made = view.view(self._craft(make, strength, view.own(images[rows]), draws))
+                labels = _labels(self.backend, view.own(images[rows]))
+                kept = _fooling(made, labels, self.backend, view) if self.exact else (made, labels)
+                advance(1)
+                if len(kept[0]) >= min(_LEAST_FOOLED, attacked // 4):
+                    sets = [kept[0], *self._laundered(*kept, view, rng)]
+                    found.setdefault(family, []).append(view.own(np.concatenate(sets)))
+        return found
+
+    @property
+    def _most_samples(self) -> int:
+        return max(_MOST_VALUES // math.prod(self.backend.info.shape) // (1 + _TIMES_DRIFTED), _LEAST_FOOLED)
+
+    def _laundered(self, made: Bytes, labels: IntArray, view: View, rng: np.random.Generator) -> Iterator[Bytes]:
+        for _ in range(_LAUNDERED if self.conditions else 0):
+            laundered = drawn(self.conditions, made, rng)
+            yield _fooling(laundered, labels, self.backend, view)[0] if self.exact else laundered
+
+    def _craft(self, make: Perturbation, strength: float, x: Float32Array, draws: torch.Generator) -> Float32Array:
+        info = self.backend.info
+        layout = of_model(info)
+        parts = torch.split(to_channels_first(torch.from_numpy(x), layout), _BATCH)
+        made = [make(self._classify, part, strength, info.bounds, draws).detach() for part in parts]
+        crafted: Float32Array = from_channels_first(torch.cat(made), info.shape, layout).numpy()
+        return np.ascontiguousarray(crafted)
+
+    def _classify(self, x: Tensor) -> Tensor:
+        """Of inputs with their channels first, as perturbations have them."""
+        info = self.backend.info
+        logits: Tensor = self.module(from_channels_first(x, info.shape, of_model(info)))
+        return logits
 
 
 def _cases(left_out: Collection[str], *, image: bool) -> Iterator[tuple[str, Perturbation, float]]:
@@ -99,27 +129,6 @@ def _cases(left_out: Collection[str], *, image: bool) -> Iterator[tuple[str, Per
         if family not in left_out and (image or family not in IMAGES_ONLY):
             for strength in strengths:
                 yield family, make, strength
-
-
-@dataclass(frozen=True, slots=True)
-class _Attacker:
-    """Somebody with the model's gradients."""
-
-    model: nn.Module
-    info: ModelInfo
-    rng: torch.Generator
-
-    def craft(self, make: Perturbation, strength: float, x: Float32Array) -> Float32Array:
-        layout = of_model(self.info)
-        parts = torch.split(to_channels_first(torch.from_numpy(x), layout), _BATCH)
-        made = [make(self._classify, part, strength, self.info.bounds, self.rng).detach() for part in parts]
-        crafted: Float32Array = from_channels_first(torch.cat(made), self.info.shape, layout).numpy()
-        return np.ascontiguousarray(crafted)
-
-    def _classify(self, x: Tensor) -> Tensor:
-        """Of inputs with their channels first, as perturbations have them."""
-        logits: Tensor = self.model(from_channels_first(x, self.info.shape, of_model(self.info)))
-        return logits
 
 
 def _fooling(made: Bytes, labels: IntArray, backend: Backend, view: View) -> tuple[Bytes, IntArray]:

@@ -109,6 +109,8 @@ def _converter() -> Any:
         raise EnvironmentProblem(
             "white-box attacks need onnx2pytorch: pip install '.[cpu,evaluate]' in a clone of Guard"
         ) from exc
+    # Of its modules' indexing, which torch is to understand otherwise one day; `_check` would find that.
+    warnings.filterwarnings("ignore", message="Using a non-tuple sequence for multidimensional indexing")
     return onnx2pytorch
 
 

@@ -25,7 +25,7 @@ MAX_RANK = 32
 MAX_STRINGS = 1 << 20
 """BYTES elements in one request: they are walked one by one, on the event loop."""
 
-_TYPED_FIELDS: Mapping[str, str] = MappingProxyType(
+TYPED_FIELDS: Mapping[str, str] = MappingProxyType(
     {
         "BOOL": "bool_contents",
         "INT8": "int_contents",
@@ -41,6 +41,7 @@ _TYPED_FIELDS: Mapping[str, str] = MappingProxyType(
         BYTES: "bytes_contents",
     }
 )
+"""Where values of a data type go that are not raw."""
 _LENGTH_PREFIX = struct.Struct("<I")
 
 
@@ -112,9 +113,9 @@ def _check_length_prefixes(name: str, raw: memoryview, elements: int) -> None:
 
 
 def _typed_tensor(tensor: ModelInferRequest.InferInputTensor) -> WireTensor:
-    if tensor.datatype not in _TYPED_FIELDS:
+    if tensor.datatype not in TYPED_FIELDS:
         raise MalformedRequest(f"input {tensor.name!r} is {tensor.datatype}, which must be sent as raw_input_contents")
-    expected = _TYPED_FIELDS[tensor.datatype]
+    expected = TYPED_FIELDS[tensor.datatype]
     for field, _ in tensor.contents.ListFields():
         if field.name != expected:
             raise MalformedRequest(

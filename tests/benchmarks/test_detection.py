@@ -81,7 +81,7 @@ def test_the_committed_results_come_again(tmp_path: Path) -> None:
         table = [[each["count"], each["of"] - each["count"]] for each in (before, now)]
         assert stats.fisher_exact(table).pvalue > _CHANCE / len(cells), name
     for rate in ("0.01", "0.05"):
-        pairs = [(before["rate"], now["rate"]) for (name, before), (_, now) in cells if name.endswith(rate)]
+        pairs = [(before["share"], now["share"]) for (name, before), (_, now) in cells if name.endswith(rate)]
         before, now = np.nanmean(np.array(pairs, dtype=float), axis=0)
         assert abs(before - now) < _MEAN, rate
 

@@ -13,6 +13,7 @@ from guard.decide.judge import Judge
 from guard.decide.universal import UniversalWatch
 from guard.decode.preprocessing import ImageReader
 from guard.gate import Gate, GuardedModel
+from guard.listed import Listed
 from guard.observe.metrics import Metrics
 from guard.queries.watch import QueryWatch
 from guard.screen.build import build_detectors
@@ -74,7 +75,7 @@ def start() -> Iterator[Start]:
         )
         if running:
             engine.start()
-        gate = Gate({"digits": guarded}, unlisted=unlisted, max_batch_items=16, metrics=metrics)
+        gate = Gate(Listed({"digits": guarded}, unlisted), max_batch_items=16, metrics=metrics)
         setups.append(Setup(gate, model, engine, metrics))
         return setups[-1]
 

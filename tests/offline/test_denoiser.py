@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from guard.demo import digits
 from guard.model.onnx import OnnxBackend
 from guard.offline.denoiser import train_denoiser
 from guard.offline.progress import quiet
@@ -16,6 +15,7 @@ from guard.profile.spec import NetworkSpec
 from guard.screen.backends import network_backend
 from guard.values import Float32Array
 from tests.model.parts import INFO, linear_onnx
+from tests.support.digits import load_data
 from tests.support.profiles import digits_backend
 
 NOISE = 0.25
@@ -31,7 +31,7 @@ def scores(content: bytes, x: Float32Array) -> Float32Array:
 
 def test_what_is_near_a_boundary_moves() -> None:
     """Benign images keep their answer when they are reconstructed; those that noise gave another label don't."""
-    data = digits.load_data()
+    data = load_data()
     content = train_denoiser(digits_backend(), data.calibration[0], NOISE, seed=0, reporter=quiet(), steps=300)
     assert content is not None
     images, _ = data.test
@@ -46,7 +46,7 @@ def test_what_is_near_a_boundary_moves() -> None:
 
 def test_it_repeats() -> None:
     """The same seed trains the same denoiser."""
-    images = digits.load_data().calibration[0][:100]
+    images = load_data().calibration[0][:100]
     made = [train_denoiser(digits_backend(), images, NOISE, seed=3, reporter=quiet(), steps=5) for _ in range(2)]
     assert made[0] == made[1]
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from guard.offline import networks
 from guard.offline.conditions import EXPECTED, drawn
-from guard.offline.material import Material, collect
+from guard.offline.material import Attacker, Material
 from guard.offline.networks import Budget
 from guard.offline.perturb import FAMILIES
 from guard.offline.progress import Reporter, quiet
@@ -30,7 +30,8 @@ def material() -> Material:
     """Attacks on digits, by somebody with the model's gradients."""
     backend = digits_backend()
     fit = load_data().calibration[0][:250]
-    return collect(trained_network(), backend, fit, EXPECTED, exact=True, seed=0, reporter=quiet(), attacked=300)
+    attacker = Attacker(trained_network(), backend, EXPECTED, exact=True, reporter=quiet())
+    return attacker.material(fit, seed=0, attacked=300)
 
 
 def test_attacks_fool_the_model(digits_data: DigitsData) -> None:
@@ -47,18 +48,9 @@ def test_attacks_fool_the_model(digits_data: DigitsData) -> None:
 def test_every_family_is_there() -> None:
     """All families of attacks fool a plain model at some strength; what is left out is not made."""
     assert set(material().attacks) == set(FAMILIES)
-    fewer = collect(
-        trained_network(),
-        digits_backend(),
-        load_data().calibration[0][:40],
-        EXPECTED,
-        exact=True,
-        seed=0,
-        reporter=quiet(),
-        left_out={"patch", "spatial", "confident", "squares"},
-        attacked=300,
-    )
-    assert not set(fewer.attacks) & {"patch", "spatial", "confident", "squares"}
+    left_out = {"patch", "spatial", "confident", "squares"}
+    attacker = Attacker(trained_network(), digits_backend(), EXPECTED, exact=True, reporter=quiet(), left_out=left_out)
+    assert not set(attacker.attacks(load_data().calibration[0][:40], seed=0, attacked=300)) & left_out
 
 
 def test_benign_material_is_clean_first() -> None:
@@ -71,11 +63,11 @@ def test_benign_material_is_clean_first() -> None:
 
 @cache
 def trained() -> tuple[tuple[networks.Network, ...], str]:
-    """Both networks, trained for a moment, and what was said meanwhile."""
+    """All networks, trained for a moment, and what was said meanwhile."""
     said = io.StringIO()
-    budget = Budget(network_steps=150, activation_steps=300)
+    budget = Budget(network_steps=150, activation_steps=300, denoiser_steps=100)
     reporter = Reporter(Console(file=said, width=200))
-    made = networks.train(digits_backend(), material(), seed=0, budget=budget, reporter=reporter)
+    made = networks.train(digits_backend(), material(), 0.25, seed=0, budget=budget, reporter=reporter)
     return made, said.getvalue()
 
 
@@ -114,4 +106,5 @@ def test_the_work_is_shown() -> None:
         "training the detector network",
         "looking into the model",
         "training on the model's activations",
+        "training a denoiser",
     ]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from guard import stats
-from guard.decide.combination import Combination, rows, together
-from guard.decide.surprise import BenignTail, Surprise
+from guard.decide.combination import Combination
+from guard.decide.surprise import Surprise
 from guard.errors import BackendError
 from guard.offline.evaluate.rebuilt import Asked, Scorer, mutated, scorer
 from guard.offline.view import View
@@ -148,8 +148,8 @@ class _Joint:
     def __init__(self, profile: Profile, joint: spec.Joint, combination: Combination, names: Sequence[str]) -> None:
         weights = [joint.weights.get(name, (0.0, 0.0)) for name in names]
         self._linear, self._root = torch.tensor(weights, dtype=torch.float64).T
-        benign = np.array([together(combination.surprises(s, label), joint) for s, label in rows(profile.reference)])
-        tail, knots = BenignTail(benign), _knots(benign)
+        knots, tail = _knots(combination.together_of_all(profile.reference, joint)), combination.joint_tail
+        assert tail is not None  # noqa: S101 - there is one where there are weights
         self._knots = torch.from_numpy(knots)
         self._values = torch.tensor([[tail.surprise(knot) for knot in knots.tolist()]], dtype=torch.float64)
 

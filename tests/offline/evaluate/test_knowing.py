@@ -16,6 +16,7 @@ import onnx
 import pytest
 import torch
 from rich.console import Console
+from torch.nn import functional
 
 from guard.decide.judge import Judge
 from guard.errors import ConfigError
@@ -136,7 +137,8 @@ def test_each_detector_can_be_led() -> None:
         before = scores(at)[:, place]
         (gradient,) = torch.autograd.grad(before.sum(), at)
         assert gradient.flatten(1).abs().sum(dim=1).gt(0).float().mean() > 0.9, name
-        after = scores((x - 0.05 * gradient.sign()).clamp(0, 1))[:, place].detach()
+        step = 0.01 * functional.normalize(gradient.flatten(1), dim=1).reshape(x.shape)
+        after = scores((x - step).clamp(0, 1))[:, place].detach()
         assert (after < before).float().mean() > 0.6, name
 
 

@@ -111,7 +111,7 @@ def test_why_a_model_is_not_verified(decide: Decide, why: str) -> None:
 NEVER_REJECTED = {UnscreenedReason.UNLISTED_MODEL, UnscreenedReason.INVALID_INPUT}
 
 
-@pytest.mark.parametrize("reason", set(UnscreenedReason) - NEVER_REJECTED)
+@pytest.mark.parametrize("reason", sorted(set(UnscreenedReason) - NEVER_REJECTED))
 def test_every_reason_has_a_status(decide: Decide, reason: UnscreenedReason) -> None:
     """A reason added to the closed set can't be forgotten here."""
     assert rejection(decide(Verdict.UNSCREENED, Action.REJECT, reason=reason)).code is not StatusCode.INTERNAL

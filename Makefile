@@ -18,6 +18,8 @@ INSTALLED := $(VENV)/.installed
 DATA ?= $(firstword $(wildcard data ../shared/data) data)
 RUNS ?= 1
 MINUTES ?= 60
+# Processes that tests run in.
+WORKERS ?= 2
 
 .PHONY: help demo test bench bench-wire envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential env triton lint format proto schema constraints clean distclean
 
@@ -27,9 +29,9 @@ help: ## Show this list
 demo: $(INSTALLED) ## Guard a small model, attack it, and show what was caught (a few minutes)
 	@$(BIN)/guard demo
 
-test: lint triton ## Run every check and the whole test suite, with a real Triton (under ten minutes)
+test: lint triton ## Run every check and the whole test suite, with a real Triton (some fifteen minutes on two cores; WORKERS=2)
 	@echo "== pytest"
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 bench: $(INSTALLED) ## Measure the screening engine beside every reference (twelve minutes a run; DATA=folder of images, RUNS=3)
 	@$(BIN)/python -m benchmarks.engine --data $(DATA) --runs $(RUNS)

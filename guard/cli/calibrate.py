@@ -80,6 +80,14 @@ def calibrate(
     ] = Precision.FP32,
     device: Annotated[Device, typer.Option(help="Where the model file runs; best as in the policy.")] = Device.CPU,
     radius_sigmas: Annotated[float, typer.Option(min=0.01, max=3.0, help="Radius to certify, in sigmas.")] = 0.5,
+    shared_noise: Annotated[
+        bool,
+        typer.Option(
+            "--shared-noise",
+            help="Sensitivity under the noise of certificates: fewer evaluations where the policy asks for both, fewer "
+            "attacks caught.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits and training.")] = 0,
 ) -> None:
     """Measure a model on clean samples and write its profile."""
@@ -110,6 +118,7 @@ def calibrate(
     options = Options(
         seed=seed,
         radius_sigmas=radius_sigmas,
+        shared_noise=shared_noise,
         mutations=tuple(dict.fromkeys(str(kind) for kind in mutation or ())),
         network=network,
         occlusion=occlusion,

@@ -100,7 +100,8 @@ def _prepare(net: nn.Module, digits: Digits, request: Request, reporter: Reporte
     np.savez_compressed(request.folder / "clean.npz", inputs=digits.calibration.images)
     info = inspect_onnx(model_file, name=MODEL, bounds=BOUNDS, dims=SHAPE)
     backend = OnnxBackend(model_file.read_bytes(), info)
-    profile = calibrate(backend, digits.calibration.images, Options(seed=request.seed), reporter)
+    options = Options(seed=request.seed, shared_noise=True)  # it asks for certificates as well
+    profile = calibrate(backend, digits.calibration.images, options, reporter)
     store.save(profile, profile_folder)
     draw(profile, profile_folder)
     return model_file, profile_folder

@@ -34,7 +34,7 @@ from guard.offline.occlusion import choose_occlusion
 from guard.offline.progress import Reporter, quiet
 from guard.offline.quantise import Precision, fastest_variant
 from guard.offline.scoring import running_engine, score
-from guard.offline.tune import choose_hypotheses, choose_sigma, choose_squeezers, label_change_rates
+from guard.offline.tune import choose_hypotheses, choose_squeezers, label_change_rates, most_telling, stable_sigmas
 from guard.offline.view import View, hashes
 from guard.profile import spec
 from guard.profile.profile import Canaries, Profile, Provenance
@@ -56,8 +56,9 @@ class Options:
     """What a person may choose; the rest is measured.
 
     `radius_sigmas` is the L2 radius to certify, in deviations of the noise. `mutations` names the kinds of sensitivity
-    beside the Gaussian one: uniform, shift_rotate, contrast_brightness. `network` trains detector networks, `occlusion`
-    covers parts of images, to find stickers.
+    beside the Gaussian one: uniform, shift_rotate, contrast_brightness. `shared_noise` gives Gaussian sensitivity the
+    noise of certificates, so that one evaluation serves both, where it would have the noise that tells most attacks
+    from benign inputs. `network` trains detector networks, `occlusion` covers parts of images, to find stickers.
     `precision` is that of the replica: fp32 for the model itself; int8 or fp16, each taken only if it is faster and
     agrees; or auto, for the fastest of the three. `conditions` are the harmless changes that a deployment expects; by
     default mild ones for images, none for other inputs. `left_out` are families of attacks that networks are not shown.
@@ -66,6 +67,7 @@ class Options:
     seed: int = 0
     radius_sigmas: float = 0.5
     mutations: tuple[str, ...] = ()
+    shared_noise: bool = False
     network: bool = True
     occlusion: bool = True
     precision: Precision = "fp32"
@@ -103,11 +105,11 @@ def calibrate(
     material = None if attacker is None else attacker.material(fit, seed=options.seed, attacked=_ATTACKED)
     rng = np.random.default_rng(options.seed + 1)
     with reporter.stage("measuring what noise benign inputs bear", 1) as advance:
-        sigma = choose_sigma(backend, fit, rng)
+        sigmas = stable_sigmas(backend, fit, rng)
         advance(1)
-    trained = _train(original, material, sigma, options, reporter)
+    trained = _train(original, material, sigmas[-1], options, reporter)
     specs = [each.spec for each in trained]
-    detectors, measured = _choose_detectors(backend, fit, sigma, options, specs, rng, reporter)
+    detectors, measured = _choose_detectors(backend, fit, material, sigmas, options, specs, rng, reporter)
     files = {each.spec.file: each.content for each in trained}
     sweep = best_batch(backend)
     backend.preferred_batch = sweep.batch
@@ -205,7 +207,8 @@ def _train(
 def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
     backend: Backend,
     fit: Float32Array,
-    sigma: float,
+    material: Material | None,
+    sigmas: Sequence[float],
     options: Options,
     trained: Sequence[spec.NetworkSpec],
     rng: np.random.Generator,
@@ -214,8 +217,11 @@ def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
     chosen: list[spec.DetectorSpec] = [spec.ConfidenceSpec(), *trained]
     measured: dict[str, float] = {}
     mutations = 1 + len(options.mutations)
-    with reporter.stage("measuring benign sensitivity", mutations + 2) as advance:
+    with reporter.stage("measuring benign sensitivity", mutations + 3) as advance:
         chosen.append(spec.SqueezingSpec(squeezers=choose_squeezers(backend, fit)))
+        advance(1)
+        attacks = material.positives if material is not None and material.exact and not options.shared_noise else []
+        sigma = most_telling(backend, fit, attacks, sigmas, rng) if attacks else sigmas[-1]
         advance(1)
         for mutation in (spec.Gaussian(sigma=sigma), *(_mutation(kind, sigma) for kind in options.mutations)):
             rates = label_change_rates(backend, fit, mutation, _RATE_COPIES, rng)
@@ -226,8 +232,9 @@ def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
         masks = choose_occlusion(backend, fit, pairs="skip") if options.occlusion else None
         chosen += [] if masks is None else [masks]
         advance(1)
-    smoothing = spec.SmoothingSpec(sigma=sigma, radius=sigma)
-    chosen.append(at_radius(smoothing, options.radius_sigmas * sigma))
+    strongest = sigmas[-1]  # which proves the largest radius
+    smoothing = spec.SmoothingSpec(sigma=strongest, radius=strongest)
+    chosen.append(at_radius(smoothing, options.radius_sigmas * strongest))
     return tuple(chosen), measured
 
 

@@ -41,6 +41,7 @@ def guarded(**choices: Any) -> dict[str, Any]:
     return common | {"screening_budget_s": 60.0} | choices
 
 
+ENGINE_THREADS = ("guard-engine", "guard-evaluator")
 IMAGES = digits.load_data().test[0]
 
 
@@ -74,17 +75,18 @@ def test_another_rate(loop: LoopThread, folder: Path, upstream: str) -> None:
     """A stricter rate takes another engine, and the threads of the first end; queries are remembered on."""
     policy = folder / "policy.yaml"
     write(policy, upstream, {"digits": guarded()})
+    others = set(threading.enumerate())
     with reloading(loop, policy) as (sidecar, _), client_of(sidecar.grpc_port) as client:
         wait_until(sidecar)
         client.ask("digits", IMAGES[:4])
-        threads, old = set(threading.enumerate()), sidecar.in_force.models["digits"].model
+        threads, old = set(threading.enumerate()) - others, sidecar.in_force.models["digits"].model
         write(policy, upstream, {"digits": guarded(false_positive_rate=0.01)})
         until(lambda: reloads(sidecar, "swapped") == 1)
         new = sidecar.in_force.models["digits"].model
         assert new.engine is not old.engine
         assert new.watch is old.watch
         assert not old.engine.alive
-        engines = [thread for thread in threading.enumerate() if thread.name in {"guard-engine", "guard-evaluator"}]
+        engines = [each for each in set(threading.enumerate()) - others if each.name in ENGINE_THREADS]
         assert len(engines) == 2
         assert not threads & set(engines)
         assert sidecar.unready() == []

@@ -74,10 +74,22 @@ class Bench:
         return ratio(numerator, denominator, self.size.rounds, beside=beside, in_turns=in_turns, pooled=not in_turns)
 
     def row(
-        self, number: int, compare: str, target: float, found: Ratio, detail: str, *, spent: float | None = None
+        self,
+        number: int,
+        compare: str,
+        target: float,
+        found: Ratio,
+        detail: str,
+        *,
+        spent: float | None = None,
+        ceiling: float | None = None,
     ) -> Row:
-        """A row; `spent` are Guard's evaluations for a request, of which one was measured beside it in every round."""
-        ceiling = None if spent is None else found.numerator / (spent * found.beside)
+        """A row; `spent` are Guard's evaluations for a request, of which one was measured beside it in every round.
+
+        They give the ceiling, where none is given.
+        """
+        if spent is not None:
+            ceiling = found.numerator / (spent * found.beside)
         better: Better = "at most" if number == 1 else "at least"
         return Row(
             number, compare, self.subject.name, found.value, found.low, found.high, target, better, detail, ceiling

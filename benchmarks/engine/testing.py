@@ -131,8 +131,7 @@ def shared_stream(bench: Bench) -> Iterator[Row]:
     mean = {name: float(np.mean(each)) for name, each in spent.items()}
     detail = f"{mean['one']:.1f} evaluations a request on one stream, {mean['two']:.1f} on two"
     # What is saved is evaluations: more than their ratio there is only in what each costs beside the model.
-    ceiling = found._replace(beside=found.numerator / mean["two"])
-    yield bench.row(8, "one stream against two, r = sigma", 1.4, ceiling, detail, spent=mean["one"])
+    yield bench.row(8, "one stream against two, r = sigma", 1.4, found, detail, ceiling=mean["two"] / mean["one"])
 
 
 def _screened(running: Engine, images: list[Float32Array]) -> tuple[list[Screening], float]:

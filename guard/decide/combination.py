@@ -18,8 +18,8 @@ class Combination:
 
     Strong evidence of one detector is not diluted by others that see nothing, which an average (Fisher, 1932) does:
     attacks of different kinds show in different detectors. Others show a little in several. So where a profile has
-    weights, what detectors say together takes part like one more of them: a sum of surprises, placed among those of
-    benign inputs. No weight is negative, and a detector without a score adds nothing, so that a failure can only make
+    weights, what detectors say together takes part as well, and counts as much as all of them alone: a sum of
+    surprises, placed among those of benign inputs. No weight is negative, and a detector without a score adds nothing, so that a failure can only make
     the combination smaller.
     """
 
@@ -30,8 +30,7 @@ class Combination:
             for name, scores in reference.scores.items()
         }
         self._joint = profile.joint
-        self.joint_tail = None if self._joint is None else BenignTail(self.together_of_all(reference, self._joint))
-        """Places what detectors say together among benign inputs; None where the profile has no weights."""
+        self._joint_tail = None if self._joint is None else BenignTail(self.together_of_all(reference, self._joint))
 
     def __call__(self, scores: Mapping[str, float], label: int) -> float:
         """The combined score of one item. Scores that are not finite are left out."""
@@ -39,13 +38,19 @@ class Combination:
         if not found:
             return 0.0
         each = list(found.values())
-        if self._joint is not None and self.joint_tail is not None:
-            each.append(self.joint_tail.surprise(together(found, self._joint)))
+        if self._joint is not None:
+            each.append(self.joint_surprise(together(found, self._joint)))
         return float(np.logaddexp.reduce(each))
 
     def surprises(self, scores: Mapping[str, float], label: int) -> dict[str, float]:
         """Each detector's surprise, in nats; scores that are not finite are left out."""
         return {name: self._surprises[name](score, label) for name, score in scores.items() if math.isfinite(score)}
+
+    def joint_surprise(self, total: float) -> float:
+        """The surprise of what detectors say together, in nats, with its weight among theirs; 0 without weights."""
+        if self._joint_tail is None:
+            return 0.0
+        return self._joint_tail.surprise(total) + math.log(len(self._surprises))
 
     def p_value(self, detector: str, score: float, label: int) -> float:
         """Approximate p-value of one detector alone, for people and metrics."""

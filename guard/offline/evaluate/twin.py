@@ -148,10 +148,10 @@ class _Joint:
     def __init__(self, profile: Profile, joint: spec.Joint, combination: Combination, names: Sequence[str]) -> None:
         weights = [joint.weights.get(name, (0.0, 0.0)) for name in names]
         self._linear, self._root = torch.tensor(weights, dtype=torch.float64).T
-        knots, tail = _knots(combination.together_of_all(profile.reference, joint)), combination.joint_tail
-        assert tail is not None  # noqa: S101 - there is one where there are weights
+        knots = _knots(combination.together_of_all(profile.reference, joint))
         self._knots = torch.from_numpy(knots)
-        self._values = torch.tensor([[tail.surprise(knot) for knot in knots.tolist()]], dtype=torch.float64)
+        surprises = [combination.joint_surprise(knot) for knot in knots.tolist()]
+        self._values = torch.tensor([surprises], dtype=torch.float64)
 
     def __call__(self, surprises: Tensor) -> Tensor:
         # At 0 a square root has no slope.

@@ -19,8 +19,8 @@ class Combination:
     Strong evidence of one detector is not diluted by others that see nothing, which an average (Fisher, 1932) does:
     attacks of different kinds show in different detectors. Others show a little in several. So where a profile has
     weights, what detectors say together takes part as well, and counts as much as all of them alone: a sum of
-    surprises, placed among those of benign inputs. No weight is negative, and a detector without a score adds nothing, so that a failure can only make
-    the combination smaller.
+    surprises, placed among those of benign inputs. No weight is negative, and a detector without a score adds nothing,
+    so that a failure can only make the combination smaller.
     """
 
     def __init__(self, profile: Profile) -> None:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from guard import sharing
+from guard.recording import Audit
 from guard.transport import Compression, ListenTls, RestrictedProtocol, SocketAccess, UpstreamTls
 from guard.values import Action, Mode
 
@@ -304,6 +305,7 @@ class Settings(_Section):
     listen: Listen = Field(Listen(), description="where Guard serves")
     limits: Limits = Field(Limits(), description="bounds on what one Guard holds at a time")
     query_store: QueryStore = Field(QueryStore(), description="where replicas share the queries that they remember")
+    audit: Audit = Field(Audit(), description="what is kept for those who look into an incident")
     unlisted_models: Unlisted = Field(Unlisted.DENY, description="deny, or pass unscreened (and counted)")
     shared_memory: SharedMemory = Field(
         SharedMemory.DENY,

@@ -44,6 +44,7 @@ from guard.values import (
     ItemDecision,
     Mode,
     Probing,
+    Provenance,
     Screening,
     SharedPerturbation,
     UnscreenedReason,
@@ -128,6 +129,10 @@ class Gate:
         """Why the model of a request is not verified, for the client; "" if it is, or is not under guard."""
         guarded = self._listed.get(request.model_name, request.model_version)
         return (guarded and guarded.unverified(request.model_version)) or ""
+
+    def provenance(self, request: InferRequest) -> Provenance:
+        """By what a request is judged."""
+        return self._listed.provenance(request.model_name, request.model_version)
 
     async def _decide(
         self, request: InferRequest, guarded: GuardedModel, decision_id: str, deadline_s: float | None, client: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guard.config import VERSION_MARK, ModelPolicy, Unlisted, model_and_version
 from guard.decide.drift import Drift
@@ -14,7 +14,7 @@ from guard.decode.preprocessing import ImageReader
 from guard.errors import MalformedRequest, ModelNotListed
 from guard.queries.watch import QueryWatch
 from guard.screen.engine import Engine
-from guard.values import ModelInfo
+from guard.values import NOT_GUARDED, ModelInfo, Provenance
 
 _NUMBER = re.compile(r"\s*[+-]?0*([0-9]{1,19})")
 
@@ -26,6 +26,7 @@ class GuardedModel:
     `unverified` says why a version of it ("" for the server's own) is not known to be the profile's; None if it is.
     `watch` remembers its queries and `drift` looks for drift, None where the policy says not to. `universal` compares
     what is flagged, None where inputs are no images. `images` reads encoded ones, None for a model that takes tensors.
+    `provenance` lacks the policy, which is of all models.
     """
 
     info: ModelInfo
@@ -37,6 +38,7 @@ class GuardedModel:
     drift: Drift | None = None
     universal: UniversalWatch | None = None
     images: ImageReader | None = None
+    provenance: Provenance = NOT_GUARDED
 
     @property
     def approximate(self) -> bool:
@@ -47,12 +49,13 @@ class GuardedModel:
 class Listed:
     """The models of one policy. What it lists never changes: another policy makes another one of these.
 
-    `screening` is the number of requests that are being screened by it.
+    `screening` is the number of requests that are being screened by it, `policy` what tells its policy from others.
     """
 
-    def __init__(self, models: Mapping[str, GuardedModel], unlisted: Unlisted) -> None:
+    def __init__(self, models: Mapping[str, GuardedModel], unlisted: Unlisted, policy: str = "") -> None:
         self._models = dict(models)
         self._unlisted = unlisted
+        self._policy = policy
         self.screening = 0
 
     def get(self, model: str, version: str) -> GuardedModel | None:
@@ -81,6 +84,11 @@ class Listed:
         elif version and self._unlisted is Unlisted.DENY and guarded.unverified("") is None:
             self._check_version(guarded, model, version)
         return guarded
+
+    def provenance(self, model: str, version: str) -> Provenance:
+        """By what a request for a version of a model is judged."""
+        guarded = self.get(model, version)
+        return replace(NOT_GUARDED if guarded is None else guarded.provenance, policy=self._policy)
 
     def _check_unlisted(self, model: str) -> None:
         if not model:

@@ -257,7 +257,7 @@ class Probing:
     """How many distinct near-duplicates of an item were sent before: by its client, and by all clients.
 
     It is about behaviour and not about chance, so there is no p-value, and it never enters one. `condemns`: it alone
-    made the item adversarial.
+    made the item adversarial. `group` names those that resemble each other, "" where an item says nothing.
     """
 
     detector: str
@@ -265,6 +265,7 @@ class Probing:
     of_everyone: int
     suspicious: bool
     condemns: bool = False
+    group: str = field(default="", compare=False)
     evaluations: int = 0
     duration_s: float = 0.0
 
@@ -308,6 +309,27 @@ class ItemDecision:
     findings: tuple[Finding, ...]
     reason: UnscreenedReason | None = None
     ties: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """By what a request was judged, for whoever asks later; all is empty where its model is not guarded.
+
+    `policy` and `profile` are hashes, `detectors` says by name which version of each looked, and the rest is how the
+    model's input reads: `bounds` and `layout` are those of one item of `shape`.
+    """
+
+    policy: str = ""
+    profile: str = ""
+    fingerprint: str = ""
+    detectors: Mapping[str, str] = field(default_factory=dict)
+    input_name: str = ""
+    shape: tuple[int, ...] = ()
+    layout: str = ""
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+
+NOT_GUARDED = Provenance()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from guard.demo.background import LoopThread
 from guard.errors import MalformedRequest
 from guard.listed import number_of
 from guard.observe.metrics import Metrics
-from guard.values import Action, Course, Decision, InferRequest, Mode, Verdict, WireTensor
+from guard.values import Action, Course, Decision, InferRequest, Mode, Provenance, Verdict, WireTensor
 from guard.wire.server import GuardServer
 from tests.support import digits
 from tests.support.triton import Triton
@@ -60,6 +60,10 @@ class Keeper:
         self.asked.append(screened(request))
         name, forward = request.model_name, Action.FORWARD
         return Decision(decision_id, name, Mode.ENFORCE, Verdict.CLEAN, None, forward, forward, ())
+
+    def provenance(self, _request: InferRequest) -> Provenance:
+        """Nothing is known of it."""
+        return Provenance()
 
     def unverified(self, _request: InferRequest) -> str:
         """It is."""

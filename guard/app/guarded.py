@@ -5,6 +5,7 @@ A part that would be made of the same things again is taken over as it is, runni
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from guard import __version__
 from guard.app.files import Stamp
 from guard.app.models import LoadedModel
 from guard.channel import Link
@@ -21,7 +23,7 @@ from guard.decide import universal
 from guard.decide.drift import Drift
 from guard.decide.universal import UniversalWatch
 from guard.decode.preprocessing import ImageReader
-from guard.layout import is_image
+from guard.layout import is_image, of_model
 from guard.listed import GuardedModel
 from guard.model.encoded import EncodedClient
 from guard.model.sweep import best_batch
@@ -35,6 +37,7 @@ from guard.queries.record import Seal
 from guard.queries.watch import QueryWatch
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
+from guard.values import Provenance
 from guard.verify import Verifier
 
 if TYPE_CHECKING:
@@ -110,6 +113,7 @@ class Builder:
             parts["drift"].it,
             parts["universal"].it,
             parts["images"].it,
+            _provenance(model),
         )
         show = partial(self._show, guarded, _facts(model))
         return Guarded(guarded, verifier, parts, model.content, model.stamps, show)
@@ -203,6 +207,24 @@ class Builder:
             metrics.watch_memory(name, query_watch.__len__)
             if (store := self._store) is not None:
                 metrics.watch_sharing(name, lambda: store.answers)
+
+
+def _provenance(model: LoadedModel) -> Provenance:
+    """By what the model's requests are judged. A detector's version changes with its parameters."""
+    info, preprocessing = model.info, model.profile.preprocessing
+    versions = {
+        spec.name: f"{__version__}+{hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:12]}"
+        for spec in model.detectors
+    }
+    return Provenance(
+        profile=model.content,
+        fingerprint=info.fingerprint,
+        detectors={**versions, watch.NAME: __version__, universal.NAME: __version__},
+        input_name=info.input_name if preprocessing is None else preprocessing.input,
+        shape=info.shape,
+        layout=of_model(info),
+        bounds=info.bounds,
+    )
 
 
 def _drift(model: LoadedModel, made_of: tuple[object, ...]) -> Part:

@@ -21,11 +21,11 @@ from guard.app.guarded import Builder
 from guard.app.models import LoadedModel, load_models
 from guard.app.sharing import open_store
 from guard.app.swap import InForce
+from guard.audit.log import AuditLog
 from guard.config import Settings
 from guard.environment import check_onnxruntime
 from guard.errors import ConfigError
 from guard.gate import Gate
-from guard.listed import Listed
 from guard.model.backend import Backend
 from guard.observe.admin import AdminServer
 from guard.observe.metrics import Metrics
@@ -60,9 +60,9 @@ class Sidecar:
         self._in_force = swap.put_together(self._builder, settings, load_models(settings, replicas or {}))
         self._closing.push_async_callback(self._end)
         self._show(None)
-        models = {name: guarded.model for name, guarded in self._in_force.models.items()}
-        listed = Listed(models, settings.unlisted_models)
-        self._gate = Gate(listed, max_batch_items=settings.limits.max_batch_items, metrics=self.metrics)
+        self._gate = Gate(
+            self._in_force.listed(), max_batch_items=settings.limits.max_batch_items, metrics=self.metrics
+        )
         self._admin = AdminServer(
             settings.listen.admin_address,
             registry=self.metrics.registry,
@@ -70,7 +70,10 @@ class Sidecar:
             ready=self.unready,
             policy=self._policy,
         )
-        self._server = GuardServer(screener=self._gate, settings=settings, metrics=self.metrics, ready=self._ready)
+        self._audit = None if settings.audit.folder is None else AuditLog(settings.audit, self.metrics)
+        self._server = GuardServer(
+            screener=self._gate, settings=settings, metrics=self.metrics, ready=self._ready, audit=self._audit
+        )
         self._thread: ThreadPoolExecutor | None = None
         self.grpc_port = 0
         self.http_port = 0
@@ -92,6 +95,10 @@ class Sidecar:
             if self._store is not None:
                 self._store.start()
                 self._closing.callback(self._store.close)
+            if self._audit is not None:
+                self._audit.start()
+                self._closing.callback(self._audit.close)
+                self.metrics.watch_audit(lambda: 0 if self._audit is None else self._audit.nbytes)
             self.admin_port = self._admin.start()
             self._closing.callback(self._admin.stop)
             self.grpc_port = await self._server.start()

@@ -46,7 +46,7 @@ class InForce:
     def listed(self) -> Listed:
         """What requests are screened by."""
         models = {name: guarded.model for name, guarded in self.models.items()}
-        return Listed(models, self.settings.unlisted_models)
+        return Listed(models, self.settings.unlisted_models, self.version)
 
     def unready(self) -> list[str]:
         """Why Guard is not ready; empty when it is."""

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from guard import __version__
+from guard.cli.audit import audit_app
 from guard.cli.calibrate import calibrate
 from guard.cli.check_config import check_config
 from guard.cli.demo import demo
@@ -34,6 +35,7 @@ app.command()(evaluate)
 app.command()(check_config)
 app.command()(serve)
 app.add_typer(profile_app, name="profile")
+app.add_typer(audit_app, name="audit")
 
 
 def main() -> NoReturn:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from guard import errors
 from guard.observe.labels import OTHER, Closed
+from guard.recording import Outcome, Sink
 from guard.sharing import Sharing, StoreFailure
 from guard.values import Action, FaultReason, Reloaded, UnscreenedReason, Verdict
 
@@ -138,6 +139,10 @@ class Families:
         self.store_failures = self._counter(
             "guard_query_store_errors_total", "Exchanges with the query store that failed.", reason=tuple(StoreFailure)
         )
+        self.audited = self._counter(
+            "guard_audit_events_total", "Pieces of evidence.", sink=tuple(Sink), outcome=tuple(Outcome)
+        )
+        self.audit_bytes = self._gauge("guard_audit_disk_bytes", "What the audit log and captured inputs take.")
         self.certificate_ends = self._gauge(
             "guard_tls_cert_expiry_timestamp_seconds", "When a certificate in use ends, in Unix time.", "file"
         )

@@ -14,6 +14,7 @@ from guard import __version__
 from guard.environment import RUNTIMES
 from guard.observe.families import DECISIONS, GRPC_CODES, INTERNAL, PROTOCOLS, REFUSALS, UNDECIDED, Families
 from guard.observe.labels import OTHER
+from guard.recording import Outcome, Sink
 from guard.sharing import Sharing, StoreFailure
 from guard.values import (
     Abstention,
@@ -146,6 +147,14 @@ class Metrics:
         self._families.credentials_stale.labels(section).set_function(stale)
         for setting, ends in ends_s.items():
             self._families.certificate_ends.labels(setting).set_function(ends)
+
+    def watch_audit(self, disk_bytes: Callable[[], int]) -> None:
+        """Export how many bytes evidence takes, asked of `disk_bytes` at each scrape, from another thread."""
+        self._families.audit_bytes.set_function(disk_bytes)
+
+    def audited(self, sink: Sink, outcome: Outcome, number: int = 1) -> None:
+        """So many pieces of evidence were written, left out by sampling, dropped for want of room, or lost."""
+        self._families.audited[sink, outcome].inc(number)
 
     def queries_shared(self, model: str, what: Sharing, number: int) -> None:
         """So many queries of a model were sent, dropped, received, or not understood."""

@@ -8,7 +8,7 @@ outwait the whole memory, or its time, each time; and one who sends very many ta
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -50,13 +50,14 @@ class Alike:
     """Distinct near-duplicates of a query that are remembered: its client's, and all clients'.
 
     `known`: these very values were sent before, by whomever, so the answer tells nobody anything new. `repeated`: by
-    this client itself.
+    this client itself. `group` is that of the nearest one, or a new one.
     """
 
     client: int
     everyone: int
     known: bool
     repeated: bool = False
+    group: int = field(default=0, compare=False)
 
 
 class QueryMemory:
@@ -68,6 +69,7 @@ class QueryMemory:
         self._rows: UInt64Array = np.zeros((capacity, WORDS), np.uint64)
         self._exact: UInt64Array = np.zeros(capacity, np.uint64)
         self._client: UInt64Array = np.zeros(capacity, np.uint64)
+        self._group: UInt64Array = np.zeros(capacity, np.uint64)
         self._seen_s: Float64Array = np.full(capacity, -math.inf)
         self._resembled = np.zeros(capacity, np.bool_)
         self._used = self._hand = 0
@@ -80,7 +82,7 @@ class QueryMemory:
     @property
     def nbytes(self) -> int:
         """Bytes that the memory takes, from its beginning."""
-        arrays = (self._heads, self._rows, self._exact, self._client, self._seen_s, self._resembled)
+        arrays = (self._heads, self._rows, self._exact, self._client, self._group, self._seen_s, self._resembled)
         return sum(array.nbytes for array in arrays)
 
     def look(self, query: Query, now_s: float) -> Alike:
@@ -92,17 +94,22 @@ class QueryMemory:
             everyone=self._count(places[~same & (distances <= self._radii.everyone)]),
             known=bool(same.any()),
             repeated=bool((same & own).any()),
+            group=self._group_of(query, places, distances),
         )
-        self._keep(query, now_s, places, places[same & own])
+        self._keep(query, now_s, alike.group, places, places[same & own])
         return alike
 
     def learn(self, query: Query, seen_s: float, now_s: float) -> None:
         """Remember a query that another memory saw at `seen_s`, as if this one had."""
         if seen_s <= now_s - self._keep_s:
             return
-        places, _ = self._near(query.print, now_s)
+        places, distances = self._near(query.print, now_s)
         same, own = self._same(query, places)
-        self._keep(query, seen_s, places, places[same & own])
+        self._keep(query, seen_s, self._group_of(query, places, distances), places, places[same & own])
+
+    def _group_of(self, query: Query, places: IntArray, distances: IntArray) -> int:
+        """The group of the nearest query; where none is near, a new one by this query's own name."""
+        return int(self._group[places[distances.argmin()]]) if len(places) else query.exact
 
     def _near(self, fingerprint: UInt64Array, now_s: float) -> tuple[IntArray, IntArray]:
         """Places of the queries within the widest radius, and their distances. A quarter of the bits rules most out."""
@@ -119,21 +126,21 @@ class QueryMemory:
         """Which of these places hold the query's very values, and which are of its client."""
         return self._exact[places] == query.exact, self._client[places] == query.client
 
-    def _keep(self, query: Query, seen_s: float, alike: IntArray, again: IntArray) -> None:
+    def _keep(self, query: Query, seen_s: float, group: int, alike: IntArray, again: IntArray) -> None:
         self._resembled[alike] = True
         if len(again):
             self._seen_s[again] = np.maximum(self._seen_s[again], seen_s)
         else:
-            self._remember(query, seen_s, alike)
+            self._remember(query, seen_s, group, alike)
 
     def _count(self, places: IntArray) -> int:
         return len(np.unique(self._exact[places]))
 
-    def _remember(self, query: Query, now_s: float, alike: IntArray) -> None:
+    def _remember(self, query: Query, now_s: float, group: int, alike: IntArray) -> None:
         place = int(alike[self._seen_s[alike].argmin()]) if len(alike) >= _MOST_ALIKE else self._free_place()
         self._heads[:, place] = query.print[:_HEAD_WORDS]
         self._rows[place] = query.print
-        self._exact[place], self._client[place] = query.exact, query.client
+        self._exact[place], self._client[place], self._group[place] = query.exact, query.client, group
         self._seen_s[place] = now_s
         self._resembled[place] = len(alike) > 0
 

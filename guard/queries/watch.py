@@ -85,6 +85,7 @@ class QueryWatch:
                     of_client=alike.client,
                     of_everyone=alike.everyone,
                     suspicious=suspicious(alike, self._limit),
+                    group="" if nothing else f"{alike.group:016x}",
                     duration_s=duration_s,
                 )
             )

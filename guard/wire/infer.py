@@ -62,4 +62,4 @@ class InferHandler:
 def caller_of(context: Context) -> Caller:
     """Who makes a gRPC call."""
     metadata = to_upstream(context.invocation_metadata() or ())
-    return Caller(client_of(context), PROTOCOL, partial(deadline_s, context), metadata)
+    return Caller(client_of(context), PROTOCOL, partial(deadline_s, context), metadata, str(context.peer()))

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 
 import grpc
 
+from guard.audit.sighting import Sighting
 from guard.config import Settings
 from guard.errors import Overloaded
-from guard.values import Action, Course, Decision, Mode
+from guard.values import NOT_GUARDED, Action, Course, Decision, InferRequest, Mode
 from guard.wire import status
 from guard.wire.answer import identified, refuse
 from guard.wire.message import ParsedRequest, Parts, parse, with_verdict
-from guard.wire.ports import Screener, WireMetrics
+from guard.wire.ports import Auditor, Screener, WireMetrics
 from guard.wire.status import Metadata
 from guard.wire.upstream import Call, Reply, Upstream
 
@@ -26,12 +27,16 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, by which protocol, and for how many seconds more (None: for ever). `metadata` goes to the upstream."""
+    """Who asks, by which protocol, and for how many seconds more (None: for ever). `metadata` goes to the upstream.
+
+    `peer` is the address of the connection, with its port.
+    """
 
     name: str
     protocol: str
     remaining_s: Callable[[], float | None]
     metadata: Metadata = ()
+    peer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +54,18 @@ class Passage:
     inference; where it only watches, nothing waits for the verdict.
     """
 
-    def __init__(self, screener: Screener, upstream: Upstream, settings: Settings, metrics: WireMetrics) -> None:
+    def __init__(
+        self,
+        screener: Screener,
+        upstream: Upstream,
+        settings: Settings,
+        metrics: WireMetrics,
+        audit: Auditor | None = None,
+    ) -> None:
         self._screener = screener
         self._upstream = upstream
         self._metrics = metrics
+        self._audit = audit
         self.room = Room(settings.limits.max_inflight_bytes)
         self._behind: set[asyncio.Task[None]] = set()
 
@@ -94,6 +107,7 @@ class Passage:
             client=request.caller.name,
         )
         request.decision, request.marks = decision, status.trailers(decision)
+        request.infer = parsed.infer
         return decision
 
     def rejection(self, request: Request, parsed: ParsedRequest, decision: Decision, asked_s: float | None) -> Reply:
@@ -170,7 +184,7 @@ class Passage:
             )
 
     def finish(self, request: Request) -> None:
-        """Count a request, once for each."""
+        """Count a request, and record it where its decision is worth it, once for each."""
         duration_s = (request.answered_s or time.perf_counter()) - request.started_s
         self._metrics.request_finished(
             decision=request.decision,
@@ -179,6 +193,11 @@ class Passage:
             duration_s=duration_s,
             overhead_s=max(0.0, duration_s - request.upstream_s),
         )
+        decision, infer = request.decision, request.infer
+        if self._audit is None or decision is None or infer is None:
+            return
+        if one_of := self._audit.one_of(decision):
+            self._audit.record(_sighting(request, decision, infer, duration_s, one_of))
 
 
 @dataclass(slots=True)
@@ -196,6 +215,7 @@ class Request:
     model: str = ""
     screener: Screener | None = None
     decision: Decision | None = None
+    infer: InferRequest | None = None
     marks: Metadata = ()
     watched: bool = False
 
@@ -233,6 +253,23 @@ class Room:
             yield
         finally:
             self._taken -= size_bytes
+
+
+def _sighting(request: Request, decision: Decision, infer: InferRequest, duration_s: float, one_of: int) -> Sighting:
+    caller = request.caller
+    headers = {key.lower(): value for key, value in caller.metadata if isinstance(value, str)}
+    return Sighting(
+        decision,
+        infer,
+        client=caller.name,
+        peer=caller.peer,
+        protocol=caller.protocol,
+        traceparent=headers.get("traceparent", ""),
+        tracestate=headers.get("tracestate", ""),
+        provenance=request.screener.provenance(infer) if request.screener is not None else NOT_GUARDED,
+        duration_s=duration_s,
+        one_of=one_of,
+    )
 
 
 def _marked(reply: Reply, decision: Decision) -> Reply:

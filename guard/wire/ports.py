@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from guard.values import Course, Decision, InferRequest
+from guard.audit.sighting import Sighting
+from guard.values import Course, Decision, InferRequest, Provenance
 
 PROTOCOL = "grpc"
 """The value of the `protocol` label for requests that arrive here."""
@@ -45,6 +46,22 @@ class Screener(Protocol):
 
     def unverified(self, request: InferRequest) -> str:
         """Why the model of a request is not verified, for the client; "" if it is."""
+        ...
+
+    def provenance(self, request: InferRequest) -> Provenance:
+        """By what a request is judged."""
+        ...
+
+
+class Auditor(Protocol):
+    """Keeps evidence. It never waits, and never fails."""
+
+    def one_of(self, decision: Decision) -> int:
+        """Of how many requests like this one is recorded, this one being it; 0 where it is not to be."""
+        ...
+
+    def record(self, sighting: Sighting) -> None:
+        """Record a request."""
         ...
 
 

@@ -16,7 +16,7 @@ from guard.wire.infer import InferHandler
 from guard.wire.listener import Listener
 from guard.wire.methods import Methods
 from guard.wire.passage import Passage
-from guard.wire.ports import Screener, WireMetrics
+from guard.wire.ports import Auditor, Screener, WireMetrics
 from guard.wire.receive import transport_limit
 from guard.wire.rest import RestServer
 from guard.wire.shared_memory import Regions
@@ -48,11 +48,13 @@ class GuardServer:
         settings: Settings,
         metrics: WireMetrics,
         ready: Callable[[], Awaitable[bool]],
+        audit: Auditor | None = None,
         readiness_interval_s: float = 1.0,
     ) -> None:
         self._screener = screener
         self._settings = settings
         self._metrics = metrics
+        self._audit = audit
         self._health = Health(ready, poll_interval_s=readiness_interval_s)
         self._tls = None if settings.listen.tls is None else ServerTls(settings.listen.tls)
         self._link = Link(settings.upstream, quiet=False)
@@ -73,7 +75,7 @@ class GuardServer:
         """
         server = grpc.aio.server(options=_server_options(self._settings))
         upstream = Upstream(self._settings.upstream, self._metrics, link=self._link)
-        passage = Passage(self._screener, upstream, self._settings, self._metrics)
+        passage = Passage(self._screener, upstream, self._settings, self._metrics, self._audit)
         try:
             await self._start_rest(passage, upstream)
             credentials = None if self._tls is None else self._tls.grpc_credentials()

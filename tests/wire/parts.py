@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from guard.pb.grpc_service_pb2 import ModelInferResponse, ServerMetadataResponse
-from guard.values import Course, Decision, InferRequest
+from guard.values import Course, Decision, InferRequest, Provenance
 from guard.wire.server import GuardServer
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -139,6 +139,10 @@ class FixedScreener:
             self.cancelled.set()
             raise
         return self.outcome
+
+    def provenance(self, _request: InferRequest) -> Provenance:
+        """Nothing is known of it."""
+        return Provenance()
 
     def unverified(self, _request: InferRequest) -> str:
         """As told."""

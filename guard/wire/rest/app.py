@@ -30,8 +30,8 @@ from guard.wire.upstream import Call, Upstream
 Scope: TypeAlias = Mapping[str, Any]
 Send: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[None]]
 
-ABORT, CLIENT = "abort", "client"
-"""Names in the scope's state: what cuts the connection, and who made it."""
+ABORT, CLIENT, PEER = "abort", "client", "peer"
+"""Names in the scope's state: what cuts the connection, who made it, and from which address."""
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _SLICE_BYTES = 1 << 18
@@ -78,7 +78,7 @@ class RestApp:
             return self._refused(WrongMethod(f"this path takes {allowed} only"), ((b"allow", allowed.encode()),))
         if route.kind is not Kind.INFER:
             return await self._pass(route, incoming, metadata)
-        return await self._inference.answer(incoming, route, metadata, scope["state"][CLIENT])
+        return await self._inference.answer(incoming, route, metadata, scope["state"][CLIENT], scope["state"][PEER])
 
     async def _pass(self, route: Route, incoming: Incoming, metadata: Metadata) -> HttpReply:
         """Forward a call that carries no inference."""

@@ -40,7 +40,7 @@ class Inference:
         self._metrics = metrics
         self._max_message_bytes = max_message_bytes
 
-    async def answer(self, incoming: Incoming, route: Route, metadata: Metadata, client: str) -> HttpReply:
+    async def answer(self, incoming: Incoming, route: Route, metadata: Metadata, client: str, peer: str) -> HttpReply:
         """Send a request through the passage, and write the answer in the forms that it asks for."""
         forms = Forms()
 
@@ -50,7 +50,7 @@ class Inference:
             return made
 
         # HTTP has no deadline. The parameter `timeout` is the server's own business, as it is over gRPC.
-        answer = await self._passage.answer(Caller(client, PROTOCOL, lambda: None, metadata), parts())
+        answer = await self._passage.answer(Caller(client, PROTOCOL, lambda: None, metadata, peer), parts())
         if answer.reply.code is not grpc.StatusCode.OK:
             return failure(answer.reply, answer.marks)
         try:

@@ -15,7 +15,7 @@ from guard.config import Settings, host_and_port
 from guard.errors import AddressUnusable
 from guard.wire.passage import Passage
 from guard.wire.ports import WireMetrics
-from guard.wire.rest.app import ABORT, CLIENT, RestApp
+from guard.wire.rest.app import ABORT, CLIENT, PEER, RestApp
 from guard.wire.rest.cork import Corked
 from guard.wire.rest.metadata import client_name
 from guard.wire.tls import name_of_peer, server_context
@@ -101,8 +101,9 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
         shown, peer = transport.get_extra_info("peercert"), transport.get_extra_info("peername")
-        client = name_of_peer(shown) or client_name(peer[0] if peer else "")
-        self.app_state = {ABORT: transport.abort, CLIENT: client}
+        host = client_name(peer[0] if peer else "")
+        address = f"{host}:{peer[1]}" if peer else ""
+        self.app_state = {ABORT: transport.abort, CLIENT: name_of_peer(shown) or host, PEER: address}
         self._head_timer: asyncio.TimerHandle | None = None
         self._time_the_head()
 

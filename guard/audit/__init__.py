@@ -1,0 +1,1 @@
+"""Evidence for responders: a chained log of decisions, the inputs behind them, and what shows both."""

@@ -1,0 +1,35 @@
+"""A record in words, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from guard.audit.picture import words_of
+
+
+def lines_of(event: Mapping[str, Any], item: int, told: Mapping[str, Any]) -> Iterator[str]:
+    """What a record says of its request, and of one item."""
+    data, rest = event["data"], event["data"]["unmapped"]["guard"]
+    reason = f" ({rest['reason']})" if rest["reason"] else ""
+    yield f"{event['time']} decision {event['id']}, one of {event['sampledrate']}"
+    yield f"  request   {rest['request_id'] or 'without an id'}, trace {event.get('traceparent', 'none')}"
+    yield f"  model     {rest['model']} {rest['model_version']}, {rest['items']} items over {rest['protocol']}"
+    yield f"  decision  {rest['verdict']}{reason}: {rest['decision']} in {rest['mode']} mode, {data['action'].lower()}"
+    client = rest["client"]
+    address = next((e["src_endpoint"] for e in data["evidences"] if "src_endpoint" in e), None)
+    peer = "" if address is None else f", from {address.get('ip', address.get('name'))}"
+    yield f"  client    {client['pseudonym']} (key {client['key']}){peer}"
+    yield f"  judged by policy {rest['policy']}, profile {rest['profile'][:12] or 'none'}"
+    for attack in data.get("attacks", ()):
+        technique = attack.get("sub_technique", attack["technique"])
+        yield f"  attack    {technique['uid']} {technique['name']} (MITRE ATLAS {attack['version']})"
+    for group in rest["groups"]:
+        yield f"  alike     group {group}"
+    for tensor in rest["tensors"]:
+        yield f"  tensor    {tensor['name']} {tensor['datatype']} {tensor['shape']} sha256 {tensor['sha256']}"
+    if "dataref" in event:
+        yield f"  input     {event['dataref']}, until {event['expirytime']}"
+    yield f"  item {item}    {told['verdict']}" + ("" if told["p_value"] is None else f", p {told['p_value']:.3g}")
+    for said in told["detectors"]:
+        yield f"    {said['detector']} {said['version']}: {words_of(said)}"

@@ -1,0 +1,111 @@
+"""Whether a log is as it was written: every line whole, in its place, and none missing between two others.
+
+The end is the one place where lines can be cut off without a trace in the files themselves: for that there is the
+hash that Guard tells its own log whenever it closes the audit log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from guard.audit.chain import GENESIS, WHOLE, Line, Link, read
+from guard.audit.log import REMOVED
+from guard.audit.segments import first_of, segments_of
+from guard.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that was done to a log, and where."""
+
+    segment: str
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.segment}:{self.line}: {self.what}"
+
+
+@dataclass(slots=True)
+class Verified:
+    """What a look at a log showed. `notes` are no problems: what an interrupted writer leaves, and what it removed."""
+
+    segments: int = 0
+    first: int = 0
+    last: Link = field(default_factory=Link)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    heads: set[str] = field(default_factory=set)
+
+
+def verify(folder: Path) -> Verified:
+    """Look at each line of the log in a folder.
+
+    Raises:
+        DataError: there is no log.
+    """
+    try:
+        segments = segments_of(folder)
+    except OSError as exc:
+        raise DataError(f"{folder} can't be read ({exc.strerror}); name the audit log's folder") from exc
+    if not segments:
+        raise DataError(f"{folder} holds no audit log: there is no guard-audit-*.jsonl in it")
+    found, removed, start = Verified(segments=len(segments)), set[str](), None
+    place = Problem("", 0, "")
+    before: Link | None = None
+    for segment in segments:
+        for number, line in _lines(segment, found):
+            place = Problem(segment.name, number, "")
+            if line is None:
+                found.problems.append(Problem(segment.name, number, "the line was changed: it is no record any more"))
+                before = None if before is None else Link(before.sequence + 1, "")
+                continue
+            if start is None:
+                start, found.first = (place, line), line.link.sequence
+            found.problems += _problems(segment, number, line, before)
+            if line.event.get("type") == REMOVED and line.sound:
+                removed.add(str(line.event.get("data", {}).get("lasthash")))
+            before = line.link
+            found.heads.add(line.link.hash)
+    found.last = before or Link()
+    if start is not None:
+        _check_start(*start, removed, found)
+    return found
+
+
+def _lines(segment: Path, found: Verified) -> Iterator[tuple[int, Line | None]]:
+    with segment.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if raw.endswith(b"\n") or WHOLE.search(raw):
+                yield number, read(raw[:-1])
+            else:
+                found.notes.append(f"{segment.name}:{number}: the writer was interrupted within this line")
+
+
+def _problems(segment: Path, number: int, line: Line, before: Link | None) -> Iterator[Problem]:
+    if not line.sound:
+        yield Problem(segment.name, number, "the line was changed: its content is not what its hash is of")
+    if before is None:
+        if number == 1 and line.link.sequence != first_of(segment):
+            yield Problem(segment.name, number, f"the segment does not begin with line {first_of(segment)}")
+        return
+    missing = line.link.sequence - before.sequence - 1
+    if missing > 0:
+        yield Problem(segment.name, number, f"{missing} lines before this one were removed")
+    elif missing < 0:
+        yield Problem(segment.name, number, f"the line is out of order: it was written as {line.link.sequence}")
+    elif before.hash and line.before != before.hash:
+        yield Problem(segment.name, number, "the line does not follow the one before it: one of them was replaced")
+
+
+def _check_start(place: Problem, line: Line, removed: set[str], found: Verified) -> None:
+    """The log begins at its beginning, or where it says itself that older segments were removed."""
+    if line.before == GENESIS and line.link.sequence == 1:
+        return
+    if line.before in removed:
+        found.notes.append(f"lines before {line.link.sequence} were removed by Guard, as the log itself says")
+        return
+    what = f"the beginning is missing: {line.link.sequence - 1} lines were removed, and not by Guard"
+    found.problems.insert(0, Problem(place.segment, place.line, what))

@@ -1,0 +1,107 @@
+"""`guard audit`."""
+
+# ruff: noqa: PLC0415 - see guard/cli/__init__.py
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guard.cli.words import out
+from guard.errors import DataError
+
+audit_app = typer.Typer(help="Look at the audit log.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(help="The folder that the policy names as audit.folder.")]
+_MOST_SHOWN = 20
+
+
+@audit_app.command()
+def verify(
+    folder: Folder,
+    *,
+    head: Annotated[str, typer.Option(help="A hash that Guard's log told: it must be in the chain.")] = "",
+) -> None:
+    """Say whether the log is as Guard wrote it; else where it was changed, and how."""
+    from guard.audit.verify import verify
+
+    found = verify(folder)
+    for note in found.notes:
+        out.print(note, soft_wrap=True)
+    for problem in found.problems[:_MOST_SHOWN]:
+        out.print(str(problem), style="red", soft_wrap=True)
+    if found.problems:
+        raise DataError(f"{folder} is not as it was written: {len(found.problems)} places were changed")
+    if head and head not in found.heads:
+        raise DataError(f"{folder} has no line with the hash {head}: its end was cut off, or it is another log")
+    span = f"lines {found.first} to {found.last.sequence} in {found.segments} segments"
+    out.print(f"{folder} is as it was written: {span}, the last with hash {found.last.hash}", soft_wrap=True)
+
+
+@audit_app.command()
+def show(
+    decision: Annotated[str, typer.Argument(metavar="ID", help="A decision's id (guard_id), or a request's.")],
+    folder: Folder,
+    *,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="The file that audit.captures.key_file names; again for older ones.")
+    ] = None,
+    item: Annotated[int | None, typer.Option(min=0, help="Which of a batch; without it the first culprit.")] = None,
+    picture: Annotated[Path | None, typer.Option("--out", help="Write a picture here: .png or .html.")] = None,
+) -> None:
+    """Print what is recorded of a request, and draw its input, its heat map and what each detector said."""
+    from guard.audit.keys import CAPTURE_KEY, check_key
+    from guard.audit.picture import draw, evidence_of
+    from guard.audit.pixels import input_of
+    from guard.audit.records import record_of
+    from guard.audit.text import lines_of
+
+    event = record_of(folder, decision)
+    culprits = event["data"]["unmapped"]["guard"]["culprits"]
+    chosen = item if item is not None else next(iter(culprits), 0)
+    for line in lines_of(event, chosen, evidence_of(event, chosen)):
+        out.print(line, soft_wrap=True)
+    if picture is None:
+        return
+    image = None
+    if key or "dataref" in event:
+        keys = [check_key(CAPTURE_KEY, path, _read(path)) for path in key or ()]
+        image = input_of(folder, event, chosen, keys)
+    draw(event, chosen, image, picture)
+    out.print(f"drawn in {picture}", soft_wrap=True)
+
+
+@audit_app.command()
+def export(
+    folder: Folder,
+    *,
+    file: Annotated[Path, typer.Option("--out", help="The Parquet file to write.")],
+) -> None:
+    """Write all records to a Parquet file, a row for each (needs the extra `audit`)."""
+    from guard.audit.export import export
+    from guard.audit.records import records
+
+    out.print(f"{export(records(folder), file)} records are in {file}", soft_wrap=True)
+
+
+@audit_app.command()
+def pseudonym(
+    client: Annotated[str, typer.Argument(help="A client as Guard's log has it, for example ipv4:10.0.0.7.")],
+    *,
+    key: Annotated[Path, typer.Option(help="The file that audit.pseudonym_key_file names.")],
+) -> None:
+    """Print the pseudonym of a client, to look for in records."""
+    from guard.audit.keys import PSEUDONYM_KEY, check_key, key_id, pseudonym
+
+    content = check_key(PSEUDONYM_KEY, key, _read(key))
+    out.print(f"{pseudonym(content, client)} (key {key_id(content)})", soft_wrap=True)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise DataError(f"--key {path} can't be read ({os.strerror(exc.errno or 0)})") from exc

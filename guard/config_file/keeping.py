@@ -1,0 +1,65 @@
+"""Mistakes in what the settings say of the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from guard.audit.keys import CAPTURE_KEY, PSEUDONYM_KEY, watch_key
+from guard.config_file.document import Document, Mistake
+from guard.errors import FileUnusable
+from guard.recording import VOLUME_SHARE, Audit
+
+_LEAST_SEGMENTS = 2
+
+
+def check(document: Document, base: Path) -> Iterator[Mistake]:
+    """Yield the mistakes that validation can't see."""
+    audit = document.data.get("audit")
+    if not isinstance(audit, dict):
+        return
+    captures = audit.get("captures") if isinstance(audit.get("captures"), dict) else {}
+    yield from _without_effect(document, audit, captures or {})
+    files = ((PSEUDONYM_KEY, audit.get("pseudonym_key_file")), (CAPTURE_KEY, (captures or {}).get("key_file")))
+    for setting, file in files:
+        if isinstance(file, str):
+            try:
+                watch_key(setting, base / file, quiet=True)
+            except FileUnusable as exc:
+                yield document.mistake(tuple(setting.split(".")), exc.problem, exc.remedy)
+    try:
+        settings = Audit.model_validate(audit)
+    except ValidationError:
+        return
+    if settings.log_bytes < _LEAST_SEGMENTS * settings.segment_bytes:
+        yield document.mistake(
+            ("audit", "volume_bytes" if "volume_bytes" in audit else "segment_bytes"),
+            f"{VOLUME_SHARE:.0%} of audit.volume_bytes, less what captures take, is {settings.log_bytes} bytes, and "
+            f"{_LEAST_SEGMENTS} segments take {_LEAST_SEGMENTS * settings.segment_bytes}",
+            "raise audit.volume_bytes to the volume's size limit, or lower segment_bytes or captures.max_bytes",
+        )
+
+
+def _without_effect(document: Document, audit: Mapping[str, Any], captures: Mapping[str, Any]) -> Iterator[Mistake]:
+    if audit.get("folder") is None:
+        for key in audit:
+            if key != "folder" and key in Audit.model_fields:
+                yield document.mistake(
+                    ("audit", key), f"audit.{key} has no effect without audit.folder", f"add `folder:`, or remove {key}"
+                )
+    elif audit.get("pseudonym_key_file") is None:
+        yield document.mistake(
+            ("audit", "folder"),
+            "audit.folder needs audit.pseudonym_key_file: records name clients by keyed pseudonyms",
+            "add `pseudonym_key_file: FILE` and run `head -c 32 /dev/urandom > FILE`",
+        )
+    for key in ("ttl_s", "max_bytes"):
+        if captures.get("key_file") is None and captures.get(key) is not None:
+            yield document.mistake(
+                ("audit", "captures", key),
+                f"audit.captures.{key} has no effect without audit.captures.key_file: no input is kept",
+                f"add `key_file: FILE`, or remove {key}",
+            )

@@ -79,7 +79,7 @@ def _lines(segment: Path, found: Verified) -> Iterator[tuple[int, Line | None]]:
     with segment.open("rb") as file:
         for number, raw in enumerate(file, 1):
             if raw.endswith(b"\n") or WHOLE.search(raw):
-                yield number, read(raw[:-1])
+                yield number, read(raw.removesuffix(b"\n"))
             else:
                 found.notes.append(f"{segment.name}:{number}: the writer was interrupted within this line")
 

@@ -94,7 +94,7 @@ def test_inputs_are_bounded(tmp_path: Path) -> None:
 
 
 def test_which_inputs_are_kept(tmp_path: Path) -> None:
-    """Inputs of what was rejected or flagged are kept, with a reference in the record; others are not, nor by default."""
+    """Inputs of what was rejected or flagged are kept, and the record says where; others are not, nor by default."""
     with writing(settings(tmp_path / "log", captured=True)) as (log, counted):
         log.record(sighting(rejected("bad")))
         log.record(sighting(decision(uid="good")))

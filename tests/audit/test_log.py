@@ -7,7 +7,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -172,6 +172,10 @@ def test_keys_are_checked(tmp_path: Path) -> None:
 
 def _fill(path: Path) -> None:
     """Write until the disk takes no more."""
-    with pytest.raises(OSError, match="No space left"), path.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 4096)
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        _write_for_ever(file)
+
+
+def _write_for_ever(file: BinaryIO) -> None:
+    while True:
+        file.write(b"x" * 4096)

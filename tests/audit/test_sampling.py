@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from guard.audit.sampling import Sampler
@@ -25,6 +23,7 @@ class Clock:
         self.s = 0.0
 
     def __call__(self) -> float:
+        """Now."""
         return self.s
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -79,7 +78,7 @@ def test_old_records_go(tmp_path: Path) -> None:
     now = [0.0]
 
     def clock() -> float:
-        return os.stat(tmp_path).st_ctime + now[0]
+        return tmp_path.stat().st_ctime + now[0]
 
     with segments(tmp_path, now_s=clock) as log:
         log.append([EVENT])
@@ -103,5 +102,8 @@ def test_one_writer_a_folder(tmp_path: Path) -> None:
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     """A folder that can't be made is refused at start."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"audit.folder .*file/log can't be written to"), segments(tmp_path / "file/log"):
+    with (
+        pytest.raises(ConfigError, match=r"audit.folder .*file/log can't be written to"),
+        segments(tmp_path / "file/log"),
+    ):
         pass

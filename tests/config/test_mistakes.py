@@ -17,6 +17,8 @@ DIGITS = "models:\n  digits:\n    profile: prof\n    model: m.onnx\n    "  # one
 
 SHARED = f"{GOOD}noise_secret_file: secret\nquery_store:\n"  # one more key goes on line 5
 
+AUDIT = f"{GOOD}audit:\n  folder: log\n  pseudonym_key_file: secret\n"  # one more key goes on line 6
+
 # YAML, the line of the mistake, its dotted key, words of the problem, words of the remedy.
 MISTAKES = {
     "unknown key": (f"upsteam: {{}}\n{GOOD}", 1, "upsteam", "not a setting", "did you mean upstream?"),
@@ -195,6 +197,28 @@ MISTAKES = {
         GOOD + "listen: {address: 'unix:/run/g'}\nupstream:\n  address: unix:/run/g", 5, "upstream.address",
         "guard would call itself", "socket of the guarded server's",
     ),
+    "a log without a key": (
+        GOOD + "audit:\n  folder: log", 4, "audit.folder", "needs audit.pseudonym_key_file", "head -c 32 /dev/urandom"
+    ),
+    "a key without a log": (
+        GOOD + "audit:\n  pseudonym_key_file: secret", 4, "audit.pseudonym_key_file", "no effect without audit.folder",
+        "add `folder:`",
+    ),
+    "a short key of pseudonyms": (
+        GOOD + "audit:\n  folder: log\n  pseudonym_key_file: short", 5, "audit.pseudonym_key_file",
+        "holds 15 bytes, and a key needs 16 or more", "head -c 32",
+    ),
+    "a key of captures that is none": (
+        AUDIT + "  captures: {key_file: short}", 6, "audit.captures.key_file", "a key needs 32", "head -c 32"
+    ),
+    "captures without a key": (
+        AUDIT + "  captures: {ttl_s: 60}", 6, "audit.captures.ttl_s", "no effect without audit.captures.key_file",
+        "add `key_file: FILE`",
+    ),
+    "a volume too small": (
+        AUDIT + "  volume_bytes: 1048576", 6, "audit.volume_bytes", "and 2 segments take 33554432", "raise audit.volume"
+    ),
+    "more than all forwards": (AUDIT + "  forwards: 2", 6, "audit.forwards", "out of range", "of at most 1"),
     "no models": ("listen: {}\nmodels: {}", 2, "models", "nothing would ever be let through", "unlisted_models: pass"),
     "no models at all": ("listen: {}", 1, "models", "nothing would ever be let through", "list the models"),
     "an empty file": ("", 1, "", "empty", "models: {my-model:"),

@@ -20,6 +20,7 @@ GOOD = [
     "models: {a: {profile: p, replica: onnx, model: m, mode: enforce, false_positive_rate: 0.05}}",
     "{unlisted_models: pass, upstream: {address: 'unix:/run/s'}, listen: {address: '[::]:1', admin_address: 'h:2'}}",
     "{unlisted_models: pass, noise_secret_file: null, limits: {max_batch_items: 1}}",
+    "{unlisted_models: pass, audit: {folder: log, pseudonym_key_file: k, forwards: 0, captures: {key_file: c}}}",
     "{unlisted_models: pass, query_store: {url: 'rediss://guard@store:6379/1', timeout_s: 0.5}}",
 ]
 BAD = {

@@ -130,3 +130,12 @@ def test_the_smallest_memories(capacity: int) -> None:
     for image in (*noisy(images(1)[0], 10), *images(10)):
         shown.look(image)
     assert len(shown.memory) == capacity
+
+
+def test_groups() -> None:
+    """Near-duplicates are one group, whoever sends them, also those that another replica saw; others have their own."""
+    shown = Shown()
+    first, *others = noisy(images(1)[0], 4)
+    group = shown.look(first).group
+    assert {shown.look(each, client=f"client {n}").group for n, each in enumerate(others)} == {group}
+    assert shown.look(images(1, seed=1)[0]).group not in {group, 0}

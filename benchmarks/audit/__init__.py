@@ -1,0 +1,1 @@
+"""What the audit log costs a request, and what its thread pays for a record."""

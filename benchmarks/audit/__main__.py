@@ -1,0 +1,121 @@
+"""Measures the audit log: `python -m benchmarks.audit`.
+
+First CPU time on the caller's thread (the event loop, in Guard) and on the writer's, for one record; then requests to
+two running Guards, with and without a log, in turns, so that what else the machine does meets both alike.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guard.app import Sidecar
+from guard.audit.log import AuditLog
+from guard.audit.sampling import Sampler
+from guard.observe.metrics import Metrics
+from guard.profile import store
+from guard.recording import Audit
+from guard.values import Mode
+from tests.app.parts import policy
+from tests.audit.parts import decision, rejected, settings, sighting, writing
+from tests.support import digits
+from tests.support.loop import LoopThread
+from tests.support.profiles import plain_profile
+from tests.support.sidecars import client_of, embedded, running, wait_until
+from tests.support.sidecars import settings as served
+
+RESULT = Path(__file__).parents[1] / "results" / "audit.json"
+SIDES_PX = (28, 224)
+_CALLS = 20_000
+_RECORDS = 500
+_TURNS, _REQUESTS = 20, 40
+_US = 1e-3
+
+
+def main() -> None:
+    """Measure, print and keep the figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = {
+            "machine": platform.platform(),
+            "command": "python -m benchmarks.audit",
+            "one_request_us": _one_request(Path(folder)),
+            "one_record_us": {f"{side}x{side}x3": _one_record(Path(folder) / str(side), side) for side in SIDES_PX},
+            "running": _running(Path(folder)),
+        }
+    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))  # noqa: T201 - what the command is for
+
+
+def _cost_us(work: Callable[[], Any], calls: int) -> float:
+    """CPU time of this thread for one call."""
+    began = time.thread_time_ns()
+    for _ in range(calls):
+        work()
+    return round((time.thread_time_ns() - began) / calls * _US, 2)
+
+
+def _one_request(folder: Path) -> dict[str, float]:
+    """What a request that is not recorded pays, and what choosing costs of that."""
+    log, clean = AuditLog(settings(folder / "one"), Metrics()), decision()
+    sampler = Sampler(Audit())
+    return {
+        "let_through": _cost_us(lambda: log.one_of(clean), _CALLS),
+        "of_that_choosing": _cost_us(lambda: sampler.one_of(clean), _CALLS),
+    }
+
+
+def _one_record(folder: Path, side: int) -> dict[str, float]:
+    """What a record costs its request, and the writer; with the input kept as well."""
+    image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
+    seen = [sighting(rejected(str(index)), image) for index in range(_RECORDS)]
+    found = {}
+    for name, captured in (("written", False), ("captured", True)):
+        given = settings(folder / name, captured=captured, max_queued_events=_RECORDS, max_queued_bytes=1 << 40)
+        folder.mkdir(exist_ok=True)
+        before_s = time.process_time()
+        with writing(given) as (log, _):
+            rest = iter(seen)
+            found[f"request_{name}"] = _cost_us(lambda rest=rest, log=log: log.record(next(rest)), _RECORDS)  # type: ignore[misc]  # mypy sees no default of a lambda
+        found[f"writer_{name}"] = round((time.process_time() - before_s) / _RECORDS * 1e6 - found[f"request_{name}"], 1)
+    return found
+
+
+def _running(folder: Path) -> dict[str, Any]:
+    """The latency of requests by two Guards that answer in turns, and how it relates."""
+    store.save(plain_profile(), folder / "profile")
+    image = digits.load_data().test[0][:1]
+    models = {"digits": policy(folder / "profile", mode=Mode.FLAG)}
+    found: dict[str, Any] = {"requests_each": _TURNS * _REQUESTS}
+    with ExitStack() as held:
+        loop = held.enter_context(LoopThread())
+        upstream = held.enter_context(embedded(loop, {"digits": digits.onnx_file()}))
+        clients = {}
+        for name, share in (("off", 0.0), ("sampled", 0.001), ("all", 1.0)):
+            audit = Audit() if name == "off" else settings(folder / name, forwards=share)
+            sidecar = held.enter_context(running(loop, Sidecar(served(upstream, models, audit=audit))))
+            wait_until(sidecar)
+            clients[name] = held.enter_context(client_of(sidecar.grpc_port))
+        taken: dict[str, list[float]] = {name: [] for name in clients}
+        for _ in range(_TURNS):
+            for name, client in clients.items():
+                for _ in range(_REQUESTS):
+                    began_s = time.perf_counter()
+                    client.ask("digits", image)
+                    taken[name].append(time.perf_counter() - began_s)
+    medians = {name: statistics.median(each) for name, each in taken.items()}
+    found["median_ms"] = {name: round(each * 1e3, 3) for name, each in medians.items()}
+    found["ratio_to_off"] = {name: round(each / medians["off"], 3) for name, each in medians.items() if name != "off"}
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""A record as a picture and in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from guard.audit.picture import draw, evidence_of
+from guard.audit.pixels import input_of
+from guard.audit.records import record_of, records
+from guard.audit.text import lines_of
+from guard.errors import DataError
+from guard.values import InferRequest, WireTensor
+from tests.audit.parts import BY, IMAGE, decision, rejected, settings, sighting, writing
+
+KEY = bytes(range(32, 64))
+CYAN = np.array([255, 255, 0])
+"""As OpenCV has colours: the frame around the hottest window."""
+
+
+def recorded(folder: Path, *sightings: Any) -> list[Any]:
+    """Records with their inputs."""
+    with writing(settings(folder, captured=True)) as (log, _):
+        for each in sightings:
+            log.record(each)
+    return list(records(folder))
+
+
+def with_shape(image: np.ndarray, layout: str, bounds: tuple[float, float] = (0.0, 1.0)) -> Any:
+    """A rejected request of a model whose input has another layout."""
+    by = type(BY)(input_name="input", shape=image.shape[1:], layout=layout, bounds=bounds)
+    return sighting(rejected(), image, provenance=by)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "seen"),
+    [((2, 3, 4, 5), "chw", (4, 5, 3)), ((2, 4, 5, 3), "hwc", (4, 5, 3)), ((2, 4, 5), "hw", (4, 5))],
+    ids=["chw", "hwc", "hw"],
+)
+def test_layouts(tmp_path: Path, shape: tuple[int, ...], layout: str, seen: tuple[int, ...]) -> None:
+    """An item is shown with its channels where they belong, in the range of its model."""
+    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    (event,) = recorded(tmp_path / "log", with_shape(values, layout, (0.0, float(values.max()))))
+    image = input_of(tmp_path / "log", event, 1, [KEY])
+    assert image.shape == seen
+    expected = values[1] / values.max()
+    assert np.allclose(image, np.moveaxis(expected, 0, -1) if layout == "chw" else expected)
+
+
+def test_an_encoded_image(tmp_path: Path) -> None:
+    """An input that came as an encoded image is decoded."""
+    _, png = cv2.imencode(".png", np.full((6, 7, 3), (0, 0, 255), np.uint8))
+    typed = WireTensor("image", "BYTES", (1,), typed=np.fromiter([png.tobytes()], np.object_, 1))
+    made = sighting()
+    fields = {name: getattr(made, name) for name in type(made).__dataclass_fields__}
+    request = InferRequest("digits", "", "", (typed,))
+    (event,) = recorded(tmp_path / "log", type(made)(**(fields | {"request": request})))
+    image = input_of(tmp_path / "log", event, 0, [KEY])
+    assert image.shape == (6, 7, 3)
+    assert np.array_equal(image[0, 0], [1, 0, 0])
+
+
+def test_the_heat_map_is_drawn(tmp_path: Path) -> None:
+    """A picture has the frame around the window that the answer hangs on; where nobody looked, it says so."""
+    with_heat, without = recorded(
+        tmp_path / "log", sighting(), sighting(decision(verdict=rejected().verdict, action=rejected().action, uid="d2"))
+    )
+    frames = []
+    for event in (with_heat, without):
+        path = tmp_path / f"{event['id']}.png"
+        draw(event, 0, input_of(tmp_path / "log", event, 0, [KEY]), path)
+        frames.append(int((cv2.imread(str(path)) == CYAN).all(axis=-1).sum()))
+    assert frames[0] > 100
+    assert frames[1] == 0
+
+
+def test_a_page(tmp_path: Path) -> None:
+    """As HTML there is the whole record below, in which nothing that a client sent is markup."""
+    made = sighting()
+    fields = {name: getattr(made, name) for name in type(made).__dataclass_fields__}
+    request = InferRequest("digits", "", "<script>alert(1)</script>", made.request.inputs)
+    (event,) = recorded(tmp_path / "log", type(made)(**(fields | {"request": request})))
+    draw(event, 0, IMAGE[0, 0], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "data:image/png;base64," in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_words(tmp_path: Path) -> None:
+    """In words a record says what was decided, why, and what each detector said."""
+    (event,) = recorded(tmp_path / "log", sighting())
+    text = "\n".join(lines_of(event, 0, evidence_of(event, 0)))
+    assert "adversarial: reject in enforce mode, denied" in text
+    assert "AML.T0043 Craft Adversarial Data (MITRE ATLAS 5.6.0)" in text
+    assert "sensitivity 1+a: p 0.002, score 0.5" in text
+
+
+def test_which_record(tmp_path: Path) -> None:
+    """A record is found by the decision's id, or by the request's where only one has it."""
+    recorded(tmp_path / "log", sighting(rejected("a")), sighting(rejected("b")))
+    assert record_of(tmp_path / "log", "b")["id"] == "b"
+    with pytest.raises(DataError, match="2 requests had the id r1; give the id of a decision: a, b"):
+        record_of(tmp_path / "log", "r1")
+    with pytest.raises(DataError, match="has no record of c"):
+        record_of(tmp_path / "log", "c")
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    """What can't be drawn says why."""
+    folder = tmp_path / "log"
+    bad, good = recorded(folder, sighting(), sighting(decision(uid="good")))
+    with pytest.raises(DataError, match="the input of good was not kept"):
+        input_of(folder, good, 0, [KEY])
+    with pytest.raises(DataError, match="there is no item 3"):
+        input_of(folder, bad, 3, [KEY])
+    with pytest.raises(DataError, match="tells of item 0, not of item 3"):
+        evidence_of(bad, 3)
+    with pytest.raises(DataError, match=r"ends neither in .png nor in .html"):
+        draw(bad, 0, None, tmp_path / "a.gif")

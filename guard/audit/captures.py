@@ -165,6 +165,5 @@ def _write(path: Path, content: bytes) -> None:
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(file, rest) :]
-        os.fsync(file)
     finally:
         os.close(file)

@@ -96,9 +96,13 @@ class AuditLog:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(_LAST_WORDS_S)
+        left = -1
+        while self._thread.is_alive() and left != len(self._waiting):
+            left = len(self._waiting)
+            self._thread.join(_LAST_WORDS_S)
         if self._thread.is_alive():
-            _log.error("the audit log's disk does not answer; what waited for it is lost", records=len(self._waiting))
+            self._gone(left)
+            _log.error("the audit log's disk does not answer; what waited for it is lost", records=left)
             return
         segments, _ = self._files
         segments.close()

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 import grpc
 
 from guard.config import Settings
-from guard.errors import Overloaded
-from guard.values import Action, Course, Decision, Mode
-from guard.wire import status
+from guard.values import Action, Course, Decision, Mode, Verdict
+from guard.wire import screen_only, status
 from guard.wire.answer import identified, refuse
 from guard.wire.message import ParsedRequest, Parts, parse, with_verdict
 from guard.wire.ports import Screener, WireMetrics
+from guard.wire.room import Room
 from guard.wire.status import Metadata
 from guard.wire.upstream import Call, Reply, Upstream
 
@@ -26,12 +26,16 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, by which protocol, and for how many seconds more (None: for ever). `metadata` goes to the upstream."""
+    """Who asks, by which protocol, and for how many seconds more (None: for ever). `metadata` goes to the upstream.
+
+    `screen_only` is what the header of that name says, None where there is none.
+    """
 
     name: str
     protocol: str
     remaining_s: Callable[[], float | None]
     metadata: Metadata = ()
+    screen_only: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Passage:
         self._screener = screener
         self._upstream = upstream
         self._metrics = metrics
+        self._screen_only = settings.screen_only
         self.room = Room(settings.limits.max_inflight_bytes)
         self._behind: set[asyncio.Task[None]] = set()
 
@@ -114,6 +119,9 @@ class Passage:
 
     async def _answer(self, request: Request, parts: Parts, held: contextlib.ExitStack) -> Reply:
         course = self.course(request, parts)
+        if (header := request.caller.screen_only) is not None:
+            screen_only.check(header, self._screen_only, course)
+            return await self._tell(request, parse(parts))
         parsed = parse(parts)
         match course:
             case Course.BEHIND:
@@ -127,6 +135,14 @@ class Passage:
                 if decision.action is Action.REJECT:
                     return self.rejection(request, parsed, decision, asked_s)
                 return _marked(await self._forward(request, parsed), decision)
+
+    async def _tell(self, request: Request, parsed: ParsedRequest) -> Reply:
+        """Tell the verdict on a request that is not forwarded. What could not be screened may be worth a retry."""
+        asked_s = request.caller.remaining_s()
+        decision = await self.screened(request, parsed)
+        if decision.verdict is Verdict.UNSCREENED and decision.action is Action.REJECT:
+            return self.rejection(request, parsed, decision, asked_s)
+        return Reply(grpc.StatusCode.OK, body=screen_only.answer(parsed.infer, decision))
 
     async def _beside(self, request: Request, parsed: ParsedRequest) -> Reply:
         """Ask the upstream at once, and hold its answer back until the verdict."""
@@ -178,6 +194,7 @@ class Passage:
             protocol=request.caller.protocol,
             duration_s=duration_s,
             overhead_s=max(0.0, duration_s - request.upstream_s),
+            screen_only=request.caller.screen_only is not None,
         )
 
 
@@ -207,32 +224,6 @@ class Request:
             yield
         finally:
             self.upstream_s = time.perf_counter() - asked_s
-
-
-class Room:
-    """Bounds the bytes of all requests that are in flight."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._taken = 0
-
-    @contextmanager
-    def taken(self, size_bytes: int) -> Iterator[None]:
-        """Hold so many bytes for as long as the context lasts. One request alone always has room.
-
-        Raises:
-            Overloaded: those in flight leave too little.
-        """
-        if self._taken and self._taken + size_bytes > self._max_bytes:
-            raise Overloaded(
-                f"requests in flight hold {self._taken} bytes, and limits.max_inflight_bytes is {self._max_bytes}; "
-                "retry with backoff"
-            )
-        self._taken += size_bytes
-        try:
-            yield
-        finally:
-            self._taken -= size_bytes
 
 
 def _marked(reply: Reply, decision: Decision) -> Reply:

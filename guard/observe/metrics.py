@@ -12,7 +12,16 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from guard import __version__
 from guard.environment import RUNTIMES
-from guard.observe.families import DECISIONS, GRPC_CODES, INTERNAL, PROTOCOLS, REFUSALS, SCREEN_ONLY, UNDECIDED, Families
+from guard.observe.families import (
+    DECISIONS,
+    GRPC_CODES,
+    INTERNAL,
+    PROTOCOLS,
+    REFUSALS,
+    SCREEN_ONLY,
+    UNDECIDED,
+    Families,
+)
 from guard.observe.labels import OTHER
 from guard.sharing import Sharing, StoreFailure
 from guard.values import (
@@ -156,7 +165,14 @@ class Metrics:
         self._families.store_failures[why,].inc()
 
     def request_finished(
-        self, *, decision: Decision | None, model: str, protocol: str, duration_s: float, overhead_s: float, screen_only: bool = False
+        self,
+        *,
+        decision: Decision | None,
+        model: str,
+        protocol: str,
+        duration_s: float,
+        overhead_s: float,
+        screen_only: bool = False,
     ) -> None:
         """An inference request was answered or given up, with a decision or before there was one.
 

@@ -52,7 +52,14 @@ class WireMetrics(Protocol):
     """What the wire reports about its traffic."""
 
     def request_finished(
-        self, *, decision: Decision | None, model: str, protocol: str, duration_s: float, overhead_s: float, screen_only: bool = False
+        self,
+        *,
+        decision: Decision | None,
+        model: str,
+        protocol: str,
+        duration_s: float,
+        overhead_s: float,
+        screen_only: bool = False,
     ) -> None:
         """An inference request was answered or given up; `model` is empty where none could be read.
 

@@ -59,12 +59,12 @@ def loop() -> Iterator[LoopThread]:
 
 @pytest.fixture(scope="session")
 def world(loop: LoopThread, profile: Path, digits_onnx: Path, digits_data: DigitsData) -> Iterator[World]:
-    """Guard enforces for `digits`, and only watches `watched`."""
+    """Guard enforces for `digits`, marks for `flagged`, and only watches `watched`."""
     models = {
         name: ModelPolicy(
             profile=profile, model=digits_onnx, mode=mode, false_positive_rate=0.05, screening_budget_s=30.0
         )
-        for name, mode in (("digits", Mode.ENFORCE), ("watched", Mode.SHADOW))
+        for name, mode in (("digits", Mode.ENFORCE), ("flagged", Mode.FLAG), ("watched", Mode.SHADOW))
     }
     listen = Listen(address="127.0.0.1:0", http_address="127.0.0.1:0", admin_address="127.0.0.1:0")
     with embedded(loop, dict.fromkeys(models, digits_onnx)) as server:

@@ -15,7 +15,7 @@ def tensors(client: Client, images: np.ndarray) -> list[object]:
 
 
 def test_guarded(guard_address: str, triton: Triton, benign: np.ndarray, adversarial: np.ndarray) -> None:
-    """With Guard the answer is the server's own, with a verdict; an attack on it is an exception that names the item."""
+    """With Guard the answer is the server's own, with a verdict; an attack is an exception that names its item."""
     with Client(guard_address, require_verdict=True) as client, Client(triton.address) as direct:
         answer = client.infer("digits", tensors(client, benign))
         assert answer.verdict is Verdict.CLEAN

@@ -14,7 +14,7 @@ import numpy as np
 
 from guard.config import Listen, Settings, Upstream
 from guard.datatypes import BYTES, WIRE_DTYPES
-from guard.demo.background import LoopThread
+from guard.background import LoopThread
 from guard.errors import MalformedRequest
 from guard.listed import number_of
 from guard.observe.metrics import Metrics

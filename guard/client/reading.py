@@ -37,15 +37,14 @@ def failure(status: str | None, message: str | None) -> InputRejected | CallFail
     known = (status or "").removeprefix("StatusCode.")
     known = _OF_HTTP.get(known, "UNKNOWN" if known.isdecimal() else known or "UNKNOWN")
     text, marks = _parted(message or "")
-    if known == REFUSED and "guard_verdict" in marks:
-        verdict = Verdict(marks["guard_verdict"])
+    if known == REFUSED and (verdict := _known(marks.get("guard_verdict"))) is not None:
         kind = AdversarialInputRejected if verdict is Verdict.ADVERSARIAL else InputRejected
         return kind(
             text.removeprefix("rejected by guard: "),
             id=marks.get("guard_id", ""),
             verdict=verdict,
             items=_items(marks.get("guard_items", "")),
-            items_omitted=int(marks.get("guard_items_omitted", 0)),
+            items_omitted=sum(_items(marks.get("guard_items_omitted", ""))),
         )
     if known == _DEADLINE:
         return DeadlinePassed(text, id=marks.get("guard_id"))
@@ -89,13 +88,18 @@ def screened(parameters: Mapping[str, Any], *, required: bool) -> Screened:
 
 
 def _verdict(parameters: Mapping[str, Any], *, required: bool) -> Verdict | None:
-    said = parameters.get("guard_verdict")
+    said = _known(parameters.get("guard_verdict"))
     if said is None and required:
         raise NotGuarded(
             "the answer has no verdict: the address leads to a server without Guard, or its Guard is in shadow mode; "
             "call Guard's address, or leave out require_verdict"
         )
-    return None if said is None else Verdict(said)
+    return said
+
+
+def _known(said: str | None) -> Verdict | None:
+    """A verdict; None for what only a server of another kind could mean by that name."""
+    return next((verdict for verdict in Verdict if verdict == said), None)
 
 
 def _parted(message: str) -> tuple[str, dict[str, str]]:
@@ -107,4 +111,4 @@ def _parted(message: str) -> tuple[str, dict[str, str]]:
 
 
 def _items(listed: str) -> tuple[int, ...]:
-    return tuple(int(item) for item in listed.split(",") if item)
+    return tuple(int(item) for item in listed.split(",") if item.isascii() and item.isdecimal())

@@ -96,6 +96,14 @@ def test_foreign_messages() -> None:
     assert str(reading.failure(None, "closed")) == "UNKNOWN: closed"
 
 
+def test_unknown_marks() -> None:
+    """Marks that no Guard writes are no rejection, and don't break the reader."""
+    error = reading.failure("403", "no [guard_verdict=foul guard_id=1 guard_items=x,2]")
+    assert isinstance(error, CallFailed)
+    assert (error.message, error.id) == ("no", "1")
+    assert reading.answer("result", {"guard_verdict": "foul"}, required=False).verdict is None
+
+
 def test_no_verdict() -> None:
     """An answer without a verdict has None; where one is required, that is an error which says what to do."""
     assert reading.answer("result", {}, required=False).verdict is None

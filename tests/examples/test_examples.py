@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+
+from examples.triton.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 TRITON = ROOT / ".venv-triton" / "bin" / "triton"
@@ -86,14 +89,8 @@ def rows(table: str) -> list[tuple[str, str]]:
     return re.findall(r"(clean|attacked)\W+(\d+\D+\d+\D+\d+)", re.sub("[│|]", " ", table))
 
 
-def test_triton_is_missing(folder: Path, tmp_path: Path) -> None:
+def test_triton_is_missing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Triton the example says what installs it."""
-    ran = subprocess.run(
-        command("triton", "--dir", folder, "--triton", tmp_path / "none"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 1
-    assert "run `make triton`, which installs it, or name yours with --triton" in ran.stderr
+    monkeypatch.setattr(sys, "argv", ["triton", "--dir", str(folder), "--triton", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match="run `make triton`, which installs it, or name yours with --triton"):
+        main()

@@ -21,7 +21,7 @@ MINUTES ?= 60
 # Processes that tests run in.
 WORKERS ?= 2
 
-.PHONY: help demo test bench bench-wire bench-audit envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential env triton lint format proto schema constraints clean distclean
+.PHONY: help demo test example-inprocess example-triton bench bench-wire bench-audit envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential env triton lint format proto schema constraints clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ demo: $(INSTALLED) ## Guard a small model, attack it, and show what was caught (
 test: lint triton ## Run every check and the whole test suite, with a real Triton (some fifteen minutes on two cores; WORKERS=2)
 	@echo "== pytest"
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+
+example-inprocess: $(INSTALLED) ## Serve a model in Python that Guard screens as a library (minutes the first time)
+	@$(BIN)/python -m examples.inprocess
+
+example-triton: $(INSTALLED) triton ## Serve a model with a real Triton behind Guard, and attack it (minutes the first time)
+	@$(BIN)/python -m examples.triton
 
 bench: $(INSTALLED) ## Measure the screening engine beside every reference (twelve minutes a run; DATA=folder of images, RUNS=3)
 	@$(BIN)/python -m benchmarks.engine --data $(DATA) --runs $(RUNS)
@@ -101,10 +107,10 @@ constraints: $(INSTALLED) ## Write constraints.txt from .venv, after packages in
 
 clean: ## Remove caches and build outputs
 	@rm -rf build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	@find guard tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	@find guard tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environments and what the demo made too
-	@rm -rf $(VENV) $(TRITON_VENV) $(ENVOY_VENV) guard-demo
+	@rm -rf $(VENV) $(TRITON_VENV) $(ENVOY_VENV) guard-demo guard-example
 
 # pip is the last thing that venv makes, so a creation that broke half-way is begun again.
 $(BIN)/pip:
@@ -119,7 +125,7 @@ $(BIN)/pip:
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing the packages pinned in constraints.txt (the first time takes minutes; no GPU? see README)"
 	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
-		$(BIN)/pip install --progress-bar off --editable '.[cpu,redis,audit,evaluate,dev]' \
+		$(BIN)/pip install --progress-bar off --editable '.[cpu,redis,audit,client,evaluate,dev]' \
 		2> >(grep -v '^WARNING: Location .* is ignored' >&2) \
 		| sed -unE 's/^(Collecting [[:alnum:]_.-]+).*/  \1/p; s/^(Installing) collected.*/  \1 .../p'
 	@touch $@

@@ -120,6 +120,13 @@ class SharedMemory(StrEnum):
     COPY = "copy"
 
 
+class ScreenOnly(StrEnum):
+    """What is made of requests for a verdict alone."""
+
+    DENY = "deny"
+    ALLOW = "allow"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -311,6 +318,11 @@ class Settings(_Section):
         SharedMemory.DENY,
         description="tensors in system shared memory: deny, or, for gRPC clients on the same machine, copy them into "
         "the request that is screened and sent on, with regions registered at Guard; CUDA regions are always denied",
+    )
+    screen_only: ScreenOnly = Field(
+        ScreenOnly.DENY,
+        description="requests with the header guard-screen-only, which ask for a verdict and no inference: deny or "
+        "allow; they cost screening, and are remembered and counted like all others",
     )
     noise_secret_file: Path | None = Field(
         None,

@@ -31,6 +31,8 @@
     ├── UpstreamUnavailable    the guarded server can't be reached
     └── SeveralProblems        more than one of the above, found together
 
+Those of the SDK are in guard/client/errors.py.
+
 Each class carries a stable `code` for logs and an `exit_code` for the command line. Messages are written for the
 person who must act: what is wrong, then what to do. Foreign exceptions are translated where they enter.
 """

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 METRICS = ROOT / "docs" / "metrics.md"
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-_MARKS = {"guard_verdict", "guard_id", "guard_items", "guard_approximate"}
+_MARKS = {"guard_verdict", "guard_id", "guard_items", "guard_approximate", "guard_screen_only", "guard_action"}
 
 
 def code_lines(document: Path) -> list[str]:

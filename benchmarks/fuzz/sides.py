@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import grpc
 import numpy as np
 
+from guard.background import LoopThread
 from guard.config import Listen, Settings, Upstream
 from guard.datatypes import BYTES, WIRE_DTYPES
-from guard.demo.background import LoopThread
 from guard.errors import MalformedRequest
 from guard.listed import number_of
 from guard.observe.metrics import Metrics

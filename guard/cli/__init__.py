@@ -17,6 +17,7 @@ from guard.cli.audit import audit_app
 from guard.cli.calibrate import calibrate
 from guard.cli.check_config import check_config
 from guard.cli.demo import demo
+from guard.cli.doctor import doctor
 from guard.cli.evaluate import evaluate
 from guard.cli.profile import profile_app
 from guard.cli.serve import serve
@@ -34,6 +35,7 @@ app.command()(calibrate)
 app.command()(evaluate)
 app.command()(check_config)
 app.command()(serve)
+app.command()(doctor)
 app.add_typer(profile_app, name="profile")
 app.add_typer(audit_app, name="audit")
 

@@ -16,9 +16,9 @@ from rich.console import Console
 from torch import nn
 
 from guard.app import Sidecar
+from guard.background import LoopThread
 from guard.config import Certify, Listen, ModelPolicy, Settings, Upstream
 from guard.demo.attacks import craft
-from guard.demo.background import LoopThread
 from guard.demo.digits import BOUNDS, SHAPE, Digits, load_digits, train_classifier
 from guard.demo.report import as_json, show
 from guard.demo.stable import noise_secret, screen_again

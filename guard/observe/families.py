@@ -17,7 +17,10 @@ PROTOCOLS = ("grpc", "http")
 UNDECIDED = "none"
 """The value of `decision` for requests that were refused or given up before there was one."""
 
-DECISIONS = (*Action, UNDECIDED)
+SCREEN_ONLY = "screen_only"
+"""The value of `decision` for requests that were judged, and by their own wish not forwarded."""
+
+DECISIONS = (*Action, SCREEN_ONLY, UNDECIDED)
 GRPC_CODES = tuple(code.name for code in grpc.StatusCode)
 INTERNAL = "internal"
 REFUSALS = (
@@ -55,7 +58,8 @@ class Families:
     def _traffic(self) -> None:
         self.requests = self._counter(
             "guard_requests_total",
-            "Inference requests by what was done with them; none: refused or given up before a decision.",
+            "Inference requests by what was done with them; screen_only: judged, and not to be forwarded; "
+            "none: refused or given up before a decision.",
             model=(OTHER,),
             protocol=PROTOCOLS,
             decision=DECISIONS,

@@ -12,7 +12,16 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from guard import __version__
 from guard.environment import RUNTIMES
-from guard.observe.families import DECISIONS, GRPC_CODES, INTERNAL, PROTOCOLS, REFUSALS, UNDECIDED, Families
+from guard.observe.families import (
+    DECISIONS,
+    GRPC_CODES,
+    INTERNAL,
+    PROTOCOLS,
+    REFUSALS,
+    SCREEN_ONLY,
+    UNDECIDED,
+    Families,
+)
 from guard.observe.labels import OTHER
 from guard.recording import Outcome, Sink
 from guard.sharing import Sharing, StoreFailure
@@ -165,13 +174,21 @@ class Metrics:
         self._families.store_failures[why,].inc()
 
     def request_finished(
-        self, *, decision: Decision | None, model: str, protocol: str, duration_s: float, overhead_s: float
+        self,
+        *,
+        decision: Decision | None,
+        model: str,
+        protocol: str,
+        duration_s: float,
+        overhead_s: float,
+        screen_only: bool = False,
     ) -> None:
         """An inference request was answered or given up, with a decision or before there was one.
 
         One that named no guarded model, or none that could be read, counts as `other`.
         """
-        self._families.requests[model, protocol, UNDECIDED if decision is None else decision.action].inc()
+        done = UNDECIDED if decision is None else SCREEN_ONLY if screen_only else decision.action
+        self._families.requests[model, protocol, done].inc()
         self._families.duration.observe(duration_s)
         self._families.overhead.observe(overhead_s)
 

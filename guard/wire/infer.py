@@ -15,6 +15,7 @@ from guard.wire.metadata import to_upstream
 from guard.wire.passage import Caller, Passage
 from guard.wire.ports import PROTOCOL
 from guard.wire.receive import Packing, receive
+from guard.wire.screen_only import said
 from guard.wire.shared_memory import Place, Regions
 from guard.wire.status import of_error
 from guard.wire.upstream import Reply
@@ -61,5 +62,12 @@ class InferHandler:
 
 def caller_of(context: Context) -> Caller:
     """Who makes a gRPC call."""
-    metadata = to_upstream(context.invocation_metadata() or ())
-    return Caller(client_of(context), PROTOCOL, partial(deadline_s, context), metadata, str(context.peer()))
+    metadata = tuple(context.invocation_metadata() or ())
+    return Caller(
+        client_of(context),
+        PROTOCOL,
+        partial(deadline_s, context),
+        to_upstream(metadata),
+        peer=str(context.peer()),
+        screen_only=said(metadata),
+    )

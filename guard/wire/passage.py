@@ -13,12 +13,12 @@ import grpc
 
 from guard.audit.sighting import Sighting
 from guard.config import Settings
-from guard.errors import Overloaded
-from guard.values import NOT_GUARDED, Action, Course, Decision, InferRequest, Mode
-from guard.wire import status
+from guard.values import NOT_GUARDED, Action, Course, Decision, InferRequest, Mode, Verdict
+from guard.wire import screen_only, status
 from guard.wire.answer import identified, refuse
 from guard.wire.message import ParsedRequest, Parts, parse, with_verdict
 from guard.wire.ports import Auditor, Screener, WireMetrics
+from guard.wire.room import Room
 from guard.wire.status import Metadata
 from guard.wire.upstream import Call, Reply, Upstream
 
@@ -29,7 +29,8 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 class Caller:
     """Who asks, by which protocol, and for how many seconds more (None: for ever). `metadata` goes to the upstream.
 
-    `peer` is the address of the connection, with its port.
+    `peer` is the address of the connection, with its port. `screen_only` is what the header of that name says, None
+    where there is none.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Caller:
     remaining_s: Callable[[], float | None]
     metadata: Metadata = ()
     peer: str = ""
+    screen_only: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Passage:
         self._upstream = upstream
         self._metrics = metrics
         self._audit = audit
+        self._screen_only = settings.screen_only
         self.room = Room(settings.limits.max_inflight_bytes)
         self._behind: set[asyncio.Task[None]] = set()
 
@@ -128,6 +131,9 @@ class Passage:
 
     async def _answer(self, request: Request, parts: Parts, held: contextlib.ExitStack) -> Reply:
         course = self.course(request, parts)
+        if (header := request.caller.screen_only) is not None:
+            screen_only.check(header, self._screen_only, course)
+            return await self._tell(request, parse(parts))
         parsed = parse(parts)
         match course:
             case Course.BEHIND:
@@ -141,6 +147,14 @@ class Passage:
                 if decision.action is Action.REJECT:
                     return self.rejection(request, parsed, decision, asked_s)
                 return _marked(await self._forward(request, parsed), decision)
+
+    async def _tell(self, request: Request, parsed: ParsedRequest) -> Reply:
+        """Tell the verdict on a request that is not forwarded. What could not be screened may be worth a retry."""
+        asked_s = request.caller.remaining_s()
+        decision = await self.screened(request, parsed)
+        if decision.verdict is Verdict.UNSCREENED and decision.action is Action.REJECT:
+            return self.rejection(request, parsed, decision, asked_s)
+        return Reply(grpc.StatusCode.OK, body=screen_only.answer(parsed.infer, decision))
 
     async def _beside(self, request: Request, parsed: ParsedRequest) -> Reply:
         """Ask the upstream at once, and hold its answer back until the verdict."""
@@ -192,6 +206,7 @@ class Passage:
             protocol=request.caller.protocol,
             duration_s=duration_s,
             overhead_s=max(0.0, duration_s - request.upstream_s),
+            screen_only=request.caller.screen_only is not None,
         )
         decision, infer = request.decision, request.infer
         if self._audit is None or decision is None or infer is None:
@@ -227,32 +242,6 @@ class Request:
             yield
         finally:
             self.upstream_s = time.perf_counter() - asked_s
-
-
-class Room:
-    """Bounds the bytes of all requests that are in flight."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._taken = 0
-
-    @contextmanager
-    def taken(self, size_bytes: int) -> Iterator[None]:
-        """Hold so many bytes for as long as the context lasts. One request alone always has room.
-
-        Raises:
-            Overloaded: those in flight leave too little.
-        """
-        if self._taken and self._taken + size_bytes > self._max_bytes:
-            raise Overloaded(
-                f"requests in flight hold {self._taken} bytes, and limits.max_inflight_bytes is {self._max_bytes}; "
-                "retry with backoff"
-            )
-        self._taken += size_bytes
-        try:
-            yield
-        finally:
-            self._taken -= size_bytes
 
 
 def _sighting(request: Request, decision: Decision, infer: InferRequest, duration_s: float, one_of: int) -> Sighting:

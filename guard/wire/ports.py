@@ -69,11 +69,19 @@ class WireMetrics(Protocol):
     """What the wire reports about its traffic."""
 
     def request_finished(
-        self, *, decision: Decision | None, model: str, protocol: str, duration_s: float, overhead_s: float
+        self,
+        *,
+        decision: Decision | None,
+        model: str,
+        protocol: str,
+        duration_s: float,
+        overhead_s: float,
+        screen_only: bool = False,
     ) -> None:
         """An inference request was answered or given up; `model` is empty where none could be read.
 
-        `overhead_s` is the duration less the time spent waiting for the upstream.
+        `overhead_s` is the duration less the time spent waiting for the upstream; `screen_only`: it was not to be
+        forwarded.
         """
         ...
 

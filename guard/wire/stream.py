@@ -34,6 +34,7 @@ from guard.wire.infer import caller_of
 from guard.wire.passage import Answer, Passage, Request
 from guard.wire.ports import WireMetrics
 from guard.wire.receive import unpacked
+from guard.wire.screen_only import refuse_stream
 from guard.wire.status import refusal_trailers
 from guard.wire.stream_answers import Answers, stopping
 from guard.wire.stream_judge import Judge
@@ -83,6 +84,7 @@ class Stream:
         self._context = context
         self._id = stream_id
         self._caller = caller_of(context)
+        refuse_stream(self._caller.screen_only)
         self._answers = Answers(context, self._caller.metadata)
         self._policies = TransactionPolicies(handler.upstream, self._caller.metadata)
         self._judge = Judge(handler.passage, self._policies, handler.metrics)

@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2
 
 from guard.app import Sidecar
 from guard.app.models import load_models
-from guard.config import Listen, Mode, ModelPolicy, Settings, Upstream
+from guard.config import Listen, Mode, ModelPolicy, ScreenOnly, Settings, Upstream
 from guard.transport import RestrictedProtocol
 from tests.e2e.http_peer import HttpPeer
 from tests.support.loop import LoopThread
@@ -139,6 +139,7 @@ def house(folder: Path, onnx: Path, profile: Path) -> Iterator[House]:
             upstream=Upstream(address=triton.address, restricted_protocol=secret),
             listen=Listen(address="127.0.0.1:0", http_address="127.0.0.1:0", admin_address="127.0.0.1:0"),
             noise_secret_file=folder / "noise",
+            screen_only=ScreenOnly.ALLOW,
             models=models(profile, onnx),
         )
         loop = stack.enter_context(LoopThread())

@@ -90,6 +90,22 @@ def test_executed_as_screened(world: World, form: str) -> None:
     assert world.house.executed() == {image.tobytes()}
 
 
+@pytest.mark.parametrize("value", ["true", "false", "", "TRUE"])
+def test_screen_only(world: World, value: str) -> None:
+    """Who asks for a verdict alone gets no inference, be the input clean or not, nor does who asks in another way."""
+    before = world.house.executed()
+    for image, verdict in ((world.attack, "adversarial"), (world.benign[:1] * np.float32(0.99), None)):
+        asked = (("guard-screen-only", value),)
+        text = json.dumps(document(image)).encode()
+        told = world.house.grpc(sent(request(image)), asked), world.house.rest(text, guard_screen_only=value)
+        assert [each.code for each in told] == (["OK", "200"] if value == "true" else ["INVALID_ARGUMENT", "400"])
+        if value == "true":
+            assert told[0].verdict == told[1].verdict
+            assert verdict in {None, told[0].verdict}
+        assert world.house.stream(sent(request(image)), asked).code == "UNIMPLEMENTED"
+    assert world.house.executed() == before
+
+
 def test_the_server_refuses_who_comes_directly(world: World) -> None:
     """Beside Guard neither gRPC nor HTTP leads to the server, unless one knows the secret; then the attack is run."""
     triton = world.house.triton

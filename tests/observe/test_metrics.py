@@ -70,7 +70,7 @@ def test_series_of_a_watched_model_begin_at_zero(scrape: Scrape) -> None:
     assert set(counters.values()) == {0}
     assert {key for key in counters if "guard_requests_total" in key and "model=digits" in key} == {
         f"guard_requests_total{{decision={decision},model=digits,protocol={protocol}}}"
-        for decision in ("forward", "flag", "reject", "none")
+        for decision in ("forward", "flag", "reject", "screen_only", "none")
         for protocol in ("grpc", "http")
     }
     for detector in ("squeezing", "network", "smoothing", "sensitivity_gaussian"):
@@ -236,6 +236,15 @@ def test_requests_count_by_action(metrics: Metrics, scrape: Scrape, decision: De
         "guard_overhead_seconds_count{}": 1,
         "guard_overhead_seconds_sum{}": 0.125,
     }
+
+
+def test_screen_only_requests_count_apart(metrics: Metrics, scrape: Scrape, decision: Decision) -> None:
+    """A request that was judged and not to be forwarded is no rejection, nor was it forwarded."""
+    metrics.request_finished(
+        decision=decision, model="digits", protocol="http", duration_s=0.1, overhead_s=0.1, screen_only=True
+    )
+    counted = {key: value for key, value in scrape().items() if key.startswith("guard_requests_total") and value}
+    assert counted == {"guard_requests_total{decision=screen_only,model=digits,protocol=http}": 1}
 
 
 def test_a_request_without_a_decision_is_counted(metrics: Metrics, scrape: Scrape) -> None:

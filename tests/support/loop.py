@@ -1,7 +1,7 @@
-"""The demo's loop on a thread of its own: tests, too, use blocking clients against asynchronous servers."""
+"""A loop on a thread of its own: tests use blocking clients against asynchronous servers."""
 
 from __future__ import annotations
 
-from guard.demo.background import LoopThread
+from guard.background import LoopThread
 
 __all__ = ["LoopThread"]

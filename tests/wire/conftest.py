@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from guard.config import Cancellation, Limits, Listen, ModelPolicy, Settings
+from guard.config import Cancellation, Limits, Listen, ModelPolicy, ScreenOnly, Settings
 from guard.config import Upstream as UpstreamSettings
 from guard.pb.grpc_service_pb2 import ModelInferRequest
 from guard.values import Action, Course, Decision, ItemDecision, Mode, UnscreenedReason, Verdict
@@ -93,6 +93,7 @@ async def serve(upstream: RecordingUpstream, decide: Decide) -> AsyncIterator[Se
         listen: Mapping[str, Any] | None = None,
         reach: Mapping[str, Any] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        screen_only: ScreenOnly = ScreenOnly.ALLOW,
     ) -> Running:
         settings = Settings(
             upstream=UpstreamSettings(
@@ -104,6 +105,7 @@ async def serve(upstream: RecordingUpstream, decide: Decide) -> AsyncIterator[Se
             listen=Listen(**{"address": "127.0.0.1:0"} | dict(listen or {})),
             limits=Limits(max_inflight_bytes=max_inflight_bytes),
             models={"digits": ModelPolicy(profile="unused")},
+            screen_only=screen_only,
         )
         outcome = outcome or decide()
         if isinstance(outcome, Decision):

@@ -15,7 +15,7 @@ from guard.config import Settings
 from guard.errors import GuardError, Unsupported, WrongMethod
 from guard.wire.answer import identified, refuse
 from guard.wire.methods import denied
-from guard.wire.passage import Passage, Room
+from guard.wire.passage import Passage
 from guard.wire.ports import WireMetrics
 from guard.wire.rest import control
 from guard.wire.rest.inference import Inference
@@ -24,6 +24,7 @@ from guard.wire.rest.metadata import from_headers
 from guard.wire.rest.reply import Headers, HttpReply
 from guard.wire.rest.routes import POSTED, Kind, Route, find
 from guard.wire.rest.statuses import failure
+from guard.wire.room import Room
 from guard.wire.status import Metadata, refusal_trailers
 from guard.wire.upstream import Call, Upstream
 

@@ -10,7 +10,7 @@ from guard.errors import MalformedRequest
 from guard.pb.grpc_service_pb2 import ModelMetadataRequest, ModelMetadataResponse
 from guard.wire.answer import identified, refuse
 from guard.wire.message import Parts
-from guard.wire.passage import Caller, Passage, Room
+from guard.wire.passage import Caller, Passage
 from guard.wire.ports import WireMetrics
 from guard.wire.rest.coding import compressed, decoded
 from guard.wire.rest.intake import Incoming
@@ -19,6 +19,8 @@ from guard.wire.rest.request import Forms, read, read_bare
 from guard.wire.rest.response import HEADER_LENGTH, write
 from guard.wire.rest.routes import Route
 from guard.wire.rest.statuses import failure, marked
+from guard.wire.room import Room
+from guard.wire.screen_only import said
 from guard.wire.status import Metadata
 from guard.wire.upstream import Call, Upstream
 
@@ -50,7 +52,8 @@ class Inference:
             return made
 
         # HTTP has no deadline. The parameter `timeout` is the server's own business, as it is over gRPC.
-        answer = await self._passage.answer(Caller(client, PROTOCOL, lambda: None, metadata, peer), parts())
+        caller = Caller(client, PROTOCOL, lambda: None, metadata, peer, said(incoming.headers))
+        answer = await self._passage.answer(caller, parts())
         if answer.reply.code is not grpc.StatusCode.OK:
             return failure(answer.reply, answer.marks)
         try:

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from guard.errors import MalformedRequest, RequestTooSlow
-from guard.wire.passage import Room
 from guard.wire.receive import check_size, transport_limit
+from guard.wire.room import Room
 
 Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
 

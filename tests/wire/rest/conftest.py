@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from guard.config import Cancellation, Limits, Listen, ModelPolicy, Settings
+from guard.config import Cancellation, Limits, Listen, ModelPolicy, ScreenOnly, Settings
 from guard.config import Upstream as UpstreamSettings
 from guard.pb.grpc_service_pb2 import ModelInferResponse
 from guard.transport import ListenTls
@@ -106,6 +106,7 @@ async def rest(upstream: MethodicalUpstream, decide: Decide) -> AsyncIterator[St
             listen=Listen(tls=tls),
             limits=Limits(max_inflight_bytes=max_message_bytes),
             models={"digits": ModelPolicy(profile="unused")},
+            screen_only=ScreenOnly.ALLOW,
         )
         screener, metrics = FixedScreener(outcome or decide()), RecordedMetrics()
         screener.way = course

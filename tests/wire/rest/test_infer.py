@@ -313,3 +313,33 @@ class TestRefusing:
         upstream.body = response.SerializeToString()
         answer = await (await rest()).infer(tensor)
         assert (answer.status, "ask for it in binary" in answer.error) == (400, True)
+
+
+class TestScreenOnly:
+    """Requests that ask for a verdict and no inference."""
+
+    async def test_the_verdict_comes_back_alone(
+        self, rest: StartRest, upstream: MethodicalUpstream, decide: Decide, tensor: dict[str, Any]
+    ) -> None:
+        """A verdict that rejects is an answer too, in parameters and headers; nothing reaches the server."""
+        guard = await rest(decide(Verdict.ADVERSARIAL, Action.REJECT, items=EIGHT))
+        answer = await guard.infer(tensor, **{"Guard-Screen-Only": "true"})
+        assert answer.json == {
+            "id": "7",
+            "model_name": "digits",
+            "model_version": "",
+            "parameters": {
+                "guard_verdict": "adversarial",
+                "guard_id": "d-1",
+                "guard_items": "3",
+                "guard_action": "reject",
+                "guard_screen_only": True,
+            },
+            "outputs": [],
+        }
+        assert (answer.status, answer.headers["guard-verdict"], upstream.received) == (200, "adversarial", [])
+
+    async def test_another_value(self, rest: StartRest, upstream: MethodicalUpstream, tensor: dict[str, Any]) -> None:
+        """Whatever else the header says is refused."""
+        answer = await (await rest()).infer(tensor, **{"Guard-Screen-Only": ""})
+        assert (answer.status, upstream.received) == (400, [])

@@ -1,10 +1,11 @@
-"""An event loop on a thread of its own, for servers beside blocking client code: the demo's, and that of the tests."""
+"""An event loop on a thread of its own, for servers and screening beside blocking code."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -33,4 +34,8 @@ class LoopThread:
         Raises:
             TimeoutError: it did not end in time.
         """
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
+        return self.submit(coroutine).result(timeout_s)
+
+    def submit(self, coroutine: Coroutine[Any, Any, _Result]) -> Future[_Result]:
+        """Begin to run a coroutine on the loop. Its result comes to other threads; to cancel that cancels it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)

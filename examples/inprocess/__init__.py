@@ -1,0 +1,1 @@
+"""Guard as a library in a Python model server."""

@@ -1,0 +1,1 @@
+"""A classifier on a real Triton, behind Guard."""

@@ -1,0 +1,100 @@
+"""Clock, certificates and limits."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from guard.app.models import LoadedModel
+from guard.config import Settings
+from guard.credentials import ends_of, watch_credentials
+from guard.doctor.values import Finding, Level
+from guard.errors import FileUnusable
+
+_DAY_S = 86_400
+_SOON_DAYS = 14
+_SLACK_S = 120
+_LEAST_FILES = 4096
+_MEMORY = Path("/proc/meminfo")
+_KIBIBYTE = 1024
+
+
+def clock(models: Mapping[str, LoadedModel]) -> Iterator[Finding]:
+    """A clock that is behind the making of a profile is wrong, or was when it was made."""
+    now = datetime.now(UTC)
+    made = {name: datetime.fromisoformat(model.profile.provenance.created) for name, model in models.items()}
+    ahead = [name for name, when in made.items() if (_aware(when) - now).total_seconds() > _SLACK_S]
+    if ahead:
+        yield Finding(
+            "clock",
+            Level.PROBLEM,
+            f"it is {now:%Y-%m-%d %H:%M} here, before the profiles of {', '.join(ahead)} were made",
+            "set this machine's clock, by NTP: certificates, deadlines and logs depend on it",
+        )
+    elif made:
+        yield Finding("clock", Level.OK, f"{now:%Y-%m-%d %H:%M} UTC, after all profiles were made")
+
+
+def certificates(settings: Settings) -> Iterator[Finding]:
+    """When certificates end."""
+    for section, tls in (("listen.tls", settings.listen.tls), ("upstream.tls", settings.upstream.tls)):
+        if tls is None:
+            continue
+        try:
+            ends = {name: end() for name, end in ends_of(watch_credentials(section, tls, quiet=True)).items()}
+        except FileUnusable as error:
+            yield Finding("certificates", Level.PROBLEM, error.problem, error.remedy)
+            continue
+        yield from (_certificate(setting, end_s) for setting, end_s in ends.items())
+
+
+def limits(settings: Settings) -> Iterator[Finding]:
+    """What the system allows, beside what the policy does."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= files < _LEAST_FILES:
+        yield Finding(
+            "limits",
+            Level.WARNING,
+            f"a process may open {files} files here, and each connection is one",
+            f"raise it to {_LEAST_FILES} or more (ulimit -n, LimitNOFILE=, or the container's ulimits)",
+        )
+    held, free = settings.limits.max_inflight_bytes, _available_bytes()
+    if free is not None and held > free // 2:
+        yield Finding(
+            "limits",
+            Level.WARNING,
+            f"requests in flight may hold {held} bytes, and {free} bytes of memory are free",
+            "lower limits.max_inflight_bytes, or give Guard more memory",
+        )
+    if settings.upstream.max_message_bytes > held:
+        yield Finding(
+            "limits",
+            Level.WARNING,
+            "one message may be larger than all requests in flight together",
+            "raise limits.max_inflight_bytes over upstream.max_message_bytes",
+        )
+
+
+def _certificate(setting: str, end_s: float) -> Finding:
+    days = (end_s - time.time()) / _DAY_S
+    if days < 0:
+        return Finding("certificates", Level.PROBLEM, f"{setting} ended {-days:.0f} days ago", "replace it now")
+    if days < _SOON_DAYS:
+        return Finding("certificates", Level.WARNING, f"{setting} ends in {days:.0f} days", "replace it before")
+    return Finding("certificates", Level.OK, f"{setting} is good for {days:.0f} days")
+
+
+def _available_bytes() -> int | None:
+    """What /proc/meminfo calls available; None where there is no such file."""
+    try:
+        lines = _MEMORY.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * _KIBIBYTE for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _aware(when: datetime) -> datetime:
+    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)

@@ -60,4 +60,3 @@ def test_a_stop_cuts_the_delay_short(folder: Path, tmp_path: Path) -> None:
             while "guard is draining" not in get(admin, "/readyz")[1]:
                 threading.Event().wait(0.02)
             assert running.end(signal.SIGTERM, within_s=60) == 0
-

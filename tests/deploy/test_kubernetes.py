@@ -133,7 +133,8 @@ def test_the_server_is_out_of_reach(folder: str) -> None:
     script = triton["command"][2]
     for option in ("grpc", "http", "metrics"):
         assert f"--{option}-address=127.0.0.1" in script
-    assert "--allow-http=false" in script
+    for endpoint in ("http", "sagemaker", "vertex-ai"):
+        assert f"--allow-{endpoint}=false" in script
     wanted = "health,metadata,inference,shared-memory,model-config,model-repository,statistics,trace,logging"
     assert f"everything={wanted}\n" in script
     assert '"--grpc-restricted-protocol=$everything:guard=$secret"' in script

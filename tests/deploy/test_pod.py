@@ -67,7 +67,9 @@ class Pod:
         if name == "guard":
             command = [str(Path(sys.executable).with_name("guard")), *command]
         words = [self._here(word) for word in command]
-        launcher = [str(ENVIRONMENT / "bin" / "triton"), "--disable-auto-complete-config"]
+        # What the pod appends has to overrule what somebody's manifests had before.
+        theirs = ["--disable-auto-complete-config", "--grpc-address=0.0.0.0", "--grpc-port=1", "--allow-http=true"]
+        launcher = [str(ENVIRONMENT / "bin" / "triton"), *theirs]
         return [each for word in words for each in (launcher if word == "tritonserver" else [word])]
 
     def start(self, name: str) -> subprocess.Popen[bytes]:

@@ -15,13 +15,16 @@ SCHEMA := deploy/policy.schema.json
 INSTALLED := $(VENV)/.installed
 
 # Real images to measure on: mnist.npz and cifar10-jpeg.zip.
+# What `make image` makes; see deploy/image/build.sh.
+export VARIANT BASE
+
 DATA ?= $(firstword $(wildcard data ../shared/data) data)
 RUNS ?= 1
 MINUTES ?= 60
 # Processes that tests run in.
 WORKERS ?= 2
 
-.PHONY: help demo test example-inprocess example-triton bench bench-wire bench-audit envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential env triton lint format proto schema constraints clean distclean
+.PHONY: help demo test example-inprocess example-triton bench bench-wire bench-audit envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential env triton lint format proto schema kubernetes image constraints clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +101,12 @@ proto: $(INSTALLED) ## Generate guard/pb from the vendored protocol
 schema: $(INSTALLED) ## Generate the JSON Schema of the policy file, for editors
 	@$(BIN)/python -c 'import json, pathlib, sys; from guard.config_file import json_schema; \
 		pathlib.Path(sys.argv[1]).write_text(json.dumps(json_schema(), indent=2) + "\n")' $(SCHEMA)
+
+kubernetes: $(INSTALLED) ## Write rules and dashboards as Kubernetes resources, after deploy/prometheus or deploy/grafana changed
+	@$(BIN)/python deploy/kubernetes/collect.py
+
+image: ## Build the container image with buildah (VARIANT=cpu or gpu, BASE=image@digest, or BASE=debootstrap without a registry)
+	@deploy/image/build.sh
 
 constraints: $(INSTALLED) ## Write constraints.txt from .venv, after packages in it were upgraded and tested
 	@{ sed '/^[^#]/,$$d' constraints.txt; \

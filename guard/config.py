@@ -166,6 +166,10 @@ class Upstream(_Section):
         description="silence during a call after which Guard asks whether the upstream is there, in seconds; servers "
         "cut off who asks more often than they allow, which by default is every 300",
     )
+    metrics_address: HostPort | None = Field(
+        None,
+        description="host:port of the guarded server's own metrics; /upstream/metrics on the admin port then has them",
+    )
 
 
 class Listen(_Section):
@@ -187,6 +191,17 @@ class Listen(_Section):
         description="silence after which Guard asks whether a client is there, in seconds",
     )
     admin_address: HostPort = Field("127.0.0.1:9011", description="host:port of /metrics, /livez and /readyz")
+    drain_delay_s: float = Field(
+        5.0,
+        ge=0,
+        strict=True,
+        allow_inf_nan=False,
+        description="after SIGUSR1: how long Guard, no longer ready, still takes calls, so that load balancers "
+        "notice, in seconds",
+    )
+    drain_grace_s: float = Field(
+        30.0, ge=0, strict=True, allow_inf_nan=False, description="how long running calls then have, in seconds"
+    )
 
 
 class Limits(_Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import secrets
 import sys
@@ -22,13 +23,16 @@ from guard.app.models import LoadedModel, load_models
 from guard.app.sharing import open_store
 from guard.app.swap import InForce
 from guard.audit.log import AuditLog
+from guard.channel import Link
 from guard.config import Settings
 from guard.environment import check_onnxruntime
 from guard.errors import ConfigError
 from guard.gate import Gate
 from guard.model.backend import Backend
 from guard.observe.admin import AdminServer
+from guard.observe.drain import Drain
 from guard.observe.metrics import Metrics
+from guard.observe.upstream import UpstreamPages
 from guard.wire.server import GuardServer
 
 SWITCH_S: Final = 5e-4
@@ -63,12 +67,18 @@ class Sidecar:
         self._gate = Gate(
             self._in_force.listed(), max_batch_items=settings.limits.max_batch_items, metrics=self.metrics
         )
+        self._listen, listen = settings.listen, settings.listen
+        self._drain = Drain(listen.drain_delay_s + listen.drain_grace_s)
+        self._hurry = asyncio.Event()
+        upstream = UpstreamPages(Link(settings.upstream), settings.upstream.metrics_address)
+        self._closing.callback(upstream.close)
         self._admin = AdminServer(
             settings.listen.admin_address,
             registry=self.metrics.registry,
             live=self._live,
             ready=self.unready,
             policy=self._policy,
+            more={**upstream.pages(), "/wait-for-drain": self._drain.wait},
         )
         self._audit = None if settings.audit.folder is None else AuditLog(settings.audit, self.metrics)
         self._server = GuardServer(
@@ -152,6 +162,23 @@ class Sidecar:
             self._closing.callback(self._thread.shutdown)
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments))
 
+    async def drain(self) -> None:
+        """Go on for a while, no longer ready, so that load balancers notice; then end what runs, and take no more.
+
+        The admin port stays, and who waits for `/wait-for-drain` is answered at the end.
+        """
+        self._drain.begun.set()
+        _log.info("draining", delay_s=self._listen.drain_delay_s, grace_s=self._listen.drain_grace_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), self._listen.drain_delay_s)
+        await self._server.stop(self._listen.drain_grace_s)
+        self._drain.ended.set()
+        _log.info("drained")
+
+    def hurry(self) -> None:
+        """Cut the first part of a drain short."""
+        self._hurry.set()
+
     async def stop(self, grace_s: float = 5.0) -> None:
         """Stop taking requests, give the running ones `grace_s` seconds, and stop."""
         await self._server.stop(grace_s)
@@ -159,7 +186,7 @@ class Sidecar:
 
     def unready(self) -> list[str]:
         """Why Guard is not ready; empty when it is."""
-        return self._in_force.unready()
+        return [*(["guard is draining"] if self._drain.begun.is_set() else []), *self._in_force.unready()]
 
     def _live(self) -> bool:
         """A dead engine thread can't be brought back from inside, so the process should be."""

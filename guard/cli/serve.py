@@ -125,19 +125,20 @@ async def _serve_policy(config: Path) -> None:
 
 
 async def _serve(settings: Settings, embedded: Path | None, reload: Reload | None = None) -> None:
-    """Run until SIGINT or SIGTERM, with the embedded server behind Guard if a model file says so."""
+    """Run until SIGINT or SIGTERM, with the embedded server behind Guard if a model file says so. SIGUSR1 drains it."""
     from guard.app import serve
     from guard.embedded import EmbeddedServer
 
-    stop = asyncio.Event()
+    stop, drain = asyncio.Event(), asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, drain.set)
     server = None if embedded is None else EmbeddedServer({embedded.stem: embedded})
     if server is not None:
         port = await server.start()
         settings = settings.model_copy(update={"upstream": Upstream(address=f"127.0.0.1:{port}")})
     try:
-        await serve(settings, stop, lambda sidecar: _announce(sidecar, settings, embedded), reload)
+        await serve(settings, stop, lambda sidecar: _announce(sidecar, settings, embedded), reload, drain)
     finally:
         if server is not None:
             await server.stop(grace_s=1.0)

@@ -1,8 +1,11 @@
-"""The admin port: /metrics for Prometheus, /livez and /readyz for whoever keeps Guard running, /policy for people."""
+"""The admin port: /metrics for Prometheus, /livez and /readyz for whoever keeps Guard running, /policy for people.
+
+It shows, and changes nothing: whoever reaches it can stop nobody.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from socket import AF_INET, AF_INET6
 from socketserver import TCPServer, ThreadingMixIn
@@ -15,16 +18,15 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from guard.config import host_and_port
 from guard.errors import AddressUnusable
+from guard.observe.answer import Answer, Page, text, unavailable
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 PATHS = ("/metrics", "/livez", "/readyz", "/policy")
-_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 _IDLE_CONNECTION_S = 10.0
 _STOP_POLL_S = 0.1
 
-_Answer = tuple[str, list[tuple[str, str]], bytes]
 _log = structlog.get_logger(__name__)
 
 
@@ -32,7 +34,8 @@ class AdminServer:
     """Serves the admin port on threads of its own, so that it answers while the event loop is busy.
 
     `live` says whether the process is worth keeping. `ready` lists the reasons why it can't do its job, none when it
-    can. `policy` says which policy is in force. They are called on the server's threads.
+    can. `policy` says which policy is in force. `more` are other pages by their paths. They are called on the server's
+    threads.
     """
 
     def __init__(
@@ -43,12 +46,15 @@ class AdminServer:
         live: Callable[[], bool],
         ready: Callable[[], list[str]],
         policy: Callable[[], str],
+        more: Mapping[str, Page] | None = None,
     ) -> None:
         self._address = address
         self._metrics = make_wsgi_app(registry)
         self._live = live
         self._ready = ready
         self._policy = policy
+        own = {"/livez": self._livez, "/readyz": self._readyz, "/policy": self._policyz}
+        self._pages: dict[str, Page] = {**own, **(more or {})}
         self._running: tuple[_Server, Thread] | None = None
 
     def start(self) -> int:
@@ -83,27 +89,32 @@ class AdminServer:
             status, headers, body = self._answer(environ)
         except Exception:  # noqa: BLE001 - the boundary: every error becomes a status
             _log.exception("the admin port failed", path=environ["PATH_INFO"])
-            status, headers, body = _text(HTTPStatus.INTERNAL_SERVER_ERROR, "guard failed to answer; its log says why")
+            status, headers, body = text(HTTPStatus.INTERNAL_SERVER_ERROR, "guard failed to answer; its log says why")
         start_response(status, [*headers, ("Content-Length", str(len(body)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
-    def _answer(self, environ: WSGIEnvironment) -> _Answer:
+    def _answer(self, environ: WSGIEnvironment) -> Answer:
         if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
-            status, headers, body = _text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are served")
+            status, headers, body = text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are served")
             return status, [*headers, ("Allow", "GET, HEAD")], body
-        match environ["PATH_INFO"]:
-            case "/metrics":
-                return self._scrape(environ)
-            case "/livez":
-                return _text(HTTPStatus.OK, "live") if self._live() else _unavailable(["not live"])
-            case "/readyz":
-                reasons = self._ready()
-                return _unavailable(reasons) if reasons else _text(HTTPStatus.OK, "ready")
-            case "/policy":
-                return _text(HTTPStatus.OK, self._policy())
-        return _text(HTTPStatus.NOT_FOUND, f"nothing is here; there are {', '.join(PATHS)}")
+        if environ["PATH_INFO"] == "/metrics":
+            return self._scrape(environ)
+        page = self._pages.get(environ["PATH_INFO"])
+        if page is not None:
+            return page()
+        return text(HTTPStatus.NOT_FOUND, f"nothing is here; there are {', '.join(('/metrics', *self._pages))}")
 
-    def _scrape(self, environ: WSGIEnvironment) -> _Answer:
+    def _livez(self) -> Answer:
+        return text(HTTPStatus.OK, "live") if self._live() else unavailable(["not live"])
+
+    def _readyz(self) -> Answer:
+        reasons = self._ready()
+        return unavailable(reasons) if reasons else text(HTTPStatus.OK, "ready")
+
+    def _policyz(self) -> Answer:
+        return text(HTTPStatus.OK, self._policy())
+
+    def _scrape(self, environ: WSGIEnvironment) -> Answer:
         began: list[tuple[str, list[tuple[str, str]]]] = []
 
         def start(status: str, headers: list[tuple[str, str]]) -> None:
@@ -136,11 +147,3 @@ class _Server(ThreadingMixIn, WSGIServer):
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as in the base class
         """A client that went away or fell silent is no one's concern."""
         _log.debug("an admin connection broke", exc_info=True)
-
-
-def _text(status: HTTPStatus, text: str) -> _Answer:
-    return f"{status.value} {status.phrase}", list(_TEXT), f"{text}\n".encode()
-
-
-def _unavailable(reasons: Iterable[str]) -> _Answer:
-    return _text(HTTPStatus.SERVICE_UNAVAILABLE, "\n".join(reasons))

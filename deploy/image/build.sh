@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Builds the image with buildah, and asks the result for its version. `make image` calls it.
+#
+#   VARIANT  cpu or gpu
+#   BASE     what to build on, by digest; "debootstrap" makes one of Debian's packages, where no registry can be reached
+#   PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS   passed on to pip
+#   BUILDAH_VOLUMES   more of pip's files, as for buildah --volume, one a word
+set -euo pipefail
+
+cd "$(dirname "$0")/../.."
+variant=${VARIANT:-cpu} base=${BASE:-python:3.11-slim-bookworm}
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' guard/__init__.py)
+tag=guard:$version
+[ "$variant" = cpu ] || tag=$tag-$variant
+# Without user namespaces and overlay file systems, as in most sandboxes, these still work.
+buildah=(buildah --storage-driver "${BUILDAH_STORAGE:-vfs}")
+
+if [ "$base" = debootstrap ]; then
+    root=$(mktemp -d)
+    trap 'rm -rf "$root"' EXIT
+    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root"
+    from=$("${buildah[@]}" from scratch)
+    "${buildah[@]}" add --quiet "$from" "$root" /
+    "${buildah[@]}" commit --rm --quiet "$from" guard-base
+    base=localhost/guard-base
+fi
+
+volumes=()
+for volume in ${BUILDAH_VOLUMES:-}; do volumes+=(--volume "$volume"); done
+"${buildah[@]}" build --isolation chroot --layers=false --pull-never="$([ "$base" = localhost/guard-base ] && echo true || echo false)" \
+    --build-arg "BASE=$base" --build-arg "VARIANT=$variant" \
+    --build-arg "PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL:-}" --build-arg "PIP_FIND_LINKS=${PIP_FIND_LINKS:-}" \
+    "${volumes[@]}" --file deploy/image/Dockerfile --tag "$tag" .
+
+made=$("${buildah[@]}" from --pull-never "localhost/$tag")
+trap '"${buildah[@]}" rm "$made" > /dev/null' EXIT
+"${buildah[@]}" run --isolation chroot "$made" -- guard --version
+echo "made $tag"

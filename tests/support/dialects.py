@@ -103,16 +103,12 @@ def _wait_until_ready(process: subprocess.Popen[bytes], running: Running) -> Non
     ends_s = time.monotonic() + _START_S
     with grpc.insecure_channel(running.address, options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        while time.monotonic() < ends_s:
-            if process.poll() is not None:
-                break
+        asked = service_pb2.ModelReadyRequest(name="digits")
+        while time.monotonic() < ends_s and process.poll() is None:
             try:
-                if stub.ModelReady(
-                    service_pb2.ModelReadyRequest(name="digits"), timeout=1.0, wait_for_ready=True
-                ).ready:
+                if stub.ModelReady(asked, timeout=1.0, wait_for_ready=True).ready:
                     return
             except grpc.RpcError:
                 time.sleep(0.1)
-    raise RuntimeError(
-        f"the server died or wasn't ready in {_START_S:g} s. It said:\n{running.log.read_text()[-6000:]}"
-    )
+    said = running.log.read_text(errors="replace")[-6000:]
+    raise RuntimeError(f"the server died or wasn't ready in {_START_S:g} s. Its log ends in:\n{said}")

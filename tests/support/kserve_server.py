@@ -11,6 +11,7 @@ import grpc
 import onnxruntime
 import uvicorn  # type: ignore[import-not-found,unused-ignore]
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer  # type: ignore[import-not-found]
+from kserve.utils.utils import generate_uuid  # type: ignore[import-not-found]
 
 LOOPBACK = "127.0.0.1"
 
@@ -41,7 +42,7 @@ class Digits(Model):  # type: ignore[misc]  # KServe has an environment of its o
         output = InferOutput("logits", list(logits.shape), "FP32")
         output.set_data_from_numpy(logits, binary_data=payload.use_binary_outputs)
         return InferResponse(
-            payload.id,
+            payload.id if payload.id is not None else generate_uuid(),  # HTTP without an id has to have one
             self.name,
             [output],
             use_binary_outputs=payload.use_binary_outputs,

@@ -35,9 +35,7 @@ def posted(peer: HttpPeer, x: np.ndarray) -> dict[str, Any]:
     given = {"name": "input", "datatype": "FP32", "shape": x.shape, "data": x.ravel().tolist()}
     text = json.dumps({"inputs": [given | {"parameters": {"content_type": "np"}}]}).encode()
     headers = {"Content_Type": "application/json"}
-    outputs: list[dict[str, Any]] = plain(peer.raw("POST", "/v2/models/digits/infer", text, **headers))["json"][
-        "outputs"
-    ]
+    outputs = plain(peer.raw("POST", "/v2/models/digits/infer", text, **headers))["json"]["outputs"]
     return {each["name"]: (each["datatype"], each["shape"], each["data"]) for each in outputs}
 
 

@@ -22,7 +22,7 @@ from tests.e2e.dialect_cases import asked, logits, whole
 from tests.e2e.http_peer import HttpPeer
 from tests.e2e.peer import Peer, Refused, outcome, tensor
 from tests.support import digits
-from tests.support.dialects import serving_digits
+from tests.support.dialects import ENVIRONMENTS, needs, serving_digits
 from tests.support.profiles import plain_profile
 from tests.support.sidecars import serving, settings
 
@@ -93,13 +93,15 @@ def served(dialect: str, servers: Callable[[str], Served]) -> Served:
     return servers(dialect)
 
 
-DIALECTS = ("mlserver", "kserve")
+DIALECTS = [pytest.param(name, marks=needs(name)) for name in ENVIRONMENTS]
 
 
 def calls(tables: dict[str, dict[str, Case]]) -> list[Any]:
     """Each case of each dialect."""
     return [
-        pytest.param(name, case, id=f"{name}-{ask}") for name, table in tables.items() for ask, case in table.items()
+        pytest.param(name, case, id=f"{name}-{ask}", marks=needs(name))
+        for name in tables
+        for ask, case in tables[name].items()
     ]
 
 
@@ -162,7 +164,7 @@ def test_parameters_that_change_the_input(served: Served, name: str, value: str,
         assert (refused.code, says in refused.message) == ("INVALID_ARGUMENT", True), refused
 
 
-@pytest.mark.parametrize("dialect", ["mlserver"])
+@pytest.mark.parametrize("dialect", [pytest.param("mlserver", marks=needs("mlserver"))])
 class TestStreams:
     """MLServer's streams are of bare answers, which Triton's clients can't read and its own can."""
 

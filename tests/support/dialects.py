@@ -18,10 +18,17 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.support.triton import free_ports
 
-ROOT = Path(__file__).parents[2]
+ENVIRONMENTS = {name: Path(__file__).parents[2] / f".venv-{name}" for name in ("mlserver", "kserve")}
 _SUPPORT = Path(__file__).parent
 _START_S = 120.0
 _STOP_S = 15.0
+
+
+def needs(dialect: str) -> pytest.MarkDecorator:
+    """Skips a test where the server's environment is missing."""
+    environment = ENVIRONMENTS[dialect]
+    missing = not (environment / ".installed").is_file()
+    return pytest.mark.skipif(missing, reason=f"{environment.name} is not there: `make dialects` makes it")
 
 
 @dataclass(frozen=True)
@@ -35,14 +42,11 @@ class Running:
 
 @contextmanager
 def serving_digits(dialect: str, folder: Path, onnx: Path) -> Iterator[Running]:
-    """A server of a dialect, ready. Where its environment is missing, the test is skipped.
+    """A server of a dialect, ready. Tests of it are marked with `needs`.
 
     Raises:
         RuntimeError: it died, or was not ready in time; the message ends in its log.
     """
-    environment = ROOT / f".venv-{dialect}"
-    if not (environment / ".installed").is_file():
-        pytest.skip(f"{environment.name} is not there: `make dialects` makes it")
     ports = free_ports(3)
     shutil.copy(onnx, folder / "model.onnx")
     program, *arguments = _LAID_OUT[dialect](folder, ports)
@@ -50,7 +54,11 @@ def serving_digits(dialect: str, folder: Path, onnx: Path) -> Iterator[Running]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with log.open("ab") as said:
         process = subprocess.Popen(
-            [environment / "bin" / program, *arguments], cwd=folder, env=clean, stdout=said, stderr=subprocess.STDOUT
+            [ENVIRONMENTS[dialect] / "bin" / program, *arguments],
+            cwd=folder,
+            env=clean,
+            stdout=said,
+            stderr=subprocess.STDOUT,
         )
     running = Running(f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}", log)
     try:

@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 TRITON_VENV := .venv-triton
 ENVOY_VENV := .venv-envoy
+DIALECTS := mlserver kserve
 BIN := $(VENV)/bin
 SCHEMA := deploy/policy.schema.json
 # Its date is that of the last complete installation.
@@ -24,7 +25,7 @@ MINUTES ?= 60
 # Processes that tests run in.
 WORKERS ?= 2
 
-.PHONY: help demo test example-inprocess example-triton bench bench-wire bench-audit envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential env triton lint format proto schema kubernetes image constraints clean distclean
+.PHONY: help demo test example-inprocess example-triton bench bench-wire bench-audit envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential env triton dialects lint format proto schema kubernetes image constraints clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +86,14 @@ env: $(INSTALLED) ## Make .venv with everything that Guard and its tests import
 triton: $(INSTALLED) ## Make .venv-triton, which holds the real Triton server for the end-to-end tests
 	@PYTHON=$(CURDIR)/$(BIN)/python tests/e2e/triton_env.sh $(TRITON_VENV)
 
+dialects: $(INSTALLED) ## Make .venv-mlserver and .venv-kserve, two more servers for the end-to-end tests (downloads 250 MB)
+	@for name in $(DIALECTS); do \
+		$(BIN)/python -m venv --clear .venv-$$name; \
+		.venv-$$name/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-$$name.txt; \
+		touch .venv-$$name/.installed; \
+		echo ".venv-$$name is ready."; \
+	done
+
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	@echo "== ruff check";  $(BIN)/ruff check
 	@echo "== ruff format"; $(BIN)/ruff format --check
@@ -119,7 +128,7 @@ clean: ## Remove caches and build outputs
 	@find guard tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environments and what the demo made too
-	@rm -rf $(VENV) $(TRITON_VENV) $(ENVOY_VENV) guard-demo guard-example
+	@rm -rf $(VENV) $(TRITON_VENV) $(ENVOY_VENV) $(DIALECTS:%=.venv-%) guard-demo guard-example
 
 # pip is the last thing that venv makes, so a creation that broke half-way is begun again.
 $(BIN)/pip:

@@ -35,6 +35,7 @@ from guard.queries import watch
 from guard.queries.watch import QueryWatch
 from guard.screen.engine import Engine
 from guard.values import (
+    ARRAYS,
     Course,
     Decision,
     Fault,
@@ -170,6 +171,7 @@ class Gate:
         return decide(decision_id, name, policy, items, [s.spent for s in screened if isinstance(s, Screening)])
 
     async def _inputs(self, request: InferRequest, guarded: GuardedModel, budget_s: float) -> Float32Array:
+        _check_content_type(request, guarded)
         if guarded.images is None:
             inputs = decode(request, guarded.info)
             self._check_batch(len(inputs))
@@ -188,6 +190,15 @@ class Gate:
                 f"the request holds {items} items and Guard screens {self._max_batch_items} at most: "
                 "send smaller batches, or raise `limits.max_batch_items`"
             )
+
+
+def _check_content_type(request: InferRequest, guarded: GuardedModel) -> None:
+    """A server that decodes the inputs in another way executes something else than was screened."""
+    if request.content_type and (request.content_type != ARRAYS or guarded.images is not None):
+        raise MalformedRequest(
+            f"the request asks for content_type {request.content_type!r}; leave that out: guard screens the inputs of "
+            f"model {guarded.info.name!r} as they are"
+        )
 
 
 def _why_unread(error: GuardError, decision_id: str) -> UnscreenedReason:

@@ -157,14 +157,22 @@ class WireTensor:
     typed: npt.NDArray[np.generic] | None = None
 
 
+ARRAYS = "np"
+"""The content type by which MLServer, too, takes tensors for what they are."""
+
+
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """The part of a v2 inference request that screening reads."""
+    """The part of a v2 inference request that screening reads.
+
+    `content_type` is how it asks the server to decode its inputs; empty where it does not.
+    """
 
     model_name: str
     model_version: str
     request_id: str
     inputs: tuple[WireTensor, ...]
+    content_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,10 +161,8 @@ class Verifier(Watch):
             return self._unverified
         if version in ("", recognised):
             return None
-        return (
-            "the version that the request asks for was not verified against its profile; "
-            f"ask for version {recognised!r}, or for none"
-        )
+        known = f"ask for version {recognised!r}, or for none" if recognised else "ask for none"
+        return f"the version that the request asks for was not verified against its profile; {known}"
 
     def _check(self) -> str | None:
         try:

@@ -15,7 +15,7 @@ SERVER_METADATA = "/inference.GRPCInferenceService/ServerMetadata"
 
 _LOOKUP_TIMEOUT_S = 1.0
 # Triton 2.51 and older die of a storm of cancellations, and newer versions haven't been tried: none is listed.
-_SURVIVORS = frozenset({"guard-embedded", "mlserver"})
+_SURVIVORS = frozenset({"guard-embedded", "kserve", "mlserver"})
 
 
 class CancellationPolicy:

@@ -1,4 +1,8 @@
-"""Whether a model is decoupled: answers a request as often as it likes. Only its configuration says so."""
+"""Whether a model is decoupled: answers a request as often as it likes. Only its configuration says so.
+
+A server that doesn't tell configurations is none of Triton's kind, and has streams of its own, if any. MLServer's are
+of bare answers, without a place for errors, and go to the one model that their first request names.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ import asyncio
 import grpc
 from google.protobuf.message import DecodeError
 
-from guard.errors import GuardError
-from guard.pb.grpc_service_pb2 import ModelConfigRequest, ModelConfigResponse
+from guard.errors import GuardError, MalformedRequest
+from guard.pb.grpc_service_pb2 import ModelConfigRequest, ModelConfigResponse, ModelInferRequest
 from guard.wire.status import Metadata
 from guard.wire.upstream import Call, Upstream
 
@@ -26,6 +30,8 @@ class TransactionPolicies:
         self._upstream = upstream
         self._metadata = metadata
         self._lookups: dict[str, asyncio.Task[bool]] = {}
+        self._foreign = False
+        self._first: tuple[str, str] | None = None
 
     def of(self, model: str) -> asyncio.Task[bool]:
         """Whether a model is decoupled. One that the upstream doesn't tell about is taken for a plain one."""
@@ -34,6 +40,25 @@ class TransactionPolicies:
                 self._lookups.pop(next(iter(self._lookups)))
             self._lookups[model] = asyncio.create_task(self._ask(model))
         return self._lookups[model]
+
+    async def foreign(self) -> bool:
+        """Whether the upstream is of another kind than Triton."""
+        await asyncio.wait(self._lookups.values() or {self.of("")})
+        return self._foreign
+
+    def check(self, header: ModelInferRequest) -> None:
+        """Check a request that is about to be forwarded, once its model was looked up.
+
+        Raises:
+            MalformedRequest: the upstream would take it for one to the model that the stream's first request named.
+        """
+        asked_for = header.model_name, header.model_version
+        self._first = self._first or asked_for
+        if self._foreign and asked_for != self._first:
+            raise MalformedRequest(
+                f"the first request of this stream is for model {self._first[0]!r}, version {self._first[1]!r}: "
+                "the upstream takes all that follow for requests to that one; open another stream for another model"
+            )
 
     def close(self) -> None:
         """Stop asking."""
@@ -45,6 +70,7 @@ class TransactionPolicies:
         try:
             reply = await self._upstream.call(Call(MODEL_CONFIG, request, self._metadata, _TIMEOUT_S))
             if reply.code is not grpc.StatusCode.OK:
+                self._foreign |= reply.code is grpc.StatusCode.UNIMPLEMENTED
                 return False
             return ModelConfigResponse.FromString(reply.body).config.model_transaction_policy.decoupled
         except (GuardError, DecodeError):

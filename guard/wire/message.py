@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from guard.errors import MalformedRequest, MethodDenied
 from guard.pb.grpc_service_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
-from guard.values import Decision, InferRequest
+from guard.values import ARRAYS, Decision, InferRequest
 from guard.wire.contents import read_inputs
 from guard.wire.scan import length_delimited, split_field
 
@@ -21,6 +21,10 @@ MAX_PARAMETERS = 1024
 
 _RAW_INPUT_CONTENTS = ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 _SHARED_MEMORY_PREFIX = "shared_memory_"
+_CONTENT_TYPE = "content_type"
+"""MLServer and KServe decode tensors as this parameter says, of a tensor or of the whole request."""
+_DECODED = "_decoded_payload"
+"""MLServer takes a parameter by this name in place of the tensor that it goes with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,8 @@ def parse(parts: Parts) -> ParsedRequest:
     """Check that the parts agree, and strip reserved parameters from the header, in place.
 
     Raises:
-        MalformedRequest: they disagree (see `contents.read_inputs`), or a name is one that servers cut short.
+        MalformedRequest: they disagree (see `contents.read_inputs`), a name is one that servers cut short, or a
+            parameter one that takes the place of a tensor.
         MethodDenied: a tensor lives in shared memory, which can change after it was screened.
     """
     header = parts.header
@@ -96,6 +101,7 @@ def parse(parts: Parts) -> ParsedRequest:
         model_version=header.model_version,
         request_id=header.id,
         inputs=read_inputs(header, parts.raw),
+        content_type=_content_type(header.parameters, *(tensor.parameters for tensor in header.inputs)),
     )
     return ParsedRequest(infer, header, parts.raw)
 
@@ -112,6 +118,12 @@ def with_verdict(response: bytes, decision: Decision) -> bytes:
     if decision.approximate:
         marks.parameters["guard_approximate"].bool_param = True
     return response + marks.SerializeToString(deterministic=True)
+
+
+def _content_type(*places: Mapping[str, InferParameter]) -> str:
+    """The content type that is asked for, rather one that means something else than arrays."""
+    asked = [parameters[_CONTENT_TYPE].string_param for parameters in places if _CONTENT_TYPE in parameters]
+    return next((each for each in asked if each != ARRAYS), ARRAYS if asked else "")
 
 
 def _refuse_shared_memory(tensor: str, parameters: Mapping[str, InferParameter]) -> None:
@@ -136,5 +148,9 @@ def _clean(parameters: MutableMapping[str, InferParameter]) -> None:
     if len(parameters) > MAX_PARAMETERS:
         raise MalformedRequest(f"the request has {len(parameters)} parameters in one place, more than {MAX_PARAMETERS}")
     _refuse_nul(*parameters)
+    if _DECODED in parameters:
+        raise MalformedRequest(
+            f"the request has a parameter {_DECODED!r}, which some servers take in place of a tensor; leave it out"
+        )
     for name in [name for name in parameters if name.startswith(RESERVED_PREFIX)]:
         del parameters[name]

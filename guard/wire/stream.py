@@ -11,7 +11,8 @@ rejected may not leave its mark on a sequence's state.
 
 A rejection or an error of Guard's own is told as Triton tells its errors: in an answer's `error_message`, and the
 stream goes on; or, for a client that set the metadata `triton_grpc_error: true`, as the status that ends the stream.
-Guard's status codes show in the second form only. Where the connection to the upstream is lost the stream ends.
+Guard's status codes show in the second form only, which clients of other servers get too (see `decoupled`). Where the
+connection to the upstream is lost the stream ends.
 
 Nothing piles up: Guard reads from a client as fast as it may forward, and from the upstream as fast as the client
 reads.
@@ -27,17 +28,18 @@ from typing import Any
 
 import grpc
 
-from guard.errors import GuardError, Overloaded
+from guard.errors import GuardError, MalformedRequest, Overloaded
 from guard.wire.answer import Context, identified, refuse, send
 from guard.wire.decoupled import TransactionPolicies
 from guard.wire.infer import caller_of
+from guard.wire.message import ParsedRequest
 from guard.wire.passage import Answer, Passage, Request
 from guard.wire.ports import WireMetrics
 from guard.wire.receive import unpacked
 from guard.wire.screen_only import refuse_stream
 from guard.wire.status import refusal_trailers
 from guard.wire.stream_answers import Answers, stopping
-from guard.wire.stream_judge import Judge
+from guard.wire.stream_judge import Judge, Judged
 from guard.wire.upstream import Reply, Upstream
 from guard.wire.upstream_stream import UpstreamStream
 
@@ -186,16 +188,26 @@ class Stream:
                 decoupled = await judged.decoupled if judged.decoupled else False
                 if self._answers.doomed:
                     return
-                if isinstance(judged.outcome, Reply):
-                    await self._answers.refuse(judged.header, judged.outcome, request.marks, decoupled=decoupled)
+                outcome = self._checked(judged, request)
+                if isinstance(outcome, Reply):
+                    self._answers.ends_on_error |= await self._policies.foreign()
+                    await self._answers.refuse(judged.header, outcome, request.marks, decoupled=decoupled)
                     return
                 with request.at_upstream():
                     await self._answers.expect(judged.header, request.decision, decoupled=decoupled)
-                    await self._opened().send(judged.outcome.canonical())
+                    await self._opened().send(outcome.canonical())
             finally:
                 request.answered_s = time.perf_counter()
                 if not request.watched:
                     self._passage.finish(request)
+
+    def _checked(self, judged: Judged, request: Request) -> ParsedRequest | Reply:
+        if isinstance(judged.outcome, ParsedRequest):
+            try:
+                self._policies.check(judged.header)
+            except MalformedRequest as error:
+                return refuse(error, self._metrics, request.id)
+        return judged.outcome
 
     def _opened(self) -> UpstreamStream:
         if self._upstream is None:

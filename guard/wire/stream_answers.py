@@ -29,14 +29,14 @@ _ENDING_ERRORS = ("triton_grpc_error", "true")
 class Answers:
     """Says to the client what is due, one message at a time.
 
-    `end` is how the stream ends, once that is known.
+    `end` is how the stream ends, once that is known; `ends_on_error` whether an error of Guard's own ends it.
     """
 
     def __init__(self, context: Context, metadata: Metadata) -> None:
         self.end: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.doomed = False
+        self.ends_on_error = _ENDING_ERRORS in metadata
         self._context = context
-        self._ends_on_error = _ENDING_ERRORS in metadata
         self._ledger: Ledger[bytes | Answer] = Ledger()
         self._speaking = asyncio.Lock()
         self._spoken = False
@@ -87,7 +87,7 @@ class Answers:
             await self._say([Answer(end, ())])
 
     def _error(self, request: ModelInferRequest, reply: Reply, marks: Metadata) -> bytes | Answer:
-        if not self._ends_on_error:
+        if not self.ends_on_error:
             return error_response(reply.details, marks, request)
         self.doomed = True
         return Answer(reply, marks)

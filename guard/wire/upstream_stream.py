@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from guard.errors import UpstreamUnavailable
 from guard.wire.metadata import to_client
 from guard.wire.status import Metadata
 
@@ -16,6 +17,9 @@ StreamCall: TypeAlias = "grpc.aio.StreamStreamCall[Any, Any]"
 
 _OVER = (asyncio.InvalidStateError, grpc.aio.AioRpcError, grpc.aio.BaseError)
 """What gRPC raises at a write after the call has ended. `receive` finds out how it did."""
+
+_STATUS_LOST = "Internal error from Core"
+"""gRPC's words where a write failed because the server had ended the stream: what the server said is lost then."""
 
 _LOOKS, _LOOK_S = 5, 0.01
 """A stream may hear that its connection is lost before the connection does."""
@@ -82,9 +86,14 @@ class UpstreamStream:
         """How a stream that has ended did so: status, message and trailing metadata.
 
         Raises:
-            UpstreamUnavailable: there was no connection to the upstream, or it was lost.
+            UpstreamUnavailable: there was no connection to the upstream, or it was lost; or gRPC lost the status.
         """
         if self._error is not None:
+            if self._error.details() == _STATUS_LOST:
+                raise UpstreamUnavailable(
+                    "the upstream ended the stream while a request was on its way to it; open the stream again, and "
+                    "send what was not answered"
+                )
             await self._check_connection(self._error)
         trailing = to_client(await self._call.trailing_metadata())
         return await self._call.code(), await self._call.details() or "", trailing

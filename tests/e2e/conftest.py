@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guard.app import Sidecar
-from guard.config import Listen, Mode, ModelPolicy, Settings, Upstream
+from guard.config import Mode, ModelPolicy
 from guard.model.onnx import OnnxBackend, inspect_onnx
 from guard.offline.calibrate import Budget, Options, calibrate
 from guard.profile import store
-from tests.e2e.peer import Peer, wait_until_serving
+from tests.e2e.peer import Peer
 from tests.support import digits
-from tests.support.loop import LoopThread
+from tests.support.sidecars import serving, settings
 from tests.support.triton import Triton
 
 FALSE_POSITIVE_RATE = 0.05
@@ -51,34 +50,30 @@ def profile(digits_onnx: Path, digits_data: digits.DigitsData, tmp_path_factory:
 
 
 @pytest.fixture(scope="session")
-def guard_address(
-    triton: Triton, profile: Path, digits_onnx: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """Guard in front of the real server, enforcing, and ready."""
+def noise_secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all runs, so that each can be repeated."""
     secret = tmp_path_factory.mktemp("secret") / "noise"
-    secret.write_bytes(bytes(32))  # so that a run can be repeated
-    policy = ModelPolicy(
+    secret.write_bytes(bytes(32))
+    return secret
+
+
+@pytest.fixture(scope="session")
+def enforcing(profile: Path, digits_onnx: Path) -> ModelPolicy:
+    """The digits under a Guard that rejects what it finds."""
+    return ModelPolicy(
         profile=profile,
         model=digits_onnx,
         mode=Mode.ENFORCE,
         false_positive_rate=FALSE_POSITIVE_RATE,
         screening_budget_s=30.0,
     )
-    settings = Settings(
-        upstream=Upstream(address=triton.address),
-        listen=Listen(address="127.0.0.1:0", admin_address="127.0.0.1:0"),
-        noise_secret_file=secret,
-        models={"digits": policy},
-    )
-    with LoopThread() as loop:
-        sidecar = Sidecar(settings)
-        loop.run(sidecar.start())
-        address = f"127.0.0.1:{sidecar.grpc_port}"
-        try:
-            wait_until_serving(address)
-            yield address
-        finally:
-            loop.run(sidecar.stop(1.0))
+
+
+@pytest.fixture(scope="session")
+def guard_address(triton: Triton, enforcing: ModelPolicy, noise_secret: Path) -> Iterator[str]:
+    """Guard in front of the real server, enforcing, and ready."""
+    with serving(settings(triton.address, {"digits": enforcing}, noise_secret_file=noise_secret)) as sidecar:
+        yield f"127.0.0.1:{sidecar.grpc_port}"
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,11 @@ from tritonclient.grpc import service_pb2
 
 from guard.app import Sidecar
 from guard.app.models import load_models
-from guard.config import Listen, Mode, ModelPolicy, ScreenOnly, Settings, Upstream
+from guard.config import Mode, ModelPolicy, ScreenOnly, Settings, Upstream
 from guard.transport import RestrictedProtocol
 from tests.e2e.http_peer import HttpPeer
 from tests.support.loop import LoopThread
-from tests.support.sidecars import running, wait_until
+from tests.support.sidecars import running, settings, wait_until
 from tests.support.triton import MAX_BATCH_SIZE, Triton
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -135,18 +135,19 @@ def house(folder: Path, onnx: Path, profile: Path) -> Iterator[House]:
         stack.callback(triton.stop)
         triton.start()
         secret = RestrictedProtocol(key=KEY, value_file=folder / "secret")
-        settings = Settings(
+        chosen = settings(
+            triton.address,
+            models(profile, onnx),
+            http=True,
             upstream=Upstream(address=triton.address, restricted_protocol=secret),
-            listen=Listen(address="127.0.0.1:0", http_address="127.0.0.1:0", admin_address="127.0.0.1:0"),
             noise_secret_file=folder / "noise",
             screen_only=ScreenOnly.ALLOW,
-            models=models(profile, onnx),
         )
         loop = stack.enter_context(LoopThread())
-        guards = [stack.enter_context(running(loop, Sidecar(settings))) for _ in range(2)]
+        guards = [stack.enter_context(running(loop, Sidecar(chosen))) for _ in range(2)]
         for guard in guards:
             wait_until(guard)
-        yield House(triton, guards, settings, loop, folder / "triton" / "executed")
+        yield House(triton, guards, chosen, loop, folder / "triton" / "executed")
 
 
 def _triton(folder: Path, onnx: Path) -> Triton:

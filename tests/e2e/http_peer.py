@@ -83,7 +83,7 @@ def plain(reply: tuple[int, dict[str, str], bytes]) -> dict[str, Any]:
     status, headers, body = reply
     length = int(headers.get("inference-header-content-length", len(body)))
     document = json.loads(body[:length])
-    parameters = {k: v for k, v in document.pop("parameters", {}).items() if not k.startswith("guard_")}
+    parameters = {k: v for k, v in (document.pop("parameters", None) or {}).items() if not k.startswith("guard_")}
     kind = headers["content-type"]
     return {"status": status, "type": kind, "json": document, "parameters": parameters, "behind": body[length:].hex()}
 

@@ -28,8 +28,8 @@ class Peer:
 
     def __init__(self, address: str) -> None:
         self.client = triton.InferenceServerClient(address)
-        self._channel = grpc.insecure_channel(address)
-        self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self.channel = grpc.insecure_channel(address)
+        self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
     def __enter__(self) -> Self:
         return self
@@ -38,7 +38,7 @@ class Peer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.client.close()
-        self._channel.close()
+        self.channel.close()
 
     def infer(self, *inputs: triton.InferInput, **options: Any) -> service_pb2.ModelInferResponse:
         """Ask the digits model with the stock client."""

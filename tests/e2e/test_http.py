@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ import tritonclient.http as triton_client
 import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
-from guard.app import Sidecar
-from guard.config import Listen, Mode, ModelPolicy, Settings, Unlisted, Upstream
+from guard.config import ModelPolicy, Unlisted
+from tests.e2e.cases import Case
 from tests.e2e.http_peer import HttpPeer, answer, error_of, outcome, plain, tensor, wait_until_listening
-from tests.e2e.peer import Refused, wait_until_serving
+from tests.e2e.peer import Refused
 from tests.support.digits import DigitsData
-from tests.support.loop import LoopThread
+from tests.support.sidecars import serving, settings
 from tests.support.triton import MAX_BATCH_SIZE, Triton
 
 TYPES = (
@@ -40,20 +39,6 @@ TYPES = (
     "STRING",
 )
 ECHO = Path(__file__).parents[1] / "support" / "triton_echo.py"
-SAME = object()
-"""Through Guard the outcome is the one that Triton gives directly."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is asked, `x` being eight benign digits, and what comes of it on each side.
-
-    `direct` is the outcome itself, the error of which a part is given, or a test of the outcome.
-    """
-
-    ask: Callable[[HttpPeer, np.ndarray], Any]
-    direct: Any
-    guarded: Any = SAME
 
 
 def echo(values: np.ndarray, datatype: str, *, binary: bool, back: bool) -> Callable[[HttpPeer, np.ndarray], Any]:
@@ -323,31 +308,17 @@ def echoing(digits_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="module")
-def through_guard(
-    echoing: Triton, profile: Path, digits_onnx: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[HttpPeer]:
+def through_guard(echoing: Triton, enforcing: ModelPolicy, noise_secret: Path) -> Iterator[HttpPeer]:
     """A client of Guard's HTTP port, in front of that Triton."""
-    secret = tmp_path_factory.mktemp("secret") / "noise"
-    secret.write_bytes(bytes(32))  # so that a run can be repeated
-    policy = ModelPolicy(
-        profile=profile, model=digits_onnx, mode=Mode.ENFORCE, false_positive_rate=0.05, screening_budget_s=30.0
-    )
-    settings = Settings(
-        upstream=Upstream(address=echoing.address),
-        listen=Listen(address="127.0.0.1:0", http_address="127.0.0.1:0", admin_address="127.0.0.1:0"),
-        noise_secret_file=secret,
+    chosen = settings(
+        echoing.address,
+        {"digits": enforcing},
+        http=True,
+        noise_secret_file=noise_secret,
         unlisted_models=Unlisted.PASS,
-        models={"digits": policy},
     )
-    with LoopThread() as loop:
-        sidecar = Sidecar(settings)
-        loop.run(sidecar.start())
-        try:
-            wait_until_serving(f"127.0.0.1:{sidecar.grpc_port}")
-            with HttpPeer(f"127.0.0.1:{sidecar.http_port}") as peer:
-                yield peer
-        finally:
-            loop.run(sidecar.stop(1.0))
+    with serving(chosen) as sidecar, HttpPeer(f"127.0.0.1:{sidecar.http_port}") as peer:
+        yield peer
 
 
 @pytest.fixture(scope="module")
@@ -357,32 +328,16 @@ def direct(echoing: Triton) -> Iterator[HttpPeer]:
         yield peer
 
 
-def check(got: Any, expected: Any) -> None:
-    """Compare an outcome with what the table says of it."""
-    if isinstance(expected, Refused):
-        assert isinstance(got, Refused), got
-        assert (got.code, expected.message in got.message) == (expected.code, True), got
-    elif callable(expected):
-        assert not isinstance(got, Refused), got
-        assert expected(got), got
-    else:
-        assert got == expected
-
-
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_direct(direct: HttpPeer, digits_data: DigitsData, case: Case) -> None:
     """The real Triton does what the table says, so that the table is worth comparing with."""
-    check(outcome(case.ask, direct, digits_data.test[0][:8]), case.direct)
+    case.check_direct(outcome(case.ask, direct, digits_data.test[0][:8]))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_through_guard(direct: HttpPeer, through_guard: HttpPeer, benign: np.ndarray, case: Case) -> None:
     """Through Guard the outcome is the same, errors included, but where the table says that Guard answers first."""
-    got = outcome(case.ask, through_guard, benign)
-    if case.guarded is SAME:
-        assert got == outcome(case.ask, direct, benign)
-    else:
-        check(got, case.guarded)
+    case.check_guarded(outcome(case.ask, through_guard, benign), lambda: outcome(case.ask, direct, benign))
 
 
 async def test_asyncio(echoing: Triton, through_guard: HttpPeer, benign: np.ndarray) -> None:

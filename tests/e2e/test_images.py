@@ -30,7 +30,7 @@ from tests.e2e.peer import Peer, Refused, outcome
 from tests.support import digits
 from tests.support.loop import LoopThread
 from tests.support.profiles import SHORT
-from tests.support.sidecars import running, settings, wait_until
+from tests.support.sidecars import running, serving, settings, wait_until
 from tests.support.triton import Triton
 
 SAMPLES = 240
@@ -126,10 +126,8 @@ def guard(server: Triton, profiles: dict[str, Path]) -> Iterator[Peer]:
         )
         for name, profile in profiles.items()
     }
-    with LoopThread() as loop, running(loop, Sidecar(settings(server.address, models))) as sidecar:
-        wait_until(sidecar)
-        with Peer(f"127.0.0.1:{sidecar.grpc_port}") as peer:
-            yield peer
+    with serving(settings(server.address, models)) as sidecar, Peer(f"127.0.0.1:{sidecar.grpc_port}") as peer:
+        yield peer
 
 
 @pytest.mark.parametrize("name", ["images", "prepared"])

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from guard.app import Sidecar
-from guard.config import Listen, Mode, ModelPolicy, Settings, Upstream
+from guard.config import Mode, ModelPolicy, Upstream
 from guard.transport import RestrictedProtocol
-from tests.e2e.peer import Peer, Refused, outcome, tensor, wait_until_serving
+from tests.e2e.peer import Peer, Refused, outcome, tensor
 from tests.support.digits import DigitsData
-from tests.support.loop import LoopThread
+from tests.support.sidecars import serving, settings
 from tests.support.triton import Triton
 
 KEY, SECRET = "guard-key", "open sesame"
@@ -48,21 +47,9 @@ def guarded(
     secret.write_text(SECRET + "\n")
     upstream = Upstream(address=restricted.address, restricted_protocol=RestrictedProtocol(key=KEY, value_file=secret))
     policy = ModelPolicy(profile=profile, model=digits_onnx, mode=Mode.FLAG, screening_budget_s=30.0)
-    settings = Settings(
-        upstream=upstream,
-        listen=Listen(address="127.0.0.1:0", admin_address="127.0.0.1:0"),
-        models={"digits": policy},
-    )
-    with LoopThread() as loop:
-        sidecar = Sidecar(settings)
-        loop.run(sidecar.start())
-        address = f"127.0.0.1:{sidecar.grpc_port}"
-        try:
-            wait_until_serving(address)  # so the verifier's calls have the secret too
-            with Peer(address) as peer:
-                yield peer
-        finally:
-            loop.run(sidecar.stop(1.0))
+    chosen = settings(restricted.address, {"digits": policy}, upstream=upstream)
+    with serving(chosen) as sidecar, Peer(f"127.0.0.1:{sidecar.grpc_port}") as peer:  # the verifier has the secret too
+        yield peer
 
 
 def metadata_of(peer: Peer, _x: np.ndarray) -> Any:

@@ -13,12 +13,10 @@ import pytest
 import tritonclient.grpc as triton_client
 from tritonclient.utils import shared_memory
 
-from guard.app import Sidecar
 from guard.config import Mode, ModelPolicy, SharedMemory
 from tests.e2e.peer import Peer, Refused, outcome
 from tests.support import digits
-from tests.support.loop import LoopThread
-from tests.support.sidecars import running, settings, wait_until
+from tests.support.sidecars import serving, settings
 from tests.support.triton import Triton
 
 OUT_BYTES = 8 * 10 * 4
@@ -51,10 +49,8 @@ def copying(triton: Triton, profile: Path, digits_onnx: Path) -> Iterator[Peer]:
         profile=profile, model=digits_onnx, mode=Mode.FLAG, false_positive_rate=0.05, screening_budget_s=30.0
     )
     chosen = settings(triton.address, {"digits": policy}, shared_memory=SharedMemory.COPY)
-    with LoopThread() as loop, running(loop, Sidecar(chosen)) as sidecar:
-        wait_until(sidecar)
-        with Peer(f"127.0.0.1:{sidecar.grpc_port}") as peer:
-            yield peer
+    with serving(chosen) as sidecar, Peer(f"127.0.0.1:{sidecar.grpc_port}") as peer:
+        yield peer
 
 
 def test_as_the_stock_example(copying: Peer, direct: Peer) -> None:

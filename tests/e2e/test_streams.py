@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_client
 
-from guard.app import Sidecar
-from guard.config import Limits, Listen, Mode, ModelPolicy, Settings, Unlisted, Upstream
+from guard.config import Limits, ModelPolicy, Unlisted
 from tests.e2e.peer import Peer, Refused, outcome, wait_until_serving
-from tests.support.loop import LoopThread
+from tests.support.sidecars import serving, settings
 from tests.support.triton import Triton
 
 WAIT_S = 20.0
@@ -53,32 +52,17 @@ def server(digits_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def guard_of_streams(
-    server: Triton, profile: Path, digits_onnx: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def guard_of_streams(server: Triton, enforcing: ModelPolicy, noise_secret: Path) -> Iterator[str]:
     """Guard in front of it: it enforces on the digits, and lets the other models pass."""
-    secret = tmp_path_factory.mktemp("secret") / "noise"
-    secret.write_bytes(bytes(32))
-    policy = ModelPolicy(
-        profile=profile, model=digits_onnx, mode=Mode.ENFORCE, false_positive_rate=0.05, screening_budget_s=30.0
-    )
-    settings = Settings(
-        upstream=Upstream(address=server.address),
-        listen=Listen(address="127.0.0.1:0", admin_address="127.0.0.1:0"),
+    chosen = settings(
+        server.address,
+        {"digits": enforcing},
         limits=Limits(max_queued_items=512),
-        noise_secret_file=secret,
+        noise_secret_file=noise_secret,
         unlisted_models=Unlisted.PASS,
-        models={"digits": policy},
     )
-    with LoopThread() as loop:
-        sidecar = Sidecar(settings)
-        loop.run(sidecar.start())
-        address = f"127.0.0.1:{sidecar.grpc_port}"
-        try:
-            wait_until_serving(address)
-            yield address
-        finally:
-            loop.run(sidecar.stop(1.0))
+    with serving(chosen) as sidecar:
+        yield f"127.0.0.1:{sidecar.grpc_port}"
 
 
 @pytest.fixture(autouse=True)

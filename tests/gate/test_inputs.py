@@ -104,6 +104,8 @@ async def test_encoded(start: Start, reader: ImageReader) -> None:
         await guard.ask(encoded(*[b""] * 17))
     with pytest.raises(MalformedRequest, match="exactly one input, named 'IMAGE'"):
         await guard.ask(request(CLEAN))
+    with pytest.raises(MalformedRequest, match="asks for content_type 'np'"):  # which images are not
+        await guard.ask(replace(encoded(b"one"), content_type="np"))
 
 
 async def test_approximate(start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -91,6 +92,7 @@ BAD = [
     (request(*[CLEAN] * 17), MalformedRequest, "holds 17 items and Guard screens 16 at most: send smaller batches"),
     (request(CLEAN, (float("nan"), 1.0)), NonFiniteInput, "at item 1 of 2"),
     (InferRequest("digits", "", "", ()), MalformedRequest, "exactly one input, named 'input'"),
+    (replace(request(CLEAN), content_type="pd"), MalformedRequest, "asks for content_type 'pd'; leave that out"),
 ]
 
 
@@ -102,6 +104,11 @@ async def test_bad_request(start: Start, bad: InferRequest, error: type[Exceptio
     with pytest.raises(error, match=says):
         await guard.ask(bad)
     assert guard.model.evaluated == []
+
+
+async def test_plain_content_type(start: Start) -> None:
+    """A client of MLServer says that its tensor is an array, which changes nothing."""
+    assert (await start().ask(replace(request(CLEAN), content_type="np"))).verdict is Verdict.CLEAN
 
 
 @pytest.mark.parametrize("bad", [bad for bad, _, _ in BAD])

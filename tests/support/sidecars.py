@@ -17,7 +17,8 @@ from guard.config import Listen, ModelPolicy, Settings, Upstream
 from guard.embedded import EmbeddedServer
 from tests.support.loop import LoopThread
 
-READY_S = 30.0
+READY_S = 60.0
+ANY_PORT = "127.0.0.1:0"
 
 
 @contextmanager
@@ -31,9 +32,9 @@ def embedded(loop: LoopThread, models: Mapping[str, Path], *, address: str = "12
         loop.run(server.stop(1.0))
 
 
-def settings(upstream: str, models: Mapping[str, ModelPolicy], **others: Any) -> Settings:
-    """Settings on free ports of this machine."""
-    listen = Listen(address="127.0.0.1:0", admin_address="127.0.0.1:0")
+def settings(upstream: str, models: Mapping[str, ModelPolicy], /, *, http: bool = False, **others: Any) -> Settings:
+    """Settings on free ports of this machine, over HTTP too where that is wanted."""
+    listen = Listen(address=ANY_PORT, admin_address=ANY_PORT, http_address=ANY_PORT if http else None)
     return Settings(**({"upstream": Upstream(address=upstream), "listen": listen, "models": dict(models)} | others))
 
 
@@ -45,6 +46,14 @@ def running(loop: LoopThread, sidecar: Sidecar) -> Iterator[Sidecar]:
         yield sidecar
     finally:
         loop.run(sidecar.stop(1.0))
+
+
+@contextmanager
+def serving(chosen: Settings) -> Iterator[Sidecar]:
+    """Guard on a loop of its own, once it is ready."""
+    with LoopThread() as loop, running(loop, Sidecar(chosen)) as sidecar:
+        wait_until(sidecar)
+        yield sidecar
 
 
 def wait_until(sidecar: Sidecar, *, ready: bool = True, says: str = "") -> list[str]:

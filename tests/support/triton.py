@@ -82,7 +82,7 @@ class Triton:
                 f"The real Triton server that these tests need is not installed in {self._environment}: "
                 "run `make test`, which installs it first (or `make triton`, which does nothing else)."
             )
-        self._ports = self._ports or _free_ports(3)
+        self._ports = self._ports or free_ports(3)
         self.address, self.http_address = (f"127.0.0.1:{port}" for port in self._ports[:2])
         options = {
             "model-repository": self._repository,
@@ -171,7 +171,7 @@ def _write_model(folder: Path, name: str, onnx: Path) -> None:
     (folder / "config.pbtxt").write_text("\n".join(lines) + "\n")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports on which nothing listens: all bound at once, so that they differ, and let go."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

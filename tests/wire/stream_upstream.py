@@ -53,16 +53,18 @@ def response(
 class StreamingUpstream(grpc.GenericRpcHandler):
     """A server with streams. `answer` says how it answers a request; plain models do so in order, once each.
 
-    `decoupled` are its decoupled models. It reads one request after the other, and waits for `release` before answers.
+    `decoupled` are its decoupled models; one that is `foreign` tells nothing of its models. It reads one request after
+    the other, and waits for `release` before answers.
     """
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
         self.metadata: list[dict[str, Any]] = []
         self.deadlines: list[float | None] = []
-        self.configs = 0
+        self.configs: list[str] = []
         self.name = "triton"
         self.decoupled: set[str] = set()
+        self.foreign = False
         self.answer: Callable[[ModelInferRequest], list[ModelStreamInferResponse]] = lambda r: [response(r)]
         self.ending: tuple[grpc.StatusCode, str] | None = None
         self.initial_metadata: tuple = ()
@@ -93,12 +95,14 @@ class StreamingUpstream(grpc.GenericRpcHandler):
         if method == STREAM:
             return grpc.stream_stream_rpc_method_handler(self._stream)
 
-        async def answer(message: bytes, _context: Any) -> bytes:
+        async def answer(message: bytes, context: Any) -> bytes:
             if method == SERVICE + "ServerMetadata":
                 return ServerMetadataResponse(name=self.name).SerializeToString()
-            self.configs += 1
-            config = ModelConfigResponse()
             asked = ModelConfigRequest.FromString(message).name
+            self.configs.append(asked)
+            if self.foreign:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+            config = ModelConfigResponse()
             config.config.model_transaction_policy.decoupled = asked in self.decoupled
             return config.SerializeToString()
 

@@ -80,7 +80,7 @@ class TestCancellation:
 
     @pytest.mark.parametrize(
         ("name", "passed_on"),
-        [("guard-embedded", True), ("mlserver", True), ("triton", False), ("somebody-else", False)],
+        [("guard-embedded", True), ("mlserver", True), ("kserve", True), ("triton", False), ("somebody-else", False)],
     )
     async def test_auto(
         self, serve: Serve, upstream: RecordingUpstream, message: bytes, name: str, *, passed_on: bool

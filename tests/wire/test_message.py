@@ -49,6 +49,18 @@ class TestReading:
         assert (tensor.name, tensor.datatype, tensor.shape, tensor.typed) == ("x", datatype, (2, 3), None)
         assert tensor.raw == data
 
+    @pytest.mark.parametrize(
+        ("whole", "tensor", "read"),
+        [("", "", ""), ("np", "", "np"), ("", "np", "np"), ("np", "pd", "pd"), ("pd", "np", "pd"), ("x", "y", "x")],
+    )
+    def test_content_type(self, whole: str, tensor: str, read: str) -> None:
+        """How the server is asked to decode is read, from the request and from its tensor: rather what isn't plain."""
+        message = ModelInferRequest.FromString(VALID)
+        for carrier, value in ((message, whole), (message.inputs[0], tensor)):
+            if value:
+                carrier.parameters["content_type"].string_param = value
+        assert parse(take_apart(message.SerializeToString())).infer.content_type == read
+
     def test_raw_bytes_tensor(self) -> None:
         """A raw BYTES tensor is taken when its length prefixes add up."""
         data = struct.pack("<I", 3) + b"abc" + struct.pack("<I", 0)
@@ -151,6 +163,15 @@ class TestRefusing:
             case _:
                 setattr(message, place, "x\0y")
         with pytest.raises(MalformedRequest, match=r"with a NUL in it \('x\\x00y'\)"):
+            parse(take_apart(message.SerializeToString()))
+
+    @pytest.mark.parametrize("place", ["request", "input"])
+    def test_decoded(self, place: str) -> None:
+        """What MLServer would take in place of a tensor is refused."""
+        message = ModelInferRequest.FromString(VALID)
+        carrier = message if place == "request" else message.inputs[0]
+        carrier.parameters["_decoded_payload"].string_param = "another image"
+        with pytest.raises(MalformedRequest, match="a parameter '_decoded_payload', which some servers take in place"):
             parse(take_apart(message.SerializeToString()))
 
     @pytest.mark.parametrize("side", ["inputs", "outputs"])

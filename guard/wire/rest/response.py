@@ -25,6 +25,8 @@ HEADER_LENGTH = b"inference-header-content-length"
 """How many bytes of a body are JSON, where tensors follow in binary."""
 
 _RAW_OUTPUT_CONTENTS = ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
+_SIZE = "binary_data_size"
+"""It is of this answer: KServe says it of its own over gRPC too."""
 _BINARY = (b"content-type", b"application/octet-stream")
 _LENGTH_PREFIX = struct.Struct("<I")
 
@@ -49,11 +51,14 @@ def write(response: bytes, forms: Forms) -> HttpReply:
     for index, output in enumerate(header.outputs):
         contents = raw[index] if raw else _typed_contents(output)
         written: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
+        parameters = {name: _parameter(value) for name, value in output.parameters.items() if name != _SIZE}
         if forms.binary(output.name):
-            written["parameters"] = {"binary_data_size": len(contents)}
+            parameters[_SIZE] = len(contents)
             behind += [contents] if len(contents) else []
         else:
             written["data"] = _listed(output, contents)
+        if parameters:
+            written["parameters"] = parameters
         outputs.append(written)
     text = to_json(document | {"outputs": outputs})
     if not behind:

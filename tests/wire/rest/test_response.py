@@ -48,6 +48,11 @@ def test_json() -> None:
         ],
     }
     assert (behind, headers) == (b"", {b"content-type": b"application/json"})
+    response.outputs[0].parameters["content_type"].string_param = "np"
+    response.outputs[1].parameters["binary_data_size"].int64_param = 6  # over gRPC KServe says that of its own
+    first, second = written(response, Forms())[0]["outputs"]
+    assert (first["parameters"], "parameters" in second) == ({"content_type": "np"}, False)
+    assert written(response, BINARY)[0]["outputs"][0]["parameters"] == {"content_type": "np", "binary_data_size": 8}
     response.id = "7"
     response.parameters["guard_verdict"].string_param = "clean"
     response.parameters["final"].bool_param = True

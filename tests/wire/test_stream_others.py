@@ -1,0 +1,78 @@
+"""Streams of an upstream that tells nothing of its models, and so isn't Triton: without errors, and of one model."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from guard.errors import UpstreamUnavailable
+from guard.wire.upstream_stream import UpstreamStream
+from tests.wire.parts import Decide, Serve
+from tests.wire.stream_parts import ByValue, talk
+from tests.wire.stream_upstream import StreamingUpstream, request
+
+
+async def test_a_rejection(serve: Serve, streams: StreamingUpstream, decide: Decide) -> None:
+    """It ends the stream with its status, after what was answered."""
+    streams.foreign = True
+    guard = await serve(ByValue(decide, rejected={2}), address=streams.address)
+    async with talk(guard) as client:
+        await client.send(request("a", value=1))
+        await client.hear()
+        await client.send(request("b", value=2))
+        code, message, _ = await client.ended()
+    assert (code, "guard_verdict=adversarial" in message) == (grpc.StatusCode.PERMISSION_DENIED, True)
+
+
+async def test_a_model_that_is_not_listed(serve: Serve, streams: StreamingUpstream, decide: Decide) -> None:
+    """The same where a first message is refused before its model was looked up."""
+    streams.foreign = True
+    guard = await serve(ByValue(decide), address=streams.address)
+    async with talk(guard) as client:
+        await client.send(b"no request")
+        assert (await client.ended())[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_another_model(serve: Serve, streams: StreamingUpstream, decide: Decide) -> None:
+    """A request for another model than the first one's is refused: the upstream would give it to the first."""
+    streams.foreign = True
+    guard = await serve(ByValue(decide), address=streams.address)
+    first, second = request("a", value=1), request("b", value=2)
+    second.model_name = "another"
+    async with talk(guard) as client:
+        await client.send(first, first)
+        await client.hear_all(2)
+        await client.send(second)
+        code, message, _ = await client.ended()
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "open another stream for another model" in message
+    assert streams.requests == [first, first]
+
+
+async def test_on_triton(serve: Serve, streams: StreamingUpstream, decide: Decide) -> None:
+    """Triton's streams take requests for any model."""
+    guard = await serve(ByValue(decide), address=streams.address)
+    first, second = request("a", value=1), request("b", value=2)
+    second.model_name = "another"
+    async with talk(guard) as client:
+        await client.send(first, second)
+        assert [each.infer_response.id for each in await client.hear_all(2)] == ["a", "b"]
+
+
+class Lost:
+    """A call as gRPC leaves it in one of a hundred cases, where the server ends it while a message is being written."""
+
+    async def read(self) -> bytes:
+        """GRPC's own error."""
+        nothing = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, "Internal error from Core")
+
+
+async def test_a_status_that_grpc_lost() -> None:
+    """Nobody knows what the server said: the client is told to try again, rather than words about gRPC's inside."""
+    ended = list[grpc.StatusCode]()
+    stream = UpstreamStream(Lost(), cancellable=True, adopt=lambda _: None, ended=ended.append, check=lambda _: None)
+    assert await stream.receive() is None
+    with pytest.raises(UpstreamUnavailable, match="open the stream again, and send what was not answered"):
+        await stream.ending()
+    assert ended == [grpc.StatusCode.INTERNAL]

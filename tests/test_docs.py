@@ -86,6 +86,7 @@ def registry() -> CollectorRegistry:
         metrics.watch_credentials(f"{hop}.tls", lambda: False, ends)
     metrics.watch_credentials("upstream.restricted_protocol", lambda: False, {})
     metrics.watch_drift("digits", suspected=lambda: None, evidence=lambda _scope: 0.0)
+    metrics.watch_selftest("digits", lambda: 0.0)
     return metrics.registry
 
 

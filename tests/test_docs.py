@@ -27,7 +27,7 @@ from tests.support.digits import DigitsData
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 METRICS = ROOT / "docs" / "metrics.md"
-DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _MARKS = {"guard_verdict", "guard_id", "guard_items", "guard_approximate", "guard_screen_only", "guard_action"}
 
 

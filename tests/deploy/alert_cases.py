@@ -85,6 +85,12 @@ def suspected(scope: str) -> dict[str, str]:
     return {f"guard_drift_suspected{{model='digits',scope='{scope}'}}": "1x400"}
 
 
+def evidence(outcome: str, values: str) -> dict[str, str]:
+    """What became of records of the audit log."""
+    name = "guard_audit_events_total{sink='log',outcome="
+    return {f"{name}'written'}}": "0+100x60", f"{name}'{outcome}'}}": values}
+
+
 FAST, SLOW = JOB | {"burn": "fast", "severity": "critical"}, JOB | {"burn": "slow", "severity": "warning"}
 SELF = {"guard_selftest_last_success_timestamp_seconds{model='digits'}": "0+60x20 1200x30"}
 ATTACK = items("0+99x30 3000+50x40", "0+1x30 80+50x40")
@@ -151,6 +157,9 @@ CASES = [
     Case("GuardSelfTestFailing", "since twenty minutes", SELF, 45, (AT_A,)),
     Case("GuardSelfTestFailing", "a minute ago", SELF, 21),
     Case("GuardSelfTestFailing", "a little late", SELF, 28),
+    Case("GuardAuditLoss", "a full disk", evidence("failed", "0x20 1+1x40"), 25, (JOB | {"sink": "log"},)),
+    Case("GuardAuditLoss", "a queue that overran", evidence("dropped", "0x20 5x40"), 25, (JOB | {"sink": "log"},)),
+    Case("GuardAuditLoss", "left out on purpose", evidence("sampled_out", "0+50x60"), 25),
     Case("GuardErrorBudgetBurn", "2 %", failures("0+1000x400", unscreened_fault="0+20x400"), 390, (FAST, SLOW)),
     Case("GuardErrorBudgetBurn", "1 %", failures("0+1000x400", refused_overloaded="0+10x400"), 390, (SLOW,)),
     Case("GuardErrorBudgetBurn", "0.5 %", failures("0+1000x400", unscreened_fault="0+5x400"), 390),

@@ -24,7 +24,7 @@ LONG_MIN = 150
 NAMED = {
     "GuardAttackSuspected", "GuardAttackSustained", "GuardClientConcentration", "GuardQueryAttack", "GuardScoreDrift",
     "GuardUnscreenedTraffic", "GuardBypassSuspected", "GuardNotEnforcing", "GuardSelfTestFailing",
-    "GuardErrorBudgetBurn", "GuardOverheadHigh", "GuardDown",
+    "GuardErrorBudgetBurn", "GuardOverheadHigh", "GuardDown", "GuardAuditLoss",
 }  # fmt: skip
 
 

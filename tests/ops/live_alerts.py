@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from guard.app import Sidecar
 from guard.config import Listen, ModelPolicy
@@ -49,6 +51,9 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
         screening_budget_s=30.0,
     )
     listen = Listen(address="127.0.0.1:0", admin_address="127.0.0.1:0", http_address="127.0.0.1:0")
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR)
+    )  # or a line for each request
     with (
         LoopThread() as loop,
         embedded(loop, {"digits": digits.onnx_file()}) as upstream,
@@ -56,6 +61,7 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
     ):
         wait_until(started)
         yield started
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ Ids, positions and the schema are the SDK's business. Every expression here is c
 metric in it is one that Guard exports.
 """
 
+# ruff: noqa: INP001 - a script beside what it makes, no part of a package
+
 from __future__ import annotations
 
 import json

@@ -25,7 +25,7 @@ MINUTES ?= 60
 # Processes that tests run in.
 WORKERS ?= 2
 
-.PHONY: help demo test example-inprocess example-triton bench bench-wire bench-audit envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential env triton dialects lint format proto schema kubernetes image constraints clean distclean
+.PHONY: help demo test example-inprocess example-triton bench bench-wire bench-audit envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 ops-test dashboards soak fuzz fuzz-differential env triton dialects lint format proto schema kubernetes image constraints clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ example-inprocess: $(INSTALLED) ## Serve a model in Python that Guard screens as
 
 example-triton: $(INSTALLED) triton ## Serve a model with a real Triton behind Guard, and attack it (minutes the first time)
 	@$(BIN)/python -m examples.triton
+
+ops-test: $(INSTALLED) ## Attack a Guard that a real Prometheus and Alertmanager watch (three minutes; Debian packages prometheus, prometheus-alertmanager)
+	@$(BIN)/pytest -s tests/ops/live_alerts.py
+
+dashboards: $(INSTALLED) ## Write the Grafana dashboards from their code
+	@$(BIN)/python deploy/grafana/dashboards.py
 
 bench: $(INSTALLED) ## Measure the screening engine beside every reference (twelve minutes a run; DATA=folder of images, RUNS=3)
 	@$(BIN)/python -m benchmarks.engine --data $(DATA) --runs $(RUNS)

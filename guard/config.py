@@ -315,6 +315,14 @@ class ModelPolicy(_Section):
         description="chance that drift of a model's scores is reported where there is none, in a run of Guard; 0 does "
         "not look for drift",
     )
+    self_test_interval_s: float = Field(
+        60.0,
+        ge=0,
+        strict=True,
+        allow_inf_nan=False,
+        description="how often Guard screens the few adversarial inputs that the profile keeps, to see that it still "
+        "finds them, in seconds; 0 never does",
+    )
     screening_budget_s: float = Field(
         2.0, gt=0, strict=True, allow_inf_nan=False, description="longest time screening may take, in seconds"
     )

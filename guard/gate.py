@@ -122,7 +122,7 @@ class Gate:
                     decision = replace(decision, approximate=True)
         finally:
             listed.screening -= 1
-        self._metrics.decided(decision)
+        self._metrics.decided(decision, client)
         log_decision(_log, decision)
         return decision
 

@@ -58,6 +58,14 @@ class Course(StrEnum):
     BEHIND = "behind"
 
 
+class Sender(StrEnum):
+    """For whom the guarded server was asked to infer. A closed set: it labels a metric."""
+
+    CALL = "call"
+    STREAM = "stream"
+    GUARD = "guard"
+
+
 class UnscreenedReason(StrEnum):
     """Why nobody looked. A closed set: it labels a metric."""
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -117,7 +118,7 @@ class ServerWatch(Watch):
 class Verifier(Watch):
     """Watches one served model: whether it is ready, every second; whether it is the profile's, seldom.
 
-    A model that was recognised stays so while it can't be reached.
+    A model that was recognised stays so while it can't be reached. `asked` is called for each inference this takes.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Verifier(Watch):
         preprocessing: Preprocessing | None = None,
         poll_interval_s: float = 1.0,
         compare_interval_s: float = 60.0,
+        asked: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(
             info.name,
@@ -142,6 +144,9 @@ class Verifier(Watch):
         self._canaries = canaries
         self._preprocessing = preprocessing
         self._images = None if preprocessing is None else EncodedClient(server)
+        for client in (self._backend, self._images):
+            if client is not None:
+                client.count(asked)
         self._tolerance = _APPROXIMATELY if isinstance(preprocessing, ImagePreprocessing) else _TOLERANCE
         self._compare_interval_s = compare_interval_s
         self._compared_at = -float("inf")

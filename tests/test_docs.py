@@ -27,7 +27,7 @@ from tests.support.digits import DigitsData
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 METRICS = ROOT / "docs" / "metrics.md"
-DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _MARKS = {"guard_verdict", "guard_id", "guard_items", "guard_approximate", "guard_screen_only", "guard_action"}
 
 
@@ -86,6 +86,7 @@ def registry() -> CollectorRegistry:
         metrics.watch_credentials(f"{hop}.tls", lambda: False, ends)
     metrics.watch_credentials("upstream.restricted_protocol", lambda: False, {})
     metrics.watch_drift("digits", suspected=lambda: None, evidence=lambda _scope: 0.0)
+    metrics.watch_selftest("digits", lambda: 0.0)
     return metrics.registry
 
 

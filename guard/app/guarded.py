@@ -6,24 +6,21 @@ A part that would be made of the same things again is taken over as it is, runni
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from guard import __version__
 from guard.app.files import Stamp
 from guard.app.models import LoadedModel
+from guard.app.parts import Part, drift, self_test, universal_watch
+from guard.app.selftest import SelfTest
 from guard.channel import Link
 from guard.config import Queries, Settings
 from guard.decide import universal
-from guard.decide.drift import Drift
-from guard.decide.universal import UniversalWatch
 from guard.decode.preprocessing import ImageReader
-from guard.layout import is_image, of_model
+from guard.layout import of_model
 from guard.listed import GuardedModel
 from guard.model.encoded import EncodedClient
 from guard.model.sweep import best_batch
@@ -42,20 +39,6 @@ from guard.verify import Verifier
 
 if TYPE_CHECKING:
     from guard.queries.store import QueryStore
-
-
-def _nothing() -> None:
-    """What has no thread need not be started, nor closed."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """A part of a model at work, None where the policy has none: what it was made of, how it begins, how it ends."""
-
-    made_of: tuple[object, ...]
-    it: Any = None
-    start: Callable[[], None] = _nothing
-    close: Callable[[], None] = _nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +73,7 @@ class Builder:
         """
         parts: dict[str, Part] = {}
         try:
-            for name, (made_of, make) in self._plan(model).items():
+            for name, (made_of, make) in self._plan(model, parts).items():
                 old = None if before is None else before.parts.get(name)
                 parts[name] = old if old is not None and old.made_of == made_of else make(made_of)
             same = before is not None and before.content == model.content
@@ -115,35 +98,42 @@ class Builder:
             parts["images"].it,
             _provenance(model),
         )
-        show = partial(self._show, guarded, _facts(model))
+        show = partial(self._show, guarded, parts["self-test"].it, _facts(model))
         return Guarded(guarded, verifier, parts, model.content, model.stamps, show)
 
-    def _plan(self, model: LoadedModel) -> dict[str, tuple[tuple[object, ...], Callable[[tuple[object, ...]], Part]]]:
-        """What each part is made of, and what makes it."""
+    def _plan(
+        self, model: LoadedModel, made: Mapping[str, Part]
+    ) -> dict[str, tuple[tuple[object, ...], Callable[[tuple[object, ...]], Part]]]:
+        """What each part is made of, and what makes it, perhaps with parts `made` before."""
         policy, content = model.policy, model.content
         judged = policy.false_positive_rate, policy.false_positive_confidence
+        engine = (content, policy.replica, policy.device, policy.certificate, policy.certified_radius, *judged)
         return {
-            "engine": (
-                (content, policy.replica, policy.device, policy.certificate, policy.certified_radius, *judged),
-                partial(self._engine, model),
+            "engine": (engine, partial(self._engine, model)),
+            "self-test": (
+                (*engine, policy.self_test_interval_s, policy.screening_budget_s),
+                partial(self_test, model, made),
             ),
             "queries": (
                 (content, policy.queries is Queries.SKIP, policy.query_memory_s, policy.query_limit),
                 partial(self._queries, model),
             ),
-            "drift": ((content, policy.drift_false_alarm, *judged), partial(_drift, model)),
-            "universal": ((content,), partial(_universal, model)),
+            "drift": ((content, policy.drift_false_alarm, *judged), partial(drift, model)),
+            "universal": ((content,), partial(universal_watch, model)),
             "images": ((content,), partial(self._images, model)),
         }
 
     def _verifier(self, model: LoadedModel) -> Verifier:
         server, profile = Link(self._settings.upstream), model.profile
-        return Verifier(server, model.info, profile.canaries, preprocessing=profile.preprocessing)
+        asked = partial(self._metrics.upstream_asked, model.info.name)
+        return Verifier(server, model.info, profile.canaries, preprocessing=profile.preprocessing, asked=asked)
 
     def _engine(self, model: LoadedModel, made_of: tuple[object, ...]) -> Part:
         limits = self._settings.limits
         for backend in model.backends.values():
-            if not isinstance(backend, UpstreamBackend):  # which other clients wait for
+            if isinstance(backend, UpstreamBackend):  # which other clients wait for
+                backend.count(partial(self._metrics.upstream_asked, model.info.name))
+            else:
                 backend.preferred_batch = best_batch(backend).batch
         engine = Engine(
             detectors=build_detectors(model.detectors),
@@ -196,11 +186,13 @@ class Builder:
         reader = ImageReader(preprocessing, model.info, max_pixels=max_pixels, server=server)
         return Part(made_of, reader, close=reader.close)
 
-    def _show(self, guarded: GuardedModel, facts: Mapping[str, Any]) -> None:
+    def _show(self, guarded: GuardedModel, self_test: SelfTest | None, facts: Mapping[str, Any]) -> None:
         metrics, name = self._metrics, guarded.info.name
         metrics.forget_state(name)
         metrics.watch_model(**facts)
         metrics.watch_queue(name, lambda: guarded.engine.depth)
+        if self_test is not None:
+            metrics.watch_selftest(name, lambda: self_test.succeeded_s)
         if (drift := guarded.drift) is not None:
             metrics.watch_drift(name, suspected=lambda: drift.suspected, evidence=drift.log_martingale)
         if (query_watch := guarded.watch) is not None:
@@ -225,28 +217,6 @@ def _provenance(model: LoadedModel) -> Provenance:
         layout=of_model(info),
         bounds=info.bounds,
     )
-
-
-def _drift(model: LoadedModel, made_of: tuple[object, ...]) -> Part:
-    if model.policy.drift_false_alarm == 0:
-        return Part(made_of)
-    drift = Drift(
-        n=len(model.profile.calibration),
-        threshold=model.judge.threshold,
-        false_alarm=model.policy.drift_false_alarm,
-        rng=np.random.default_rng(),
-    )
-    return Part(made_of, drift)
-
-
-def _universal(model: LoadedModel, made_of: tuple[object, ...]) -> Part:
-    """What compares flagged items; none where they are no images, or too small ones."""
-    info = model.info
-    if not is_image(info.shape, info.layout) or math.prod(info.shape) < universal.LEAST_VALUES:
-        return Part(made_of)
-    low, high = info.bounds
-    universal_watch = UniversalWatch(info.shape, high - low, model.profile.canaries.inputs, info.layout)
-    return Part(made_of, universal_watch, close=universal_watch.close)
 
 
 def _facts(model: LoadedModel) -> dict[str, Any]:

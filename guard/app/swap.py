@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from guard.app.guarded import Builder, Guarded, Part
+from guard.app.guarded import Builder, Guarded
 from guard.app.models import LoadedModel
+from guard.app.parts import Part
 from guard.app.policy import version_of
 from guard.channel import Link
 from guard.config import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -27,6 +27,10 @@ class EncodedClient:
         self.version = ""
         """The version that answered last."""
         self._ranks: dict[tuple[str, str], tuple[int, bool]] = {}
+
+    def count(self, asked: Callable[[], None]) -> None:
+        """Call `asked` for each inference that the server is asked for, on the thread that asks."""
+        self._client.asked = asked
 
     def ask(
         self,

@@ -6,7 +6,7 @@ For the user who has no model file. Every evaluation then costs the server a row
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from guard.pb import model_config_pb2
 from guard.values import Float32Array, Layout, ModelInfo, OutputKind
 
 _SERVICE = "/inference.GRPCInferenceService/"
+_INFER = "ModelInfer"
 _FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _LAYOUTS = {
     model_config_pb2.ModelInput.FORMAT_NHWC: Layout.HWC,
@@ -47,6 +48,10 @@ class UpstreamBackend:
         self.preferred_batch = min(batch, info.max_batch or batch) if info.batched else 1
         self._timeout_s = timeout_s
         self._client = Client(server)
+
+    def count(self, asked: Callable[[], None]) -> None:
+        """Call `asked` for each inference that the server is asked for, on the thread that asks."""
+        self._client.asked = asked
 
     def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
         """Classify a batch on the guarded server.
@@ -93,7 +98,7 @@ class UpstreamBackend:
         )
         request.outputs.add(name=info.output_name)
         request.raw_input_contents.append(datatypes.to_wire(info.datatype, x.detach().cpu().numpy()))
-        response = self._client.call("ModelInfer", request, v2.ModelInferResponse, self._timeout_s)
+        response = self._client.call(_INFER, request, v2.ModelInferResponse, self._timeout_s)
         self.version = str(response.model_version)
         try:
             rows = read_output(response, info.output_name).reshape(len(x), -1)
@@ -173,7 +178,7 @@ def _with_output(client: Client, info: ModelInfo, timeout_s: float) -> ModelInfo
     request.inputs.add(name=info.input_name, datatype=info.datatype, shape=shape)
     zeros = np.full(info.shape, max(info.bounds[0], 0.0), dtype=np.float32)
     request.raw_input_contents.append(datatypes.to_wire(info.datatype, zeros))
-    response = client.call("ModelInfer", request, v2.ModelInferResponse, timeout_s)
+    response = client.call(_INFER, request, v2.ModelInferResponse, timeout_s)
     for tensor in response.outputs:
         classes = int(np.prod(tensor.shape))
         if tensor.datatype in _FLOATS and classes > 1 and max(tensor.shape) == classes:
@@ -209,6 +214,8 @@ class Client:
     def __init__(self, server: Link) -> None:
         self._address = server.address
         self._channel = Channel(server)
+        self.asked: Callable[[], None] | None = None
+        """Called for each inference."""
 
     def call(self, method: str, request: Any, answer: Any, timeout_s: float) -> Any:
         """The answer to a call of a method.
@@ -218,6 +225,8 @@ class Client:
             UpstreamUnavailable: no connection.
             BackendError: the server answered with an error.
         """
+        if self.asked is not None and method == _INFER:
+            self.asked()
         try:
             return self._channel.call(_SERVICE + method, request.SerializeToString(), answer.FromString, timeout_s)
         except grpc.RpcError as exc:

@@ -11,7 +11,7 @@ from guard import errors
 from guard.observe.labels import OTHER, Closed
 from guard.recording import Outcome, Sink
 from guard.sharing import Sharing, StoreFailure
-from guard.values import Action, FaultReason, Reloaded, UnscreenedReason, Verdict
+from guard.values import Action, FaultReason, Reloaded, Sender, UnscreenedReason, Verdict
 
 PROTOCOLS = ("grpc", "http")
 UNDECIDED = "none"
@@ -79,6 +79,12 @@ class Families:
             model=(OTHER,),
             code=GRPC_CODES,
         )
+        self.inferences = self._counter(
+            "guard_upstream_inferences_total",
+            "Inferences that the guarded server was asked for: for calls, for messages of streams, for Guard itself.",
+            model=(OTHER,),
+            sender=tuple(Sender),
+        )
         self.duration = self._duration("guard_request_duration_seconds", "Inference requests, end to end.")
         self.overhead = self._duration(
             "guard_overhead_seconds", "Inference requests, without the time spent waiting for the guarded server."
@@ -121,6 +127,14 @@ class Families:
             "Flagged items that share a perturbation with flagged items of other content.",
             model=(),
         )
+        self.top_share = self._gauge(
+            "guard_client_detections_top_share_ratio",
+            "Share of the adversarial items of the last five minutes that one client sent, at most.",
+            "model",
+        )
+        self.query_attackers = self._gauge(
+            "guard_query_attack_clients", "Clients that sent many suspicious queries in the last ten minutes.", "model"
+        )
         self.detector_duration = self._histogram(
             "guard_detector_duration_seconds",
             "From the start of an item's screening to a detector's finding, other detectors' turns included.",
@@ -152,6 +166,11 @@ class Families:
         )
         self.credentials_stale = self._gauge(
             "guard_credentials_stale", "1 while files can't be used, and what was read before serves on.", "section"
+        )
+        self.selftest_succeeded = self._gauge(
+            "guard_selftest_last_success_timestamp_seconds",
+            "When known adversarial inputs were found so last, in Unix time; 0: not yet.",
+            "model",
         )
         self.drift_suspected = self._gauge(
             "guard_drift_suspected", "1 while scores are no longer like the calibration data's.", "model", "scope"

@@ -23,6 +23,7 @@ from guard.observe.families import (
     Families,
 )
 from guard.observe.labels import OTHER
+from guard.observe.suspects import Suspects
 from guard.recording import Outcome, Sink
 from guard.sharing import Sharing, StoreFailure
 from guard.values import (
@@ -38,6 +39,7 @@ from guard.values import (
     Mode,
     Probing,
     Reloaded,
+    Sender,
     SharedPerturbation,
     Spared,
     UnscreenedReason,
@@ -64,6 +66,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the client library left its type out
         self.registry = CollectorRegistry() if registry is None else registry
         self._families = Families(self.registry)
+        self._suspects: dict[str, Suspects] = {}
         self._families.build_info.labels(
             version=__version__,
             python=platform.python_version(),
@@ -97,6 +100,10 @@ class Metrics:
         self._families.detector_duration.add(detectors)
         self._families.faults.add(detectors, tuple(FaultReason))
         self._families.upstream.add(one, GRPC_CODES)
+        self._families.inferences.add(one, tuple(Sender))
+        suspects = self._suspects.setdefault(model, Suspects())
+        self._families.top_share.labels(model).set_function(suspects.top_share)
+        self._families.query_attackers.labels(model).set_function(suspects.attacking)
         for each in Mode:
             self._families.mode.labels(model, each).set(each is mode)
         for detector in detectors:
@@ -111,6 +118,7 @@ class Metrics:
 
     def forget_model(self, model: str) -> None:
         """Export a model no more."""
+        self._suspects.pop(model, None)
         self._families.forget_model(model)
 
     def policy_in_force(self, version: str, before: str = "") -> None:
@@ -140,6 +148,10 @@ class Metrics:
         for scope in DriftScope:
             self._families.drift_suspected.labels(model, scope).set_function(partial(_answers, suspected, scope))
             self._families.drift_evidence.labels(model, scope).set_function(partial(evidence, scope))
+
+    def watch_selftest(self, model: str, succeeded_s: Callable[[], float]) -> None:
+        """Export when a model's self-test succeeded last, asked of `succeeded_s` from another thread."""
+        self._families.selftest_succeeded.labels(model).set_function(succeeded_s)
 
     def watch_sharing(self, model: str, up: Callable[[], bool]) -> None:
         """Export whether a model's queries are shared, asked of `up` at each scrape, from another thread."""
@@ -202,21 +214,33 @@ class Metrics:
         A stream has no model and no duration (None).
         """
         self._families.upstream[model, code].inc()
+        if model:
+            self._families.inferences[model, Sender.CALL].inc()
         if duration_s is not None:
             self._families.upstream_duration.observe(duration_s)
+
+    def upstream_streamed(self, model: str) -> None:
+        """A message of a stream went to the guarded server."""
+        self._families.inferences[model, Sender.STREAM].inc()
+
+    def upstream_asked(self, model: str) -> None:
+        """Guard itself asked the guarded server, for an evaluation or to recognise the model."""
+        self._families.inferences[model, Sender.GUARD].inc()
 
     def inflight(self) -> AbstractContextManager[object]:
         """Count an inference request for as long as the context lasts."""
         return self._families.inflight.track_inprogress()
 
-    def decided(self, decision: Decision) -> None:
-        """A request was judged: its items, findings and evaluations are counted."""
+    def decided(self, decision: Decision, client: str = "") -> None:
+        """A request of a client was judged: its items, findings and evaluations are counted."""
         for detector, evaluations in decision.spent.items():
             self._families.evaluations[decision.model, detector].inc(evaluations)
         if decision.verdict is Verdict.UNSCREENED:
             self._families.unscreened[decision.model, decision.reason or OTHER].inc()
         for item in decision.items:
             self._item(decision.model, item)
+        if (suspects := self._suspects.get(decision.model)) is not None:
+            _note(suspects, decision, client)
 
     def _item(self, model: str, item: ItemDecision) -> None:
         self._families.items[model, item.verdict].inc()
@@ -254,6 +278,14 @@ def _accuser(item: ItemDecision) -> str:
             return finding.detector
     p_values = {f.detector: f.p_value for f in item.findings if isinstance(f, Evidence) and f.p_value is not None}
     return min(p_values, key=lambda detector: p_values[detector], default=OTHER)
+
+
+def _note(suspects: Suspects, decision: Decision, client: str) -> None:
+    for item in decision.items:
+        if item.verdict is Verdict.ADVERSARIAL:
+            suspects.detections.add(client)
+        if any(isinstance(finding, Probing) and finding.suspicious for finding in item.findings):
+            suspects.queries.add(client)
 
 
 def _answers(ask: Callable[[], DriftScope | None], scope: DriftScope) -> bool:

@@ -28,6 +28,7 @@ from guard.model.sweep import best_batch
 from guard.offline import networks
 from guard.offline.conditions import EXPECTED, drawn, possible
 from guard.offline.joint import learn, score_sets
+from guard.offline.known import most_striking
 from guard.offline.material import Attacker, Material
 from guard.offline.networks import Budget
 from guard.offline.occlusion import choose_occlusion
@@ -46,7 +47,7 @@ LEAST_SAMPLES = 150
 _FIT_SHARE, _REFERENCE_SHARE = 0.4, 0.2
 _CANARIES = 8
 _RATE_COPIES = 32
-_ATTACKED, _ATTACKED_FOR_WEIGHTS = 300, 60
+_ATTACKED, _ATTACKED_FOR_WEIGHTS, _ATTACKED_BY_SURROGATE = 300, 60, 8
 _SUM_TOLERANCE = 1e-3
 _CHANGED_SHARE = 0.5
 
@@ -121,9 +122,10 @@ def calibrate(
             score(engine, _changed(part, backend.info, conditions, rng), detectors, reporter, name)
             for part, name in ((reference, "reference"), (held_out, "calibration"))
         )
-        others = {}
-        if attacker is not None and attacker.exact:  # a surrogate's attacks say too little about the model's own
-            made = attacker.attacks(reference, seed=options.seed + 2, attacked=_ATTACKED_FOR_WEIGHTS)
+        made, others = {}, {}
+        if attacker is not None:
+            attacked = _ATTACKED_FOR_WEIGHTS if attacker.exact else _ATTACKED_BY_SURROGATE
+            made = attacker.attacks(reference, seed=options.seed + 2, attacked=attacked)
             others = score_sets(engine, made, detectors, reporter)
     canaries = held_out[:_CANARIES]
     profile = Profile(
@@ -146,7 +148,9 @@ def calibrate(
         sample_hashes=hashes(View(backend.info).view(samples)),
         query_radii=radii_of(samples, backend.info.bounds, backend.info.layout),
     )
-    return replace(profile, joint=learn(profile, others))
+    if attacker is not None and attacker.exact:  # a surrogate's attacks say too little about the model's own
+        profile = replace(profile, joint=learn(profile, others))
+    return replace(profile, known_attacks=most_striking(profile, made, others) if made else None)
 
 
 def with_output_kind(info: ModelInfo, backend: Backend, samples: Float32Array) -> ModelInfo:

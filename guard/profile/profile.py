@@ -87,6 +87,9 @@ class Profile:
     """What detectors say together, as calibration learnt it; None where it made no attacks to learn from."""
     query_radii: QueryRadii | None = None
     """How near two inputs are that a query attack may have sent; None for inputs that can't be compared."""
+    known_attacks: Float32Array | None = None
+    """A few adversarial inputs (n, *shape) that its judge flags at any rate, for a running Guard to test itself with;
+    None where calibration made no attacks."""
 
     @property
     def scoring(self) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ def save(profile: Profile, directory: Path) -> None:
     for part, scores in (("reference", profile.reference), ("calibration", profile.calibration)):
         arrays[f"{part}_labels"] = scores.labels
         arrays |= {f"{part}_score_{name}": values for name, values in scores.scores.items()}
+    if profile.known_attacks is not None:
+        arrays["known_attacks"] = profile.known_attacks
     if profile.canaries.encoded:
         arrays["canary_images"] = np.frombuffer(b"".join(profile.canaries.encoded), np.uint8)
         arrays["canary_sizes"] = np.array([len(each) for each in profile.canaries.encoded], np.int64)
@@ -109,10 +111,19 @@ def load(directory: Path) -> Profile:
             reference=_benign(arrays, "reference"),
             calibration=_benign(arrays, "calibration"),
             sample_hashes=arrays["sample_hashes"],
+            known_attacks=arrays.get("known_attacks"),
             canaries=Canaries(arrays["canary_inputs"], arrays["canary_logits"], _encoded(arrays)),
         )
     except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
         raise ProfileError(f"{directory} is damaged ({exc}); {_REMAKE}") from exc
+    _check(profile, directory)
+    return profile
+
+
+def _check(profile: Profile, directory: Path) -> None:
+    """Raises ProfileError unless the parts of a profile are of one kind."""
+    if profile.known_attacks is not None and profile.known_attacks.shape[1:] != profile.model.shape:
+        raise ProfileError(f"{directory} holds known attacks of another shape than the model's; {_REMAKE}")
     for part in (profile.reference, profile.calibration):
         if set(part.scores) != set(profile.scoring):
             raise ProfileError(f"{directory} lacks benign scores of some detectors; {_REMAKE}")
@@ -120,7 +131,6 @@ def load(directory: Path) -> Profile:
             raise ProfileError(f"{directory} weighs detectors that it does not have; {_REMAKE}")
         if any(scores.shape != part.labels.shape for scores in part.scores.values()):
             raise ProfileError(f"{directory} holds more or fewer benign scores than labels; {_REMAKE}")
-    return profile
 
 
 def _encoded(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, ...]:

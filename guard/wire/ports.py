@@ -96,6 +96,10 @@ class WireMetrics(Protocol):
         """
         ...
 
+    def upstream_streamed(self, model: str) -> None:
+        """A message of a stream went to the upstream."""
+        ...
+
     def watch_credentials(
         self, section: str, stale: Callable[[], bool], ends_s: Mapping[str, Callable[[], float]]
     ) -> None:

@@ -196,6 +196,7 @@ class Stream:
                 with request.at_upstream():
                     await self._answers.expect(judged.header, request.decision, decoupled=decoupled)
                     await self._opened().send(outcome.canonical())
+                    self._metrics.upstream_streamed(request.model)
             finally:
                 request.answered_s = time.perf_counter()
                 if not request.watched:

@@ -99,7 +99,9 @@ def test_stopping(loop: LoopThread, profile: Path) -> None:
     loop.run(never.stop())
     sidecar = Sidecar(settings(NOWHERE, {"digits": policy(profile)}))
     loop.run(sidecar.start())
-    assert {thread.name for thread in _own_threads() - before} == {"guard-engine", "guard-evaluator", "guard-admin"}
+    assert {thread.name for thread in _own_threads() - before} == {
+        "guard-engine", "guard-evaluator", "guard-admin", "guard-selftest"
+    }  # fmt: skip
     loop.run(sidecar.stop())
     loop.run(sidecar.stop())
     assert _own_threads() == before

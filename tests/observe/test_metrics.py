@@ -15,6 +15,7 @@ from guard import __version__
 from guard.errors import Overloaded
 from guard.observe.labels import OTHER
 from guard.observe.metrics import LABEL_EVALUATION, Metrics
+from guard.observe.suspects import LEAST_QUERIES
 from guard.screen.live import LABEL
 from guard.sharing import Sharing, StoreFailure
 from guard.values import (
@@ -41,12 +42,9 @@ def changed(before: dict[str, float], after: dict[str, float]) -> dict[str, floa
 def use_everything(metrics: Metrics, decision: Decision) -> None:
     """Call every method once, with each kind of finding."""
     probing = Probing("queries", of_client=9, of_everyone=9, suspicious=True)
-    metrics.decided(
-        replace(
-            decision,
-            items=(*decision.items[1:], replace(decision.items[0], findings=(*decision.items[0].findings, probing))),
-        )
-    )
+    probed = replace(decision.items[0], findings=(*decision.items[0].findings, probing))
+    metrics.decided(replace(decision, items=(*decision.items[1:], probed)))
+    metrics.decided(replace(decision, items=(replace(probed, verdict=Verdict.CLEAN),) * LEAST_QUERIES))
     shared = SharedPerturbation("universal", shared_with=3, compared_with=9)
     metrics.decided(replace(decision, items=(replace(decision.items[0], findings=(shared,)),)))
     metrics.policy_in_force("1a2b")
@@ -61,6 +59,9 @@ def use_everything(metrics: Metrics, decision: Decision) -> None:
     metrics.request_finished(decision=decision, model="digits", protocol="grpc", duration_s=0.2, overhead_s=0.1)
     metrics.request_refused(Overloaded.code)
     metrics.upstream_finished(model="digits", code="OK", duration_s=0.1)
+    metrics.upstream_streamed("digits")
+    metrics.upstream_asked("digits")
+    metrics.watch_selftest("digits", lambda: 1_900_000_000.5)
 
 
 def test_series_of_a_watched_model_begin_at_zero(scrape: Scrape) -> None:
@@ -126,6 +127,7 @@ def test_a_decision_is_counted_by_item_and_finding(metrics: Metrics, scrape: Scr
             "guard_detector_abstentions_total{detector=smoothing,model=digits}": 1,
             "guard_detector_errors_total{detector=sensitivity_gaussian,reason=backend}": 1,
             "guard_certificates_total{model=digits}": 1,
+            "guard_client_detections_top_share_ratio{model=digits}": 1,
         }
     )
     assert durations["guard_detector_duration_seconds_count{detector=smoothing}"] == 2
@@ -292,8 +294,22 @@ def test_upstream_calls_count_by_code(metrics: Metrics, scrape: Scrape) -> None:
     assert changed(before, scrape()) == {
         "guard_upstream_requests_total{code=UNAVAILABLE,model=digits}": 1,
         "guard_upstream_requests_total{code=OK,model=other}": 1,
+        "guard_upstream_inferences_total{model=digits,sender=call}": 1,
         "guard_upstream_request_duration_seconds_count{}": 2,
         "guard_upstream_request_duration_seconds_sum{}": 0.75,
+    }
+
+
+def test_inferences_count_by_sender(metrics: Metrics, scrape: Scrape) -> None:
+    """What the guarded server is asked for counts by whom it is for, and for an unguarded model as `other`."""
+    before = scrape()
+    metrics.upstream_streamed("digits")
+    metrics.upstream_streamed("stranger")
+    metrics.upstream_asked("digits")
+    assert changed(before, scrape()) == {
+        "guard_upstream_inferences_total{model=digits,sender=stream}": 1,
+        "guard_upstream_inferences_total{model=other,sender=stream}": 1,
+        "guard_upstream_inferences_total{model=digits,sender=guard}": 1,
     }
 
 

@@ -83,6 +83,17 @@ def test_radii_of_queries(saved: Path, tmp_path: Path) -> None:
     assert load(saved).query_radii is None
 
 
+def test_known_attacks(saved: Path, tmp_path: Path) -> None:
+    """The attacks for a self-test come back; a profile from before they were kept has none."""
+    attacks = np.arange(6, dtype=np.float32).reshape(3, 2)
+    save(replace(whole(), known_attacks=attacks), tmp_path)
+    np.testing.assert_array_equal(load(tmp_path).known_attacks, attacks)
+    assert load(saved).known_attacks is None
+    edit_arrays(tmp_path, known_attacks=np.zeros((3, 7), np.float32))
+    with pytest.raises(ProfileError, match="known attacks of another shape"):
+        load(tmp_path)
+
+
 def test_round_trip(saved: Path) -> None:
     """A loaded profile equals the saved one, holes in its scores and all."""
     loaded, original = load(saved), whole()

@@ -53,6 +53,7 @@ class Triton:
     ) -> None:
         self.address = ""
         self.http_address = ""
+        self.metrics_address = ""
         self._options = dict(options or {})
         self._metadata = metadata
         self.log = folder / "triton.log"
@@ -83,7 +84,7 @@ class Triton:
                 "run `make test`, which installs it first (or `make triton`, which does nothing else)."
             )
         self._ports = self._ports or free_ports(3)
-        self.address, self.http_address = (f"127.0.0.1:{port}" for port in self._ports[:2])
+        self.address, self.http_address, self.metrics_address = (f"127.0.0.1:{port}" for port in self._ports)
         options = {
             "model-repository": self._repository,
             "grpc-address": "127.0.0.1",

@@ -156,6 +156,7 @@ class RecordedMetrics:
     finished: list[dict[str, Any]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     upstream: list[dict[str, Any]] = field(default_factory=list)
+    streamed: list[str] = field(default_factory=list)
     stale: dict[str, Callable[[], bool]] = field(default_factory=dict)
     ends_s: dict[str, Callable[[], float]] = field(default_factory=dict)
     live: int = 0
@@ -173,6 +174,10 @@ class RecordedMetrics:
     def upstream_finished(self, **values: Any) -> None:
         """Keep it."""
         self.upstream.append(values)
+
+    def upstream_streamed(self, model: str) -> None:
+        """Keep it."""
+        self.streamed.append(model)
 
     def watch_credentials(
         self, section: str, stale: Callable[[], bool], ends_s: Mapping[str, Callable[[], float]]

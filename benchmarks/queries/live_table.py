@@ -1,0 +1,75 @@
+"""The figures of attacks on a running service, as JSON and Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guard import stats
+
+
+def write(found: Mapping[str, Any], folder: Path) -> None:
+    """Write queries-live.json and queries-live.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "queries-live.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "queries-live.md").write_text(markdown(found))
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The table for people."""
+    budget = found["budget"]
+    lines = [
+        "# Query attacks through a running sidecar",
+        "",
+        f"{found['subject']}, served by the embedded server, behind Guard in enforce mode; the detectors at a",
+        f"false-positive rate of {found['rate']:g}. Each query is an HTTP request over a connection of its client's",
+        "address. An attack succeeds with the first answer that it gets which is wrong, within the attack's distance",
+        f"(L-inf {budget['linf']:g} for Square, L2 {budget['l2']:g} for HopSkipJump) of an image that the model gets",
+        f"right, in {budget['queries']} queries. A rejected query tells the attacker no scores, and they go on. HopSkipJump",
+        "begins at a real image of another class.",
+        "",
+        f"*Paced*, in time that runs {found['faster']} times faster in the attack and in the memory: ten minutes between",
+        f"two queries to a memory of a day; the memory is {found['smaller']} times smaller than by default, and so many",
+        "fewer queries of others than 32 come between. *Rotated*: each query has another address. *Outwaited*: between",
+        "two queries the memory forgets, as that of a day does in a little more than one. Without a memory nothing",
+        "depends on who asks or when.",
+        "",
+        "| attack | defence | how | succeeded | median queries to success | first rejection, median | queries rejected |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *(_line(row) for row in found["rows"]),
+        "",
+        _others(found),
+        "",
+        f"- seed: {found['seed']}",
+        *(f"- {name}: {value}" for name, value in found["about"].items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    first = "never" if row["median_rejection"] is None else f"{row['median_rejection']:g}"
+    if 0 < row["runs_rejected"] < row["runs"]:
+        first += f" (in {row['runs_rejected']} runs)"
+    success = "" if row["median_success"] is None else f"{row['median_success']:g}"
+    return (
+        f"| {row['attack']} | {row['defence']} | {row['condition']} | {_share(row['successes'], row['runs'])} | "
+        f"{success} | {first} | {row['rejected']} of {row['queries']} |"
+    )
+
+
+def _others(found: Mapping[str, Any]) -> str:
+    rows = [row for row in found["rows"] if row["others"]]
+    rejected, asked = sum(row["others_rejected"] for row in rows), sum(row["others"] for row in rows)
+    gaps = [row["median_gap_s"] * found["faster"] / 60 for row in rows]
+    return (
+        f"Of the honest queries between those of paced attacks, {rejected} of {asked} were rejected. Those attacks' queries"
+        f" came {min(gaps):.0f} to {max(gaps):.0f} minutes apart in that time (medians): the machine was no faster."
+    )
+
+
+def _share(count: int, total: int) -> str:
+    low, high = stats.clopper_pearson_interval(count, total)
+    return f"{count} of {total} ({low:.0%} to {high:.0%})"

@@ -120,7 +120,7 @@ class _Oracle:
 
 
 def _art(make: Callable[[BlackBoxClassifierNeuralNetwork, Budget], object]) -> Callable[..., None]:
-    def attack(  # noqa: PLR0917 - all attacks are called alike
+    def attack(
         oracle: _Oracle, clean: Float32Array, label: int, budget: Budget, _seed: int, start: Float32Array | None
     ) -> None:
         def predict(x: Float32Array) -> Float32Array:
@@ -135,7 +135,7 @@ def _art(make: Callable[[BlackBoxClassifierNeuralNetwork, Budget], object]) -> C
     return attack
 
 
-def _nes(  # noqa: PLR0917 - all attacks are called alike
+def _nes(
     oracle: _Oracle, clean: Float32Array, label: int, budget: Budget, seed: int, _start: Float32Array | None
 ) -> None:
     """Ilyas et al. (2018): gradients from antithetic Gaussian samples, and steps of its sign within the L-inf ball."""

@@ -23,20 +23,20 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines = [
         "# Query attacks through a running sidecar",
         "",
-        f"{found['subject']}, served by the embedded server, behind Guard in enforce mode; the detectors at a",
-        f"false-positive rate of {found['rate']:g}. Each query is an HTTP request over a connection of its client's",
+        f"{found['subject']}, served by the embedded server, behind Guard in enforce mode with the detectors at a",
+        f"false-positive rate of {found['rate']:g}. Each query is an HTTP request over a connection from its client's",
         "address. An attack succeeds with the first answer that it gets which is wrong, within the attack's distance",
         f"(L-inf {budget['linf']:g} for Square, L2 {budget['l2']:g} for HopSkipJump) of an image that the model gets",
-        f"right, in {budget['queries']} queries. A rejected query tells the attacker no scores, and they go on. HopSkipJump",
-        "begins at a real image of another class.",
+        f"right, in {budget['queries']} queries. A rejected query tells the attacker no scores, and they go on.",
+        "HopSkipJump begins at a real image of another class.",
         "",
-        f"*Paced*, in time that runs {found['faster']} times faster in the attack and in the memory: ten minutes between",
-        f"two queries to a memory of a day; the memory is {found['smaller']} times smaller than by default, and so many",
-        "fewer queries of others than 32 come between. *Rotated*: each query has another address. *Outwaited*: between",
-        "two queries the memory forgets, as that of a day does in a little more than one. Without a memory nothing",
-        "depends on who asks or when.",
+        f"*Paced*: time runs {found['faster']} times faster, for the attack and for the memory, as if it were ten",
+        f"minutes between two queries and a memory of a day; the memory holds {found['smaller']} times fewer queries",
+        "than by default, and so many fewer than 32 of others come between. *Rotated*: each query has another address.",
+        "*Outwaited*: by the next query the memory has forgotten the last, as that of a day has after a day. Without a",
+        "memory nothing depends on who asks or when.",
         "",
-        "| attack | defence | how | succeeded | median queries to success | first rejection, median | queries rejected |",
+        "| attack | defence | how | succeeded | queries to success | first rejection at | queries rejected |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(_line(row) for row in found["rows"]),
         "",
@@ -62,11 +62,13 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def _others(found: Mapping[str, Any]) -> str:
     rows = [row for row in found["rows"] if row["others"]]
+    if not rows:
+        return "Queries are medians."
     rejected, asked = sum(row["others_rejected"] for row in rows), sum(row["others"] for row in rows)
     gaps = [row["median_gap_s"] * found["faster"] / 60 for row in rows]
     return (
-        f"Of the honest queries between those of paced attacks, {rejected} of {asked} were rejected. Those attacks' queries"
-        f" came {min(gaps):.0f} to {max(gaps):.0f} minutes apart in that time (medians): the machine was no faster."
+        f"Queries are medians. Of the honest ones between those of paced attacks, {rejected} of {asked} were rejected. "
+        f"Paced ones came {min(gaps):.0f} to {max(gaps):.0f} minutes apart in that faster time, by the cells' medians."
     )
 
 

@@ -97,7 +97,7 @@ class Size:
 
 def main(  # noqa: PLR0917 - options of a command line
     data: Annotated[Path | None, typer.Option(help="Folder with mnist.npz, for MNIST in place of digits.")] = None,
-    out: Annotated[Path, typer.Option(help="Where queries-live.json and .md go.")] = Path("benchmarks/results"),
+    out: Annotated[Path, typer.Option(help="Where queries-live-NAME.json and .md go.")] = Path("benchmarks/results"),
     work: Annotated[Path, typer.Option(help="Where models and profiles are.")] = Path(".cache/detection"),
     images: Annotated[int, typer.Option(help="Images that each attack is run on.")] = 20,
     queries: Annotated[int, typer.Option(help="Queries that an attack has for each image.")] = 100,
@@ -109,6 +109,7 @@ def main(  # noqa: PLR0917 - options of a command line
     cv2.setNumThreads(1)
     configure_logging(json=False, level="error")
     name = Name.DIGITS if data is None else Name.MNIST
+    file = out / f"queries-live-{name.value}"
     workshop = Workshop(name, work / name.value, images, 0, _console)
     workshop.fill(data or Path())
     workshop.calibrate("profile", Options(seed=0))
@@ -126,8 +127,8 @@ def main(  # noqa: PLR0917 - options of a command line
     }
     for row in measure(workshop.folder, held_out, images, Size(budget, seed, rate)):
         found["rows"].append(row)
-        live_table.write(found, out)
-    _console.print(f"written to {out}/queries-live.json and .md")
+        live_table.write(found, file)
+    _console.print(f"written to {file}.json and .md")
 
 
 def measure(folder: Path, held_out: Split, images: int, size: Size) -> Iterator[dict[str, Any]]:

@@ -10,11 +10,11 @@ from typing import Any
 from guard import stats
 
 
-def write(found: Mapping[str, Any], folder: Path) -> None:
-    """Write queries-live.json and queries-live.md."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "queries-live.json").write_text(json.dumps(found, indent=1) + "\n")
-    (folder / "queries-live.md").write_text(markdown(found))
+def write(found: Mapping[str, Any], file: Path) -> None:
+    """Write the figures as `file`.json and `file`.md."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    file.with_suffix(".md").write_text(markdown(found))
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -28,7 +28,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         "address. An attack succeeds with the first answer that it gets which is wrong, within the attack's distance",
         f"(L-inf {budget['linf']:g} for Square, L2 {budget['l2']:g} for HopSkipJump) of an image that the model gets",
         f"right, in {budget['queries']} queries. A rejected query tells the attacker no scores, and they go on.",
-        "HopSkipJump begins at a real image of another class.",
+        "HopSkipJump begins at a real image of another class. *Unnoticed*: of the successes, those before which no",
+        "query was rejected.",
         "",
         f"*Paced*: time runs {found['faster']} times faster, for the attack and for the memory, as if it were ten",
         f"minutes between two queries and a memory of a day; the memory holds {found['smaller']} times fewer queries",
@@ -36,8 +37,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         "*Outwaited*: by the next query the memory has forgotten the last, as that of a day has after a day. Without a",
         "memory nothing depends on who asks or when.",
         "",
-        "| attack | defence | how | succeeded | queries to success | first rejection at | queries rejected |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| attack | defence | how | succeeded | unnoticed | queries to success | first rejection at | queries rejected |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(_line(row) for row in found["rows"]),
         "",
         _others(found),
@@ -56,8 +57,14 @@ def _line(row: Mapping[str, Any]) -> str:
     success = "" if row["median_success"] is None else f"{row['median_success']:g}"
     return (
         f"| {row['attack']} | {row['defence']} | {row['condition']} | {_share(row['successes'], row['runs'])} | "
-        f"{success} | {first} | {row['rejected']} of {row['queries']} |"
+        f"{_unnoticed(row)} | {success} | {first} | {row['rejected']} of {row['queries']} |"
     )
+
+
+def _unnoticed(row: Mapping[str, Any]) -> int:
+    """Runs that succeeded before any query of theirs was rejected."""
+    won = [fate for fate in row["fates"] if fate["success"] is not None]
+    return sum(fate["first_rejection"] is None for fate in won)  # rejections after a success are not counted at all
 
 
 def _others(found: Mapping[str, Any]) -> str:

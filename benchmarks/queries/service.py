@@ -16,11 +16,11 @@ import numpy as np
 import tritonclient.grpc as triton
 
 from guard.app import Sidecar
-from guard.config import Limits, Listen, Mode, ModelPolicy, Queries, Settings, Upstream
+from guard.config import Limits, Listen, ModelPolicy, Queries, Settings, Upstream
 from guard.demo.background import LoopThread
 from guard.embedded import EmbeddedServer
 from guard.errors import BackendError
-from guard.values import Float32Array
+from guard.values import Float32Array, Mode
 
 NAME: Final = "model"
 _READY_S = 120.0

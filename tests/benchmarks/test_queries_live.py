@@ -34,7 +34,9 @@ def test_attacks_through_a_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert watched["runs_rejected"] == rotated["runs_rejected"] == _IMAGES
     assert np.all([row["queries"] <= _IMAGES * _QUERIES for row in rows])
     about = {"subject": "digits", "faster": 1, "smaller": 1, "seed": 0, "rate": 0.01, "about": {}}
-    live_table.write({**about, "budget": {"linf": 0.02, "l2": 1.0, "queries": _QUERIES}, "rows": rows}, tmp_path)
-    assert json.loads((tmp_path / "queries-live.json").read_text())["rows"] == rows
-    table = (tmp_path / "queries-live.md").read_text()
+    live_table.write(
+        {**about, "budget": {"linf": 0.02, "l2": 1.0, "queries": _QUERIES}, "rows": rows}, tmp_path / "live"
+    )
+    assert json.loads((tmp_path / "live.json").read_text())["rows"] == rows
+    table = (tmp_path / "live.md").read_text()
     assert f"| Square | detectors and memory | rotated | {rotated['successes']} of {_IMAGES} (" in table

@@ -37,7 +37,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         "*Outwaited*: by the next query the memory has forgotten the last, as that of a day has after a day. Without a",
         "memory nothing depends on who asks or when.",
         "",
-        "| attack | defence | how | succeeded | unnoticed | queries to success | first rejection at | queries rejected |",
+        "| attack | defence | how | succeeded | unnoticed | queries to success | first rejection | queries rejected |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(_line(row) for row in found["rows"]),
         "",

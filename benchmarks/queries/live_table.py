@@ -23,7 +23,9 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines = [
         "# Query attacks through a running sidecar",
         "",
-        f"The subject: {found['subject']}, served by the embedded server, behind Guard in enforce mode with the detectors at a",
+        f"The subject: {found['subject']}.",
+        "",
+        "The embedded server has the model, and Guard stands before it in enforce mode with the detectors at a",
         f"false-positive rate of {found['rate']:g}. Each query is an HTTP request over a connection from its client's",
         "address. An attack succeeds with the first answer that it gets which is wrong, within the attack's distance",
         f"(L-inf {budget['linf']:g} for Square, L2 {budget['l2']:g} for HopSkipJump) of an image that the model gets",
@@ -74,7 +76,7 @@ def _others(found: Mapping[str, Any]) -> str:
     rejected, asked = sum(row["others_rejected"] for row in rows), sum(row["others"] for row in rows)
     gaps = [row["median_gap_s"] * found["faster"] / 60 for row in rows]
     return (
-        f"Queries are medians. Of the honest ones between those of paced attacks, {rejected} of {asked} were rejected.\n"
+        f"Queries are medians. Of honest ones between those of paced attacks, {rejected} of {asked} were rejected.\n"
         f"Paced ones came {min(gaps):.0f} to {max(gaps):.0f} minutes apart in that faster time, by the cells' medians."
     )
 

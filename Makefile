@@ -25,7 +25,7 @@ MINUTES ?= 60
 # Processes that tests run in.
 WORKERS ?= 2
 
-.PHONY: help demo test example-inprocess example-triton bench bench-wire bench-audit envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 ops-test dashboards soak fuzz fuzz-differential env triton dialects lint format proto schema kubernetes image constraints clean distclean
+.PHONY: $(shell sed -nE 's/^([a-z0-9-]+):.*\#\# .*/\1/p' Makefile)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,12 @@ dashboards: $(INSTALLED) ## Write the Grafana dashboards from their code
 
 bench: $(INSTALLED) ## Measure the screening engine beside every reference (twelve minutes a run; DATA=folder of images, RUNS=3)
 	@$(BIN)/python -m benchmarks.engine --data $(DATA) --runs $(RUNS)
+
+bench-queries: $(INSTALLED) ## Show query attacks and honest clients to the memory of queries, beside Blacklight (an hour; DATA=folder of images)
+	@$(BIN)/python -m benchmarks.queries --data $(DATA) --images 40 --queries 300 --clients 480
+
+bench-queries-live: $(INSTALLED) ## Attack the digits through a running sidecar, query by query (half an hour)
+	@$(BIN)/python -m benchmarks.queries.live
 
 bench-wire: $(INSTALLED) triton ## Measure Guard beside nginx and Envoy in front of a real Triton (under ten minutes)
 	@$(BIN)/python -m benchmarks.wire

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -33,11 +33,15 @@ _ASKED_EACH = 20
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How far attacks may go: L-inf for Square and NES, L2 for the others; and how many queries they have."""
+    """How far attacks may go: L-inf for Square and NES, L2 for the others; and how many queries they have.
+
+    `patience` is the number of steps that Square may take for each query: on small images many propose what was asked.
+    """
 
     linf: float
     l2: float
     queries: int
+    patience: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +120,24 @@ class _Oracle:
 
 
 def _art(make: Callable[[BlackBoxClassifierNeuralNetwork, Budget], object]) -> Callable[..., None]:
-    def attack(oracle: _Oracle, clean: Float32Array, label: int, budget: Budget, _seed: int) -> None:
+    def attack(
+        oracle: _Oracle, clean: Float32Array, label: int, budget: Budget, _seed: int, start: Float32Array | None
+    ) -> None:
         def predict(x: Float32Array) -> Float32Array:
             answer: Float32Array = special.softmax(oracle(x.astype(np.float32)), axis=1).astype(np.float32)
             return answer
 
         classifier = BlackBoxClassifierNeuralNetwork(predict, clean.shape[1:], _CLASSES, clip_values=(0.0, 1.0))
-        make(classifier, budget).generate(clean, y=np.eye(_CLASSES, dtype=np.float32)[[label]])  # type: ignore[attr-defined]  # ART has no types
+        beginning = {} if start is None else {"x_adv_init": start}
+        made: Any = make(classifier, budget)
+        made.generate(clean, y=np.eye(_CLASSES, dtype=np.float32)[[label]], **beginning)
 
     return attack
 
 
-def _nes(oracle: _Oracle, clean: Float32Array, label: int, budget: Budget, seed: int) -> None:
+def _nes(
+    oracle: _Oracle, clean: Float32Array, label: int, budget: Budget, seed: int, _start: Float32Array | None
+) -> None:
     """Ilyas et al. (2018): gradients from antithetic Gaussian samples, and steps of its sign within the L-inf ball."""
     rng = np.random.default_rng(seed)
     x = clean.copy()
@@ -156,7 +166,11 @@ _ATTACKS: Final[dict[str, tuple[float, Callable[..., None]]]] = {
     ),
     "Square": (
         np.inf,
-        _art(lambda c, b: SquareAttack(c, norm=np.inf, eps=b.linf, max_iter=b.queries, nb_restarts=1, verbose=False)),
+        _art(
+            lambda c, b: SquareAttack(
+                c, norm=np.inf, eps=b.linf, max_iter=b.patience * b.queries, nb_restarts=1, verbose=False
+            )
+        ),
     ),
     "ZOO": (
         2,
@@ -180,9 +194,19 @@ ATTACKS: Final = tuple(_ATTACKS)
 
 
 def run(
-    attack: str, net: nn.Module, clean: Float32Array, budget: Budget, *, seed: int, transform: Transform | None = None
+    attack: str,
+    net: nn.Module,
+    clean: Float32Array,
+    budget: Budget,
+    *,
+    seed: int,
+    transform: Transform | None = None,
+    start: Float32Array | None = None,
 ) -> Run:
-    """Attack one image (1, *dims) until the first success, or the end of the budget."""
+    """Attack one image (1, *dims) until the first success, or the end of the budget.
+
+    Boundary and HopSkipJump begin at `start`, an image of another class, or else look for one among random ones.
+    """
     norm, go = _ATTACKS[attack]
     oracle = _Oracle(net, clean, budget, norm=norm, transform=transform, seed=seed)
     label = _label(net, clean)
@@ -190,7 +214,7 @@ def run(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ART's own
         with suppress(_Spent):
-            go(oracle, clean, label, budget, seed)
+            go(oracle, clean, label, budget, seed, start)
     return Run(attack, np.stack(oracle.sent), oracle.success)
 
 

@@ -28,7 +28,7 @@ from benchmarks.queries import live_table
 from benchmarks.queries.attacker import Client, Hiding, Others, Session, attack, summary
 from benchmarks.queries.attacks import Budget
 from benchmarks.queries.service import DirectClient, HttpClient, Memory, model_server, sidecar
-from guard.demo.background import LoopThread
+from guard.background import LoopThread
 from guard.observe.logs import configure_logging
 from guard.offline.calibrate import Options
 from guard.values import Float32Array

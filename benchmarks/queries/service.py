@@ -16,8 +16,8 @@ import numpy as np
 import tritonclient.grpc as triton
 
 from guard.app import Sidecar
+from guard.background import LoopThread
 from guard.config import Limits, Listen, ModelPolicy, Queries, Settings, Upstream
-from guard.demo.background import LoopThread
 from guard.embedded import EmbeddedServer
 from guard.errors import BackendError
 from guard.values import Float32Array, Mode

@@ -25,7 +25,7 @@ MINUTES ?= 60
 # Processes that tests run in.
 WORKERS ?= 2
 
-.PHONY: help demo test example-inprocess example-triton bench bench-wire bench-audit envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential env triton dialects lint format proto schema kubernetes image constraints clean distclean
+.PHONY: help demo test example-inprocess example-triton bench bench-wire bench-audit envoy bench-gpu bench-train evaluate-mnist evaluate-cifar10 soak fuzz fuzz-differential chaos env triton dialects lint format proto schema kubernetes image constraints clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ fuzz: $(INSTALLED) ## Give the parsers a million mutated messages and bodies, gu
 
 fuzz-differential: $(INSTALLED) triton ## Look for requests that Triton takes for another than was screened (MINUTES=60)
 	@$(BIN)/python -m benchmarks.fuzz.differential --minutes $(MINUTES)
+
+chaos: $(INSTALLED) triton ## Try what Guard bears: faults, floods, long runs (over an hour; ROWS="restart stopped" for some)
+	@$(BIN)/python -m benchmarks.chaos $(addprefix --only ,$(ROWS))
 
 env: $(INSTALLED) ## Make .venv with everything that Guard and its tests import
 	@echo "$(VENV) is ready."

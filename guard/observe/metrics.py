@@ -205,6 +205,10 @@ class Metrics:
         if duration_s is not None:
             self._families.upstream_duration.observe(duration_s)
 
+    def upstream_unresponsive(self, now: bool) -> None:  # noqa: FBT001 - it is what is told
+        """The guarded server answers nothing any more, or answers again."""
+        self._families.upstream_unresponsive.set(now)
+
     def inflight(self) -> AbstractContextManager[object]:
         """Count an inference request for as long as the context lasts."""
         return self._families.inflight.track_inprogress()

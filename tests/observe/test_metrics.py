@@ -61,6 +61,7 @@ def use_everything(metrics: Metrics, decision: Decision) -> None:
     metrics.request_finished(decision=decision, model="digits", protocol="grpc", duration_s=0.2, overhead_s=0.1)
     metrics.request_refused(Overloaded.code)
     metrics.upstream_finished(model="digits", code="OK", duration_s=0.1)
+    metrics.upstream_unresponsive(now=True)
 
 
 def test_series_of_a_watched_model_begin_at_zero(scrape: Scrape) -> None:

@@ -92,6 +92,9 @@ fuzz: $(INSTALLED) ## Give the parsers a million mutated messages and bodies, gu
 fuzz-differential: $(INSTALLED) triton ## Look for requests that Triton takes for another than was screened (MINUTES=60)
 	@$(BIN)/python -m benchmarks.fuzz.differential --minutes $(MINUTES)
 
+chaos: $(INSTALLED) triton ## Try what Guard bears: faults, floods, long runs (over an hour; ROWS="restart stopped" for some)
+	@$(BIN)/python -m benchmarks.chaos $(addprefix --only ,$(ROWS))
+
 env: $(INSTALLED) ## Make .venv with everything that Guard and its tests import
 	@echo "$(VENV) is ready."
 

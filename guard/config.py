@@ -170,6 +170,15 @@ class Upstream(_Section):
         None,
         description="host:port of the guarded server's own metrics; /upstream/metrics on the admin port then has them",
     )
+    unresponsive_s: float = Field(
+        0.8,
+        ge=0.1,
+        strict=True,
+        allow_inf_nan=False,
+        description="silence during calls after which an upstream that doesn't answer either whether it lives is taken "
+        "for dead, in seconds: calls then end as UNAVAILABLE until it answers. Raise it for servers that compute on "
+        "the thread that answers, as some in Python do",
+    )
 
 
 class Listen(_Section):

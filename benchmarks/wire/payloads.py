@@ -78,16 +78,22 @@ def write_model(payload: Payload, folder: Path) -> Path:
     return path
 
 
-def write_profile(payload: Payload, onnx: Path, folder: Path) -> Path:
-    """Write a profile with the detectors of the first stage only."""
+def write_profile(
+    payload: Payload,
+    onnx: Path,
+    folder: Path,
+    detectors: tuple[spec.DetectorSpec, ...] = FIRST_STAGE,
+    samples: Float32Array | None = None,
+) -> Path:
+    """Write a profile, with the detectors of the first stage only and of coarse images unless told otherwise."""
     info = inspect_onnx(onnx, name=payload.model, bounds=(0.0, 1.0), dims=payload.shape)
     backend = OnnxBackend(onnx.read_bytes(), replace(info, layout=of_model(info)))
-    samples = images(payload.shape, _REFERENCE + _CALIBRATION, _SEED + 1)
+    samples = images(payload.shape, _REFERENCE + _CALIBRATION, _SEED + 1) if samples is None else samples
+    first = round(len(samples) * _REFERENCE / (_REFERENCE + _CALIBRATION))
     try:
-        with running_engine(backend, FIRST_STAGE, {}, secret=b"benchmark") as engine:
+        with running_engine(backend, detectors, {}, secret=b"benchmark") as engine:
             reference, calibration = (
-                score(engine, part, FIRST_STAGE, quiet(), "benign")
-                for part in (samples[:_REFERENCE], samples[_REFERENCE:])
+                score(engine, part, detectors, quiet(), "benign") for part in (samples[:first], samples[first:])
             )
         canaries = Canaries(samples[:_CANARIES], backend.logits(torch.from_numpy(samples[:_CANARIES])).numpy())
     finally:
@@ -95,7 +101,7 @@ def write_profile(payload: Payload, onnx: Path, folder: Path) -> Path:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     counts = {"reference": len(reference), "calibration": len(calibration)}
     provenance = Provenance(now, guard.__version__, _SEED, counts, {})
-    store.save(Profile(backend.info, FIRST_STAGE, reference, calibration, canaries, provenance), folder / payload.model)
+    store.save(Profile(backend.info, detectors, reference, calibration, canaries, provenance), folder / payload.model)
     return folder / payload.model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 from collections.abc import Callable
 
 from guard.app.reload import Reload
@@ -23,6 +24,7 @@ async def serve(
     Once `drain` is set it takes no more requests, and goes on showing metrics and health.
     """
     sidecar = Sidecar(settings)
+    _allow_connections()
     await sidecar.start()
     gc.collect()
     gc.freeze()  # what was loaded so far stays: a collection that walks through it would hold up requests
@@ -46,3 +48,9 @@ async def serve(
 async def _drain(sidecar: Sidecar, drain: asyncio.Event) -> None:
     await drain.wait()
     await sidecar.drain()
+
+
+def _allow_connections() -> None:
+    """Take as many files as the system allows: often 1024 are usual and many more allowed, and each client is one."""
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))

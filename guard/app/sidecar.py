@@ -189,7 +189,7 @@ class Sidecar:
         return [*(["guard is draining"] if self._drain.begun.is_set() else []), *self._in_force.unready()]
 
     def _live(self) -> bool:
-        """A dead engine thread can't be brought back from inside, so the process should be."""
+        """An engine thread that is dead or hangs can't be brought back from inside, so the process should be."""
         return self._in_force.alive()
 
     async def _ready(self) -> bool:

@@ -53,14 +53,16 @@ class InForce:
         """Why Guard is not ready; empty when it is."""
         models = self.models.items()
         reasons = [f"{name}: the screening engine is not running" for name, g in models if not g.model.engine.alive]
+        reasons += [f"{name}: the screening engine hangs" for name, g in models if g.model.engine.hangs]
         reasons += [f"{name}: {g.verifier.problem}" for name, g in models if g.verifier.problem is not None]
         if self.server is not None and self.server.problem is not None:
             reasons.append(self.server.problem)
         return reasons
 
     def alive(self) -> bool:
-        """Whether all engines run."""
-        return all(guarded.model.engine.alive for guarded in self.models.values())
+        """Whether all engines run, and get on."""
+        engines = [guarded.model.engine for guarded in self.models.values()]
+        return all(engine.alive and not engine.hangs for engine in engines)
 
 
 def put_together(

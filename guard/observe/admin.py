@@ -5,11 +5,12 @@ It shows, and changes nothing: whoever reaches it can stop nobody.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from socket import AF_INET, AF_INET6
 from socketserver import TCPServer, ThreadingMixIn
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -21,10 +22,15 @@ from guard.errors import AddressUnusable
 from guard.observe.answer import Answer, Page, text, unavailable
 
 if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIEnvironment
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 PATHS = ("/metrics", "/livez", "/readyz", "/policy")
 _IDLE_CONNECTION_S = 10.0
+_SHARE = 0.05
+_BURST_S = 0.1
+"""Making the metrics takes that share of the time in the long run, and as much at once. Beyond it scrapers get what was
+made last, a moment ago: they share the interpreter with requests."""
+
 _STOP_POLL_S = 0.1
 
 _log = structlog.get_logger(__name__)
@@ -49,7 +55,7 @@ class AdminServer:
         more: Mapping[str, Page] | None = None,
     ) -> None:
         self._address = address
-        self._metrics = make_wsgi_app(registry)
+        self._scrapes = _Scrapes(make_wsgi_app(registry))
         self._live = live
         self._ready = ready
         self._policy = policy
@@ -98,7 +104,7 @@ class AdminServer:
             status, headers, body = text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are served")
             return status, [*headers, ("Allow", "GET, HEAD")], body
         if environ["PATH_INFO"] == "/metrics":
-            return self._scrape(environ)
+            return self._scrapes.answer(environ)
         page = self._pages.get(environ["PATH_INFO"])
         if page is not None:
             return page()
@@ -114,13 +120,39 @@ class AdminServer:
     def _policyz(self) -> Answer:
         return text(HTTPStatus.OK, self._policy())
 
-    def _scrape(self, environ: WSGIEnvironment) -> Answer:
+
+class _Scrapes:
+    """The metrics as Prometheus wants them, made one at a time, and not too often."""
+
+    def __init__(self, make: WSGIApplication) -> None:
+        self._make = make
+        self._lock = Lock()
+        self._spent_s = 0.0
+        self._at_s = time.monotonic()
+        self._last: dict[tuple[str, ...], Answer] = {}
+
+    def answer(self, environ: WSGIEnvironment) -> Answer:
+        """What a scraper gets."""
+        asked = tuple(environ.get(key, "") for key in ("HTTP_ACCEPT", "HTTP_ACCEPT_ENCODING", "QUERY_STRING"))
+        with self._lock:
+            began_s = time.monotonic()
+            self._spent_s = max(0.0, self._spent_s - _SHARE * (began_s - self._at_s))
+            self._at_s = began_s
+            if self._spent_s > _BURST_S and asked in self._last:
+                return self._last[asked]
+            made = self._made(environ)
+            self._spent_s += time.monotonic() - began_s
+            self._last = {asked: made}  # no more, for scrapers may ask in any words
+            return made
+
+    def _made(self, environ: WSGIEnvironment) -> Answer:
         began: list[tuple[str, list[tuple[str, str]]]] = []
 
-        def start(status: str, headers: list[tuple[str, str]]) -> None:
+        def start(status: str, headers: list[tuple[str, str]], _: Any = None) -> Callable[[bytes], object]:
             began.append((status, headers))
+            return bytes
 
-        body = b"".join(self._metrics({**environ, "REQUEST_METHOD": "GET"}, start))
+        body = b"".join(self._make({**environ, "REQUEST_METHOD": "GET"}, start))
         return *began[0], body
 
 

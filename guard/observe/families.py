@@ -92,6 +92,9 @@ class Families:
         self.upstream_duration = self._duration(
             "guard_upstream_request_duration_seconds", "Calls to the guarded server."
         )
+        self.upstream_unresponsive = self._gauge(
+            "guard_upstream_unresponsive", "1 while the guarded server answers nothing, and calls to it are refused."
+        )
         self.inflight = self._gauge("guard_inflight_requests", "Inference requests being handled.")
         self.queued = self._gauge("guard_queued_items", "Items waiting for the engine.", "model")
 

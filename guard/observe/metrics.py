@@ -227,6 +227,10 @@ class Metrics:
         """Guard itself asked the guarded server, for an evaluation or to recognise the model."""
         self._families.inferences[model, Sender.GUARD].inc()
 
+    def upstream_unresponsive(self, now: bool) -> None:  # noqa: FBT001 - it is what is told
+        """The guarded server answers nothing any more, or answers again."""
+        self._families.upstream_unresponsive.set(now)
+
     def inflight(self) -> AbstractContextManager[object]:
         """Count an inference request for as long as the context lasts."""
         return self._families.inflight.track_inprogress()

@@ -29,6 +29,9 @@ from guard.screen.live import Decided, LiveItem, Share, Stages
 from guard.screen.trial import MODEL, Detector
 from guard.values import FaultReason, Float32Array, Screening
 
+HANG_S = 60.0
+"""A turn that takes longer won't end: the slowest replica gives up sooner."""
+
 _IDLE_S = 0.05
 _CAUTION = 1.25
 """By how much the wait may turn out longer than expected: what expires half-way has cost evaluations for nothing. Row
@@ -74,6 +77,7 @@ class Engine:
         self._max_live_items = max_live_items
         self._stopping = threading.Event()
         self._dead = threading.Event()
+        self._turn_began = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="guard-engine", daemon=True)
 
     def start(self) -> None:
@@ -96,6 +100,11 @@ class Engine:
     def alive(self) -> bool:
         """Whether the engine thread runs and takes items."""
         return self._thread.is_alive() and not self._stopping.is_set() and not self._dead.is_set()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the thread runs and gets nowhere: a detector or a replica doesn't come back."""
+        return self.alive and time.monotonic() - self._turn_began > HANG_S
 
     @property
     def depth(self) -> int:
@@ -151,6 +160,7 @@ class Engine:
         torch.set_num_threads(1)  # of this thread: the copies are small, and the cores are shared with a server
         try:
             while not self._stopping.is_set():
+                self._turn_began = time.monotonic()
                 self._turn()
         except BaseException:
             _log.exception("the screening engine died")

@@ -100,6 +100,10 @@ class WireMetrics(Protocol):
         """A message of a stream went to the upstream."""
         ...
 
+    def upstream_unresponsive(self, now: bool) -> None:  # noqa: FBT001 - it is what is told
+        """The upstream answers nothing any more, or answers again."""
+        ...
+
     def watch_credentials(
         self, section: str, stale: Callable[[], bool], ends_s: Mapping[str, Callable[[], float]]
     ) -> None:

@@ -13,6 +13,7 @@ import structlog
 from guard.channel import AioChannel, Link
 from guard.config import Upstream as UpstreamSettings
 from guard.errors import DeadlineExceeded, Overloaded, UpstreamUnavailable
+from guard.wire.breaker import Breaker
 from guard.wire.cancellation import CancellationPolicy
 from guard.wire.metadata import check_metadata, to_client
 from guard.wire.ports import WireMetrics
@@ -71,12 +72,13 @@ class Upstream:
         self._abandoned: set[asyncio.Task[Any]] = set()
         self._channel = AioChannel(link or Link(settings), transport_limit(settings.max_message_bytes))
         self._cancellation = CancellationPolicy(settings.cancellation, self._channel)
+        self._breaker = Breaker(self._channel, settings.address, settings.unresponsive_s, metrics.upstream_unresponsive)
 
     async def call(self, call: Call) -> Reply:
         """Make a call, and return what the upstream answered, be it success or error.
 
         Raises:
-            UpstreamUnavailable: there is no connection to the upstream.
+            UpstreamUnavailable: there is no connection to the upstream, or it does not answer any more.
             DeadlineExceeded: the client's deadline ran out, and policy keeps it from the upstream.
             Overloaded: too many calls still run at the upstream whose clients have left.
             MessageTooLarge: the upstream's answer is over `upstream.max_message_bytes`.
@@ -85,18 +87,32 @@ class Upstream:
         check_metadata(call.metadata)
         if call.deadline_s is not None and call.deadline_s <= 0:
             raise DeadlineExceeded("the deadline ran out before the request was sent to the upstream")
-        if self._cancellation.passes_on():
-            return await self._send(call, timeout_s=call.deadline_s)
-        return await self._send_shielded(call)
+        self._breaker.check()
+        cancellable = self._cancellation.passes_on()
+        if not cancellable:
+            self._check_abandoned()
+        task = asyncio.create_task(self._send(call, timeout_s=call.deadline_s if cancellable else None))
+        try:
+            ended = await self._breaker.wait(task, None if cancellable else call.deadline_s)
+        finally:
+            if not task.done():
+                if cancellable:
+                    task.cancel()
+                self._adopt(task)
+        if not ended:
+            raise DeadlineExceeded("the deadline ran out while the upstream was working")
+        return task.result()
 
     def open(self, method: str, metadata: Metadata, deadline_s: float | None) -> UpstreamStream:
         """Open a stream.
 
         Raises:
+            UpstreamUnavailable: the upstream does not answer any more.
             Overloaded: too many calls still run at the upstream whose clients have left.
             MalformedRequest: the client's metadata is too large for the upstream.
         """
         check_metadata(metadata)
+        self._breaker.check()
         cancellable = self._cancellation.passes_on()
         if not cancellable:
             self._check_abandoned()
@@ -114,23 +130,9 @@ class Upstream:
         """Let abandoned calls end, for `grace_s` seconds, then cut the connection."""
         if self._abandoned:
             await asyncio.wait(self._abandoned, timeout=grace_s)
+        await self._breaker.close()
         await self._cancellation.close()
         await self._channel.close()
-
-    async def _send_shielded(self, call: Call) -> Reply:
-        """Make a call that runs to its end at the upstream, whatever becomes of the client."""
-        self._check_abandoned()
-        task = asyncio.create_task(self._send(call, timeout_s=None))
-        try:
-            if call.deadline_s is None:
-                return await asyncio.shield(task)
-            done, _ = await asyncio.wait({task}, timeout=call.deadline_s)
-        finally:
-            if not task.done():
-                self._adopt(task)
-        if not done:
-            raise DeadlineExceeded("the deadline ran out while the upstream was working")
-        return task.result()
 
     def _check_abandoned(self) -> None:
         if len(self._abandoned) >= self._max_abandoned_calls:
@@ -153,6 +155,7 @@ class Upstream:
         rpc = self._channel.unary_unary(call.method)(call.message, timeout=timeout_s, metadata=call.metadata)
         try:
             body = await rpc
+            self._breaker.heard()
             code = grpc.StatusCode.OK
             return Reply(
                 code,
@@ -163,6 +166,7 @@ class Upstream:
         except grpc.aio.AioRpcError as error:
             code = error.code()
             self._raise_if_unreachable(error)
+            self._breaker.heard()
             return Reply(
                 code,
                 error.details() or "",

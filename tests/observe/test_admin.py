@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import http.client
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge, Metric
 from structlog.testing import capture_logs
 
 from guard.errors import ConfigError
@@ -188,3 +189,24 @@ def test_ipv6_is_written_in_brackets() -> None:
     with socket.create_connection(("::1", port), timeout=10) as connection:
         assert connection.family == socket.AF_INET6
     server.stop()
+
+
+def test_many_scrapers(admin: Admin) -> None:
+    """The first get what is true; those who ask all the time share what was made a moment ago, and not for long."""
+    made: list[float] = []
+
+    class Slow:
+        def collect(self) -> Iterator[Metric]:
+            made.append(time.monotonic())
+            time.sleep(0.02)
+            yield Metric("slow", "It takes a while.", "gauge")
+
+    admin.registry.register(Slow())  # type: ignore[arg-type]
+    at_once = len(made)
+    for _ in range(3):
+        admin.ask("/metrics")
+    assert len(made) == at_once + 3
+    bodies = {admin.ask("/metrics")[1] for _ in range(100)}
+    assert len(made) < at_once + 100
+    assert all(b"slow" in body for body in bodies)
+    assert admin.ask("/metrics", headers={"Accept": "application/openmetrics-text"})[1].endswith(b"# EOF\n")

@@ -65,6 +65,7 @@ def use_everything(metrics: Metrics, decision: Decision) -> None:
     metrics.watch_selftest("digits", lambda: 1_900_000_000.5)
     metrics.watch_audit(lambda: 4096)
     metrics.audited(Sink.LOG, Outcome.WRITTEN)
+    metrics.upstream_unresponsive(now=True)
 
 
 def test_series_of_a_watched_model_begin_at_zero(scrape: Scrape) -> None:

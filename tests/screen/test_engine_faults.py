@@ -13,7 +13,7 @@ from torch import Tensor
 from guard.errors import BackendError, EngineStopped
 from guard.profile import spec
 from guard.screen.build import build_detectors
-from guard.screen.engine import Engine
+from guard.screen.engine import HANG_S, Engine
 from guard.screen.trial import NETWORK
 from guard.values import Certified, Evidence, Fault, FaultReason, Screening
 from tests.screen.parts import (
@@ -165,6 +165,22 @@ def test_dying_thread() -> None:
         assert not engine.alive
         with pytest.raises(EngineStopped):
             engine.submit(item(4))
+
+
+def test_a_thread_that_hangs() -> None:
+    """An engine whose turn does not end is said to hang, after a time, and no more once the turn has ended."""
+    backend = HeldBackend(steady)
+    with running(backend, build_detectors(ALL)) as engine:
+        future = engine.submit(item(1))
+        assert backend.entered.wait(TIMEOUT_S)
+        assert not engine.hangs
+        engine._turn_began -= HANG_S
+        assert engine.alive
+        assert engine.hangs
+        backend.release.set()
+        future.result(TIMEOUT_S)
+        engine.submit(item(2)).result(TIMEOUT_S)
+        assert not engine.hangs
 
 
 def test_stop_races_with_submit() -> None:

@@ -40,6 +40,7 @@ class RecordingUpstream(grpc.GenericRpcHandler):
         self.release = asyncio.Event()
         self.release.set()
         self.started, self.cancelled, self.finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.dead = False
         self.address = ""
 
     async def start(
@@ -67,6 +68,8 @@ class RecordingUpstream(grpc.GenericRpcHandler):
         method = handler_call_details.method.removeprefix(SERVICE)
 
         async def answer(message: bytes, context: Any) -> bytes:
+            if method == "ServerLive" and not self.release.is_set() and not self.dead:
+                return b""  # Guard asks while its calls wait
             metadata = dict(context.invocation_metadata())
             self.received.append(Received(method, message, metadata, context.time_remaining()))
             if method == "ServerMetadata":
@@ -159,6 +162,7 @@ class RecordedMetrics:
     streamed: list[str] = field(default_factory=list)
     stale: dict[str, Callable[[], bool]] = field(default_factory=dict)
     ends_s: dict[str, Callable[[], float]] = field(default_factory=dict)
+    unresponsive: list[bool] = field(default_factory=list)
     live: int = 0
     request_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -178,6 +182,10 @@ class RecordedMetrics:
     def upstream_streamed(self, model: str) -> None:
         """Keep it."""
         self.streamed.append(model)
+
+    def upstream_unresponsive(self, now: bool) -> None:  # noqa: FBT001 - as in the protocol
+        """Keep it."""
+        self.unresponsive.append(now)
 
     def watch_credentials(
         self, section: str, stale: Callable[[], bool], ends_s: Mapping[str, Callable[[], float]]

@@ -70,7 +70,7 @@ async def test_a_dead_upstream_is_noticed(
     serve: Serve, upstream: RecordingUpstream, line: Line, message: bytes
 ) -> None:
     """A call without deadline to a server that has vanished ends as UNAVAILABLE, after twice keepalive_s."""
-    guard = await serve(address=line.address, reach={"keepalive_s": 1})
+    guard = await serve(address=line.address, reach={"keepalive_s": 1, "unresponsive_s": 60.0})
     upstream.release.clear()
     call = guard.start_call("ModelInfer", message)
     await asyncio.wait_for(upstream.started.wait(), 5.0)

@@ -1,0 +1,1 @@
+"""What Guard bears: faults, floods and long runs, in front of the real Triton."""

@@ -1,0 +1,134 @@
+"""Clients of a Guard: so many requests a second, whether it answers or not, and what came of each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+_WHERE_READY = '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}'
+_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_reconnect_backoff_ms", 500),
+]
+
+
+@dataclass(slots=True)
+class Answers:
+    """What clients heard: when, how long it took, and the status."""
+
+    at_s: list[float] = field(default_factory=list)
+    took_s: list[float] = field(default_factory=list)
+    codes: list[str] = field(default_factory=list)
+    problems: Counter[str] = field(default_factory=Counter)
+
+    def add(self, begun_s: float, code: str, problem: str = "") -> None:
+        """Note one."""
+        now = time.perf_counter()
+        self.at_s.append(now)
+        self.took_s.append(now - begun_s)
+        self.codes.append(code)
+        if problem:
+            self.problems[code + ": " + problem.partition(" [guard_")[0][:160]] += 1
+
+    def took(self, *codes: str, since_s: float = 0.0, until_s: float = float("inf")) -> list[float]:
+        """How long those took that ended so, or anyhow, within a time."""
+        rows = zip(self.at_s, self.took_s, self.codes, strict=True)
+        return [took for at, took, code in rows if since_s <= at < until_s and (not codes or code in codes)]
+
+    def lost(self) -> int:
+        """How many ended otherwise than well."""
+        return len(self.codes) - self.codes.count("OK")
+
+    def worst(self) -> str:
+        """The most frequent problem, for people; "" if there was none."""
+        return "".join(f" (most: {problem})" for problem, _ in self.problems.most_common(1))
+
+
+def quantile_ms(took_s: Sequence[float], share: float) -> float:
+    """A quantile, in milliseconds; of none it is 0."""
+    return float(np.quantile(took_s, share)) * 1000 if took_s else 0.0
+
+
+class Client:
+    """A channel to one or more Guards, and a request."""
+
+    def __init__(self, channel: grpc.aio.Channel, body: bytes) -> None:
+        self._call = channel.unary_unary(METHOD, None, None)
+        self._body = body
+
+    async def ask(self, answers: Answers, *, timeout_s: float | None = None, begun_s: float | None = None) -> str:
+        """Send the request once: the status."""
+        begun_s = begun_s or time.perf_counter()
+        try:
+            await self._call(self._body, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            answers.add(begun_s, error.code().name, error.details() or "")
+            return error.code().name
+        answers.add(begun_s, "OK")
+        return "OK"
+
+    async def ask_and_leave(self, after_s: float) -> None:
+        """Send the request, and cancel it after a time."""
+        call = self._call(self._body)
+        await asyncio.sleep(after_s)
+        call.cancel()
+
+    @asynccontextmanager
+    async def traffic(self, rate: float, *, timeout_s: float | None = None) -> AsyncIterator[Answers]:
+        """Send so many a second, whether earlier ones were answered or not; at the end all are waited for.
+
+        A request's time begins when it was due, so that a client that falls behind hides nothing.
+        """
+        answers, running, over = Answers(), set[asyncio.Task[str]](), asyncio.Event()
+
+        async def send() -> None:
+            due = time.perf_counter()
+            while not over.is_set():
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                task = asyncio.create_task(self.ask(answers, timeout_s=timeout_s, begun_s=due))
+                running.add(task)
+                task.add_done_callback(running.discard)
+                due += 1 / rate
+
+        sending = asyncio.create_task(send())
+        try:
+            yield answers
+        finally:
+            over.set()
+            await sending
+            await asyncio.gather(*running)
+
+    async def for_a_time(self, rate: float, seconds: float, *, timeout_s: float | None = None) -> Answers:
+        """Traffic for so many seconds."""
+        async with self.traffic(rate, timeout_s=timeout_s) as answers:
+            await asyncio.sleep(seconds)
+        return answers
+
+    async def in_turn(self, clients: int, seconds: float) -> Answers:
+        """So many clients for so long, each of which waits for its answers."""
+        answers, ends_s = Answers(), time.perf_counter() + seconds
+
+        async def one() -> None:
+            while time.perf_counter() < ends_s:
+                await self.ask(answers)
+
+        await asyncio.gather(*(one() for _ in range(clients)))
+        return answers
+
+
+@asynccontextmanager
+async def client(body: bytes, *addresses: str) -> AsyncIterator[Client]:
+    """A client of an address, or of those in turn that say by grpc.health.v1 that they are ready."""
+    balanced = [("grpc.service_config", _WHERE_READY)] if len(addresses) > 1 else []
+    async with grpc.aio.insecure_channel("ipv4:" + ",".join(addresses), [*_OPTIONS, *balanced]) as channel:
+        yield Client(channel, body)

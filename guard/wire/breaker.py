@@ -1,0 +1,131 @@
+"""Whether the guarded server still answers at all: while it does not, nobody waits for it.
+
+A server that is stopped, or a machine that is gone, keeps its connections for minutes. Fowler calls this a circuit
+breaker; here a question decides instead of a count of failures, so that slow inference is not taken for a dead server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+import grpc
+import structlog
+
+from guard.channel import AioChannel
+from guard.errors import UpstreamUnavailable
+
+SERVER_LIVE = "/inference.GRPCInferenceService/ServerLive"
+
+_LOOKS = 4
+"""So often the event loop must have had a turn before an answer counts as missing: it may be Guard that was busy."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Breaker:
+    """Watches a server while calls to it run.
+
+    Where nothing is heard from it, it is asked whether it lives. If it doesn't answer that either, `unresponsive_s`
+    after it was last heard at the latest, calls end as UNAVAILABLE, and begin again once it answers. The question
+    itself is never taken back, so that a server that comes round finds no storm of cancellations.
+    """
+
+    def __init__(
+        self, channel: AioChannel, address: str, unresponsive_s: float, opened: Callable[[bool], None]
+    ) -> None:
+        self._channel = channel
+        self._address = address
+        self._look_s = unresponsive_s / 4
+        self._show = opened
+        self._opened: asyncio.Future[None] | None = None
+        self._calls = 0
+        self._heard = 0
+        self._watching: asyncio.Task[None] | None = None
+        self._asking: asyncio.Future[Any] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are refused."""
+        return self._opened is not None and self._opened.done()
+
+    def check(self) -> None:
+        """Let a call begin.
+
+        Raises:
+            UpstreamUnavailable: the server does not answer.
+        """
+        if self._opened is not None and self._opened.done():
+            raise self._refusal()
+
+    def heard(self) -> None:
+        """The server answered something."""
+        self._heard += 1
+
+    async def wait(self, task: asyncio.Task[Any], timeout_s: float | None) -> bool:
+        """Wait for a call for so many seconds: whether it ended.
+
+        Raises:
+            UpstreamUnavailable: the server stopped answering meanwhile.
+        """
+        self._opened = opened = self._opened or asyncio.get_running_loop().create_future()
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch(), context=Context())  # its log is of no request
+        self._calls += 1
+        try:
+            await asyncio.wait({task, opened}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._calls -= 1
+        if opened.done() and not task.done():
+            raise self._refusal()
+        return task.done()
+
+    async def close(self) -> None:
+        """Stop watching."""
+        for each in (self._watching, self._asking):
+            if each is not None:
+                each.cancel()
+                await asyncio.wait({each})
+
+    def _refusal(self) -> UpstreamUnavailable:
+        return UpstreamUnavailable(
+            f"the upstream at {self._address} answers nothing, not even whether it lives; guard goes on asking, and "
+            "needs no restart. If it only was slow, the operator of guard may raise upstream.unresponsive_s"
+        )
+
+    async def _watch(self) -> None:
+        """Look for as long as calls run, or none may."""
+        while self._calls or self.is_open:
+            before = self._heard
+            await asyncio.sleep(self._look_s)
+            if (self._calls and self._heard == before) or self.is_open:
+                self._set(opened=not await self._lives(before))
+
+    async def _lives(self, heard: int) -> bool:
+        """Ask, and wait half of the time that there is. Where there is no connection, calls fail by themselves."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._ask())
+        for _ in range(_LOOKS):
+            await asyncio.wait({self._asking}, timeout=2 * self._look_s / _LOOKS)
+            if self._asking.done() or self._heard != heard:
+                return True
+        return False
+
+    async def _ask(self) -> None:
+        try:
+            await self._channel.unary_unary(SERVER_LIVE)(b"")
+        except grpc.aio.AioRpcError as error:
+            _log.debug("the upstream was asked whether it lives", code=error.code().name)
+
+    def _set(self, *, opened: bool) -> None:
+        if opened is self.is_open:
+            return
+        if opened and self._opened is not None:
+            _log.warning("the upstream does not answer any more", address=self._address)
+            self._opened.set_result(None)
+        else:
+            _log.info("the upstream answers again", address=self._address)
+            self._opened = None
+        self._show(opened)

@@ -1,0 +1,81 @@
+"""An upstream that answers nothing: nobody waits for it, and it is taken back once it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import grpc
+import pytest
+
+from guard.config import Cancellation
+from tests.support.waiting import until
+from tests.wire.parts import RecordingUpstream, Running, Serve
+
+EITHER = pytest.mark.parametrize("policy", [Cancellation.ALWAYS, Cancellation.NEVER])
+
+
+async def silent(serve: Serve, upstream: RecordingUpstream, message: bytes, policy: Cancellation) -> Running:
+    """A Guard before an upstream that answered once, and then no more."""
+    guard = await serve(cancellation=policy, reach={"unresponsive_s": 0.4})
+    assert (await guard.call("ModelInfer", message)).code is grpc.StatusCode.OK
+    upstream.dead = True
+    upstream.release.clear()
+    return guard
+
+
+@EITHER
+async def test_nobody_waits(serve: Serve, upstream: RecordingUpstream, message: bytes, policy: Cancellation) -> None:
+    """Calls without deadline end as UNAVAILABLE, later ones at once and without reaching it; it is shown."""
+    guard = await silent(serve, upstream, message, policy)
+    answers = await asyncio.gather(*(guard.call("ModelInfer", message) for _ in range(3)))
+    assert [answer.code for answer in answers] == [grpc.StatusCode.UNAVAILABLE] * 3
+    assert "answers nothing, not even whether it lives" in (answers[0].message or "")
+    assert guard.metrics.unresponsive == [True]
+    assert set(guard.metrics.refused) == {"upstream_unavailable"}
+    before = len(upstream.inferred())
+    for method in ("ModelInfer", "ModelConfig"):
+        assert (await guard.call(method, message)).code is grpc.StatusCode.UNAVAILABLE
+    assert len(upstream.inferred()) == before
+    stream = guard.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter([message]))
+    assert await asyncio.wait_for(stream.code(), 10.0) is grpc.StatusCode.UNAVAILABLE
+
+
+@EITHER
+async def test_it_recovers(serve: Serve, upstream: RecordingUpstream, message: bytes, policy: Cancellation) -> None:
+    """Once it answers whether it lives, calls go to it again; it was asked that once, and not taken back."""
+    guard = await silent(serve, upstream, message, policy)
+    assert (await guard.call("ModelInfer", message)).code is grpc.StatusCode.UNAVAILABLE
+    await asyncio.sleep(1.0)
+    assert [call.method for call in upstream.received].count("ServerLive") == 1
+    upstream.release.set()
+    await until(lambda: guard.metrics.unresponsive == [True, False])
+    assert (await guard.call("ModelInfer", message)).code is grpc.StatusCode.OK
+    if policy is Cancellation.NEVER:
+        assert not upstream.cancelled.is_set()
+
+
+@EITHER
+async def test_slow_is_not_dead(
+    serve: Serve, upstream: RecordingUpstream, message: bytes, policy: Cancellation
+) -> None:
+    """An upstream that says that it lives has all the time that callers give it."""
+    guard = await serve(cancellation=policy, reach={"unresponsive_s": 0.4})
+    upstream.release.clear()
+    call = guard.start_call("ModelInfer", message)
+    await asyncio.sleep(1.5)
+    assert not call.done()
+    upstream.release.set()
+    assert await call.code() is grpc.StatusCode.OK
+    assert guard.metrics.unresponsive == []
+
+
+async def test_deadlines_hold(serve: Serve, upstream: RecordingUpstream, message: bytes) -> None:
+    """Who can't wait so long hears DEADLINE_EXCEEDED, as ever."""
+    guard = await serve(cancellation=Cancellation.NEVER, reach={"unresponsive_s": 30.0})
+    upstream.dead = True
+    upstream.release.clear()
+    began_s = time.monotonic()
+    answer = await guard.call("ModelInfer", message, timeout=0.3)
+    assert answer.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - began_s < 20

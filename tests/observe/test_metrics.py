@@ -16,6 +16,7 @@ from guard.errors import Overloaded
 from guard.observe.labels import OTHER
 from guard.observe.metrics import LABEL_EVALUATION, Metrics
 from guard.observe.suspects import LEAST_QUERIES
+from guard.recording import Outcome, Sink
 from guard.screen.live import LABEL
 from guard.sharing import Sharing, StoreFailure
 from guard.values import (
@@ -62,6 +63,8 @@ def use_everything(metrics: Metrics, decision: Decision) -> None:
     metrics.upstream_streamed("digits")
     metrics.upstream_asked("digits")
     metrics.watch_selftest("digits", lambda: 1_900_000_000.5)
+    metrics.watch_audit(lambda: 3)
+    metrics.audited(Sink.LOG, Outcome.WRITTEN)
 
 
 def test_series_of_a_watched_model_begin_at_zero(scrape: Scrape) -> None:

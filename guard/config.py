@@ -188,6 +188,11 @@ class Listen(_Section):
     http_address: HostPort | None = Field(
         None, description="host:port of Guard's HTTP endpoint, which has the same protocol; without it there is none"
     )
+    envoy_address: HostPortOrUnix | None = Field(
+        None,
+        description="host:port or unix:path for an Envoy that carries the traffic itself, and asks Guard by external "
+        "processing or mirrors requests to it (see deploy/envoy); without it there is none. Nobody else may reach it",
+    )
     tls: ListenTls | None = Field(None, description="TLS towards clients; without it there is none")
     socket_access: SocketAccess = Field(
         SocketAccess.GROUP, description="who may open the socket of a unix:path: owner, group or everyone"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Regenerates guard/pb from the vendored protocol (`make proto`).
+# Regenerates guard/pb from the vendored protocol and from what is written down of Envoy's (`make proto`).
 #
 # The package is renamed on the way: tritonclient registers the same messages under `inference`, and one process can't
 # hold two definitions of a name. Message names never travel on the wire, and the method paths stay as they are.
@@ -15,7 +15,8 @@ for name in grpc_service model_config; do
         -e 's#^import "model_config.proto";#import "guard/pb/model_config.proto";#' \
         "proto/inference/$name.proto" >"$tree/guard/pb/$name.proto"
 done
+cp proto/envoy/ext_proc.proto "$tree/guard/pb/"
 mkdir -p "$out"
 "$python" -m grpc_tools.protoc -I "$tree" --python_out="$tree" --pyi_out="$tree" \
-    guard/pb/grpc_service.proto guard/pb/model_config.proto
+    guard/pb/grpc_service.proto guard/pb/model_config.proto guard/pb/ext_proc.proto
 cp "$tree"/guard/pb/*_pb2.py "$tree"/guard/pb/*_pb2.pyi "$out/"

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +53,12 @@ class Load:
         heard = self._hear()
         if heard != "ready":
             raise RuntimeError(f"the load for {variant.name} did not begin: {heard}")
-        _settle(variant.pid)
-        before_s = cpu_s(variant.pid)
+        _settle(variant.pids)
+        before_s = cpu_s(variant.pids)
         self._tell({})
         found = json.loads(self._hear())
-        _settle(variant.pid)
-        spent_s = cpu_s(variant.pid) - before_s
+        _settle(variant.pids)
+        spent_s = cpu_s(variant.pids) - before_s
         latencies = found["latencies_s"]
         return Cell(
             *of,
@@ -70,7 +70,7 @@ class Load:
             (requests - found["failed"]) / found["took_s"],
             float(np.median(latencies)),
             float(np.quantile(latencies, 0.99)),
-            None if variant.pid is None else spent_s / requests,
+            spent_s / requests if variant.pids else None,
         )
 
     def _tell(self, what: dict[str, object]) -> None:
@@ -95,17 +95,17 @@ def load() -> Iterator[Load]:
             process.kill()
 
 
-def cpu_s(pid: int | None) -> float:
-    """Seconds that a process has spent on processors, all its threads together; to the nanosecond."""
+def cpu_s(pids: Iterable[int]) -> float:
+    """Seconds that processes have spent on processors, all their threads together; to the nanosecond."""
     # The id that Linux gives a process's CPU clock, as clock_getcpuclockid(3) makes it. /proc counts in 10 ms.
-    return 0.0 if pid is None else time.clock_gettime(~pid << 3 | 2)
+    return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)
 
 
-def _settle(pid: int | None) -> None:
-    """Wait until a process has nothing to do, for some seconds at most."""
+def _settle(pids: Sequence[int]) -> None:
+    """Wait until processes have nothing to do, for some seconds at most."""
     ends_s = time.monotonic() + _SETTLE_S
-    while pid is not None and time.monotonic() < ends_s:
-        before_s = cpu_s(pid)
+    while pids and time.monotonic() < ends_s:
+        before_s = cpu_s(pids)
         time.sleep(_LOOK_S)
-        if cpu_s(pid) - before_s < _IDLE_SHARE * _LOOK_S:
+        if cpu_s(pids) - before_s < _IDLE_SHARE * _LOOK_S:
             return

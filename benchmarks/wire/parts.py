@@ -18,10 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.envoy import envoy as real_envoy
+
 _ENVOY = Path(__file__).parents[2] / ".venv-envoy" / "bin" / "envoy"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _START_S = 60.0
 _STOP_S = 10.0
+_PATIENCE = "60s"
+"""How long Envoy waits for Guard: what is measured is how much they do, and not how much they give up."""
 
 _NGINX = """\
 daemon off;
@@ -47,14 +51,19 @@ http {{
 """
 
 
+class NotInstalled(Exception):
+    """A proxy that is not there; the message says how to get it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A way to the server. `pid` is that of its proxy, None where there is none."""
+    """A way to the server. `pids` are those of its proxy's processes; `serves` is where an Envoy finds a Guard."""
 
     name: str
     protocol: str
     address: str
-    pid: int | None = None
+    pids: tuple[int, ...] = ()
+    serves: int = 0
 
 
 @contextmanager
@@ -63,7 +72,7 @@ def pass_through(upstream: str) -> Iterator[Variant]:
     with _process([sys.executable, "-m", "benchmarks.references.pass_through", upstream], say=True) as process:
         assert process.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
         port = int(process.stdout.readline())
-        yield Variant("pass-through", "grpc", f"127.0.0.1:{port}", process.pid)
+        yield Variant("pass-through", "grpc", f"127.0.0.1:{port}", (process.pid,))
 
 
 @contextmanager
@@ -71,17 +80,17 @@ def nginx(upstream: str, folder: Path) -> Iterator[Variant]:
     """Nginx by grpc_pass, in one process.
 
     Raises:
-        LookupError: it is not installed.
+        NotInstalled: it is not installed.
     """
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
-        raise LookupError("nginx is not installed (on Debian: the package nginx-light)")
+        raise NotInstalled("nginx is not installed (on Debian: the package nginx-light)")
     port = _free_port()
     config = folder / "nginx.conf"
     config.write_text(_NGINX.format(folder=folder, port=port, upstream=upstream))
     with _process([program, "-p", str(folder), "-c", str(config)]) as process:
         _wait_for_port(port, process)
-        yield Variant("nginx", "grpc", f"127.0.0.1:{port}", process.pid)
+        yield Variant("nginx", "grpc", f"127.0.0.1:{port}", (process.pid,))
 
 
 @contextmanager
@@ -89,23 +98,38 @@ def envoy(upstream: str, folder: Path) -> Iterator[Variant]:
     """Envoy, with one worker.
 
     Raises:
-        LookupError: it is not installed.
+        NotInstalled: it is not installed.
     """
     if not _ENVOY.is_file():
-        raise LookupError("Envoy is not installed (make envoy)")
+        raise NotInstalled("Envoy is not installed (make envoy)")
     port = _free_port()
     config = folder / "envoy.json"
     config.write_text(json.dumps(_envoy_config(port, upstream)))
     options = ("--disable-hot-restart", "--concurrency", "1", "--log-level", "error")
     with _process([str(_ENVOY), "-c", str(config), *options]) as process:
         _wait_for_port(port, process)
-        yield Variant("Envoy", "grpc", f"127.0.0.1:{port}", process.pid)
+        yield Variant("Envoy", "grpc", f"127.0.0.1:{port}", (process.pid,))
+
+
+@contextmanager
+def beside(guard: Variant, name: str, file: str, upstream: str, folder: Path) -> Iterator[Variant]:
+    """Envoy by a file of deploy/envoy, with a Guard beside it. CPU is that of both.
+
+    Raises:
+        NotInstalled: it is not installed.
+    """
+    if not _ENVOY.is_file():
+        raise NotInstalled(f"{name}: Envoy is not installed (make envoy)")
+    own = folder / name
+    own.mkdir()
+    with real_envoy(own, file, triton=upstream, guard_port=guard.serves, message_timeout=_PATIENCE) as running:
+        yield Variant(name, "grpc", running.address, (running.pid, *guard.pids))
 
 
 @contextmanager
 def guard(upstream: str, folder: Path, name: str, policy: Mapping[str, Any]) -> Iterator[subprocess.Popen[str]]:
     """Guard with a policy, which takes seconds to start."""
-    listen = dict.fromkeys(("address", "http_address", "admin_address"), "127.0.0.1:0")
+    listen = dict.fromkeys(("address", "http_address", "envoy_address", "admin_address"), "127.0.0.1:0")
     config = folder / f"{name}.yaml"
     config.write_text(json.dumps({"upstream": {"address": upstream}, "listen": listen, **policy}))
     command = [sys.executable, "-m", "guard", "serve", "--config", str(config), "--log-level", "error"]
@@ -118,12 +142,12 @@ def ready(process: subprocess.Popen[str], name: str) -> tuple[Variant, Variant]:
     assert process.stdout is not None  # noqa: S101 - as above
     said = process.stdout.readline()
     ports = re.findall(r"port (\d+)", said)
-    if len(ports) < 3:  # noqa: PLR2004 - gRPC, HTTP, admin
+    if len(ports) < 4:  # noqa: PLR2004 - gRPC, HTTP, Envoy, admin
         raise RuntimeError(f"Guard did not start; it said: {said!r}")
-    _wait_until_ready(f"http://127.0.0.1:{ports[2]}/readyz")
+    _wait_until_ready(f"http://127.0.0.1:{ports[3]}/readyz")
     return (
-        Variant(f"Guard, {name}", "grpc", f"127.0.0.1:{ports[0]}", process.pid),
-        Variant(f"Guard over REST, {name}", "http", f"127.0.0.1:{ports[1]}", process.pid),
+        Variant(f"Guard, {name}", "grpc", f"127.0.0.1:{ports[0]}", (process.pid,), int(ports[2])),
+        Variant(f"Guard over REST, {name}", "http", f"127.0.0.1:{ports[1]}", (process.pid,)),
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -32,6 +33,9 @@ _TRIED = 40
 _SEED = 2
 _BUDGET_S = 30.0
 _QUEUE = 1024
+
+Start: TypeAlias = Callable[[str, Path], AbstractContextManager[Variant]]
+"""Starts a proxy in front of an address, with a folder for its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +76,32 @@ def setting(payloads: Sequence[Payload], folder: Path) -> Iterator[Setting]:
         (off, rest), (shadow, _), (enforce, _) = (parts.ready(process, name) for name, process in started.items())
         bodies = _bodies(payloads, enforce.address, folder)
         floor = held.enter_context(parts.pass_through(at))
-        native, left_out = _native(held, {"nginx": parts.nginx, "envoy": parts.envoy}, at, folder)
+        native, left_out = _native(held, (parts.nginx, parts.envoy, *_second_way(off, shadow, enforce)), at, folder)
         variants = (Variant("direct", "grpc", at), floor, *native, off, shadow, enforce, rest)
         yield Setting(variants, bodies, left_out)
 
 
+def _second_way(off: Variant, shadow: Variant, enforce: Variant) -> tuple[Start, ...]:
+    """Envoy with each of the Guards beside it."""
+    return (
+        partial(parts.beside, shadow, "Envoy mirrors to Guard", "shadow.yaml"),
+        partial(parts.beside, off, "Envoy asks Guard, off", "enforce.yaml"),
+        partial(parts.beside, enforce, "Envoy asks Guard, enforce", "enforce.yaml"),
+    )
+
+
 def _native(
     held: ExitStack,
-    starts: Mapping[str, Callable[[str, Path], AbstractContextManager[Variant]]],
+    starts: Sequence[Start],
     upstream: str,
     folder: Path,
 ) -> tuple[list[Variant], tuple[str, ...]]:
     """The proxies that are installed, and why others are not there."""
     found, left_out = [], []
-    for start in starts.values():
+    for start in starts:
         try:
             found.append(held.enter_context(start(upstream, folder)))
-        except LookupError as missing:
+        except parts.NotInstalled as missing:
             left_out.append(str(missing))
     return found, tuple(left_out)
 

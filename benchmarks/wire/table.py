@@ -21,7 +21,10 @@ DIRECT, FLOOR, OFF, SHADOW, ENFORCE = "direct", "pass-through", "Guard, off", "G
 REST = "Guard over REST, off"
 _OFF_TARGETS = {"3 KB": 1.10, "150 KB": 1.10, "600 KB": 1.20, "9.6 MB": 1.20}
 _SHADOW_TARGET, _REST_TARGET = 1.10, 1.50
-_COLOURS = ("#444444", "#8d6cab", "#4c9f70", "#d9822b", "#1f77b4", "#17becf", "#c0392b", "#7f8c8d")
+_COLOURS = (
+    *("#444444", "#8d6cab", "#4c9f70", "#d9822b", "#1f77b4", "#17becf", "#c0392b", "#7f8c8d"),
+    *("#e377c2", "#bcbd22", "#8c564b"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ def markdown(targets: Sequence[Row], lines: Sequence[Shown], about: Mapping[str,
         "",
         "Requests in a closed loop against a real Triton, variants in turns within each round, all on one machine, so",
         "that client, proxy and server share its processors. Ratios are of one round; medians over rounds are shown,",
-        "and the least and largest round. CPU is that of the proxy's process for a request, its screening included.",
+        "and the least and largest round. CPU is that of the proxy's process for a request, its screening included;",
+        "where Envoy asks Guard or mirrors to it, that of both.",
         "In shadow mode Guard leaves unscreened what it has no time for; in enforce mode it screens every request.",
         "",
         "| # | compare | payload | target | measured | rounds | holds |",

@@ -87,6 +87,7 @@ class Sidecar:
         self._thread: ThreadPoolExecutor | None = None
         self.grpc_port = 0
         self.http_port = 0
+        self.envoy_port = 0
         self.admin_port = 0
 
     @property
@@ -113,6 +114,7 @@ class Sidecar:
             self._closing.callback(self._admin.stop)
             self.grpc_port = await self._server.start()
             self.http_port = self._server.http_port
+            self.envoy_port = self._server.envoy_port
         except BaseException:
             await self._closing.aclose()
             raise
@@ -120,6 +122,7 @@ class Sidecar:
             "guard serves",
             grpc_port=self.grpc_port,
             http_port=self.http_port or None,
+            envoy_port=self.envoy_port or None,
             admin_port=self.admin_port,
             models=list(self._in_force.models),
             policy=self._in_force.version,

@@ -144,11 +144,18 @@ async def _serve(settings: Settings, embedded: Path | None, reload: Reload | Non
             await server.stop(grace_s=1.0)
 
 
+def _where(port: int, address: str) -> str:
+    """A port, or the Unix socket that has none."""
+    return f"port {port}" if port else address
+
+
 def _announce(sidecar: Sidecar, settings: Settings, embedded: Path | None) -> None:
     http = f"HTTP on port {sidecar.http_port}, " if sidecar.http_port else ""
-    where = f"port {sidecar.grpc_port}" if sidecar.grpc_port else settings.listen.address
+    for_envoy = settings.listen.envoy_address
+    envoy = f"Envoy on {_where(sidecar.envoy_port, for_envoy)}, " if for_envoy else ""
+    where = _where(sidecar.grpc_port, settings.listen.address)
     out.print(
-        f"Guard serves gRPC on {where}, {http}metrics and health on port {sidecar.admin_port}; "
+        f"Guard serves gRPC on {where}, {http}{envoy}metrics and health on port {sidecar.admin_port}; "
         f"{summary(settings)}. Ctrl-C stops it.",
         soft_wrap=True,
     )

@@ -118,14 +118,17 @@ def _check_addresses(document: Document) -> Iterator[Mistake]:
     serve = _host_and_port(listen.get("address", Listen().address))
     admin = _host_and_port(listen.get("admin_address", Listen().admin_address))
     upstream = _host_and_port(_mapping(document.data.get("upstream")).get("address", Upstream().address))
-    http = _host_and_port(listen.get("http_address"))
-    for name, other in (("address", serve), ("admin_address", admin)):
-        if http is not None and other is not None and http[1] == other[1] != 0:
-            yield document.mistake(
-                ("listen", "http_address"),
-                f"listen.{name} and listen.http_address both want port {http[1]}",
-                "give one of them another port",
-            )
+    http, envoy = (_host_and_port(listen.get(key)) for key in ("http_address", "envoy_address"))
+    taken = {"address": serve, "admin_address": admin}
+    for key, own in (("http_address", http), ("envoy_address", envoy)):
+        for name, other in taken.items():
+            if own is not None and other is not None and own[1] == other[1] != 0:
+                yield document.mistake(
+                    ("listen", key),
+                    f"listen.{name} and listen.{key} both want port {own[1]}",
+                    "give one of them another port",
+                )
+        taken[key] = own
     if serve is None or serve[1] == 0:
         return
     if admin is not None and admin[1] == serve[1]:

@@ -28,7 +28,8 @@ def check(document: Document, base: Path) -> Iterator[Mistake]:
         except FileUnusable as exc:
             yield _mistake(document, exc)
     address = listen.get("address")
-    if "socket_access" in listen and not str(address).startswith("unix:"):
+    served = (address, listen.get("envoy_address"))
+    if "socket_access" in listen and not any(str(each).startswith("unix:") for each in served):
         yield document.mistake(
             ("listen", "socket_access"),
             "listen.socket_access has no effect where listen.address is no unix:path",

@@ -13,7 +13,7 @@ from guard.recording import Outcome, Sink
 from guard.sharing import Sharing, StoreFailure
 from guard.values import Action, FaultReason, Reloaded, Sender, UnscreenedReason, Verdict
 
-PROTOCOLS = ("grpc", "http")
+PROTOCOLS = ("grpc", "http", "ext_proc", "mirror")
 UNDECIDED = "none"
 """The value of `decision` for requests that were refused or given up before there was one."""
 

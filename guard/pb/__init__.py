@@ -1,1 +1,1 @@
-"""Messages of the v2 inference protocol, generated from proto/inference by `make proto`. Not edited by hand."""
+"""Messages of the v2 inference protocol and of Envoy's, generated from proto/ by `make proto`. Not edited by hand."""

@@ -1,4 +1,4 @@
-"""The socket that the gRPC server listens on: a port, or a Unix socket with its file."""
+"""What a gRPC server listens on, a port or a Unix socket with its file, and how it takes what comes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,42 @@ from pathlib import Path
 
 import grpc
 
-from guard.config import Listen
+from guard.config import Listen, Settings
 from guard.errors import AddressUnusable
 from guard.transport import SocketAccess
+from guard.wire.receive import transport_limit
 
 _MODES = {SocketAccess.OWNER: 0o600, SocketAccess.GROUP: 0o660, SocketAccess.EVERYONE: 0o666}
 _TRY_S = 1.0
 _LONGEST_PATH = 107
 """Bytes that Linux has room for in a socket's address."""
 
+_AS_IT_CAME = 0
+"""Compressed messages stay so, and `receive` inflates them: gRPC would check their size once it had done it."""
+
+_MS = 1000
+_HANDSHAKE_S = 20
+_KEEPALIVE_TIMEOUT_S = 20
+_PING_INTERVAL_S = 10
+"""Clients that ask more often whether Guard is there are cut off: three times too soon is a flood (gRPC's setting)."""
+
 
 class Listener:
-    """Where the server listens. `port` is 0 for a Unix socket, whose file `close` removes."""
+    """Where the server listens. `port` is 0 for a Unix socket, whose file `close` removes.
 
-    def __init__(self, server: grpc.aio.Server, listen: Listen, credentials: grpc.ServerCredentials | None) -> None:
+    `setting` is the one that `listen.address` was taken from.
+    """
+
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        listen: Listen,
+        credentials: grpc.ServerCredentials | None,
+        *,
+        setting: str = "listen.address",
+    ) -> None:
         self._address = listen.address
+        self._setting = setting
         self._path = socket_path(listen.address)
         self._inode = 0
         if self._path is None:
@@ -79,7 +100,24 @@ class Listener:
         raise self._unusable("a server that runs answers there")
 
     def _unusable(self, why: str) -> AddressUnusable:
-        return AddressUnusable(self._address, "listen.address", why)
+        return AddressUnusable(self._address, self._setting, why)
+
+
+def server_options(settings: Settings) -> list[tuple[str, int]]:
+    """How each of Guard's gRPC servers takes messages and connections."""
+    answer_ms = round(min(settings.listen.keepalive_s, _KEEPALIVE_TIMEOUT_S) * _MS)
+    return [
+        ("grpc.max_receive_message_length", transport_limit(settings.upstream.max_message_bytes)),
+        ("grpc.per_message_decompression", _AS_IT_CAME),
+        ("grpc.so_reuseport", 0),  # or a second server on a busy port would silently take half of its calls
+        ("grpc.max_concurrent_streams", settings.limits.max_concurrent_streams),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_S * _MS),
+        ("grpc.keepalive_time_ms", round(settings.listen.keepalive_s * _MS)),
+        ("grpc.keepalive_timeout_ms", answer_ms),
+        ("grpc.http2.ping_timeout_ms", answer_ms),  # gRPC 1.81 goes by this one
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_S * _MS),
+    ]
 
 
 def socket_path(address: str) -> Path | None:

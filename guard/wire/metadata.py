@@ -42,9 +42,12 @@ _FORGEABLE_PREFIXES = ("guard-", "guard_", "triton-grpc-protocol-")
 # gRPC's stubs type a metadata pair differently in each place, hence Any.
 def to_upstream(metadata: Iterable[Any]) -> Metadata:
     """A client's metadata without what belongs to its own connection and without what it may not claim."""
-    return tuple(
-        (key, value) for key, value in metadata if _crosses(key) and not key.lower().startswith(_FORGEABLE_PREFIXES)
-    )
+    return tuple((key, value) for key, value in metadata if _crosses(key) and not is_forgeable(key))
+
+
+def is_forgeable(key: str) -> bool:
+    """Whether metadata by this name means that Guard wrote it, or is an instruction to the server."""
+    return key.lower().startswith(_FORGEABLE_PREFIXES)
 
 
 def check_metadata(metadata: Metadata) -> None:

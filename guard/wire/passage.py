@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import grpc
 
@@ -20,7 +21,7 @@ from guard.wire.message import ParsedRequest, Parts, parse, with_verdict
 from guard.wire.ports import Auditor, Screener, WireMetrics
 from guard.wire.room import Room
 from guard.wire.status import Metadata
-from guard.wire.upstream import Call, Reply, Upstream
+from guard.wire.upstream import Call, Reply
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -43,33 +44,47 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a call ends, and Guard's own trailers for it."""
+    """How a call ends, Guard's own trailers for it, and what was decided, if it was by then."""
 
     reply: Reply
     marks: Metadata
+    decision: Decision | None = None
+
+
+class Server(Protocol):
+    """Where requests go that may pass."""
+
+    async def call(self, call: Call) -> Reply:
+        """Send a call on, and return how it ends."""
+        ...
 
 
 class Passage:
     """The one way of inference requests to the upstream.
 
     Where the policy lets the upstream run beside the screening, added latency tends to what screening takes longer than
-    inference; where it only watches, nothing waits for the verdict.
+    inference; where it only watches, nothing waits for the verdict. `room` is shared with another passage, if it is
+    given; `marks_answers` puts the verdict into what the upstream answers.
     """
 
     def __init__(
         self,
         screener: Screener,
-        upstream: Upstream,
+        upstream: Server,
         settings: Settings,
         metrics: WireMetrics,
         audit: Auditor | None = None,
+        *,
+        room: Room | None = None,
+        marks_answers: bool = True,
     ) -> None:
         self._screener = screener
         self._upstream = upstream
         self._metrics = metrics
         self._audit = audit
         self._screen_only = settings.screen_only
-        self.room = Room(settings.limits.max_inflight_bytes)
+        self._marks_answers = marks_answers
+        self.room = Room(settings.limits.max_inflight_bytes) if room is None else room
         self._behind: set[asyncio.Task[None]] = set()
 
     async def answer(self, caller: Caller, receive: Awaitable[Parts]) -> Answer:
@@ -90,7 +105,7 @@ class Passage:
                     request.answered_s = time.perf_counter()
                     if not request.watched:
                         self.finish(request)
-            return Answer(reply, request.marks)
+            return Answer(reply, request.marks, request.decision)
 
     def course(self, request: Request, parts: Parts) -> Course:
         """What the policy says of a request, which keeps to the policy that it began with."""
@@ -146,7 +161,7 @@ class Passage:
                 decision = await self.screened(request, parsed)
                 if decision.action is Action.REJECT:
                     return self.rejection(request, parsed, decision, asked_s)
-                return _marked(await self._forward(request, parsed), decision)
+                return self._marked(await self._forward(request, parsed), decision)
 
     async def _tell(self, request: Request, parsed: ParsedRequest) -> Reply:
         """Tell the verdict on a request that is not forwarded. What could not be screened may be worth a retry."""
@@ -166,7 +181,7 @@ class Passage:
             decision = await screening
             if decision.action is Action.REJECT:
                 return self.rejection(request, parsed, decision, asked_s)
-            return _marked(await (forwarding or self._forward(request, parsed)), decision)
+            return self._marked(await (forwarding or self._forward(request, parsed)), decision)
         finally:
             for task in (screening, forwarding):
                 if task is not None:
@@ -196,6 +211,11 @@ class Passage:
             return await self._upstream.call(
                 Call(METHOD, parsed.canonical(), caller.metadata, caller.remaining_s(), model=request.model)
             )
+
+    def _marked(self, reply: Reply, decision: Decision) -> Reply:
+        if not self._marks_answers or reply.code is not grpc.StatusCode.OK:
+            return reply
+        return replace(reply, body=marked(reply.body, decision))
 
     def finish(self, request: Request) -> None:
         """Count a request, and record it where its decision is worth it, once for each."""
@@ -261,10 +281,9 @@ def _sighting(request: Request, decision: Decision, infer: InferRequest, duratio
     )
 
 
-def _marked(reply: Reply, decision: Decision) -> Reply:
-    if decision.mode is Mode.SHADOW or reply.code is not grpc.StatusCode.OK:
-        return reply
-    return replace(reply, body=with_verdict(reply.body, decision))
+def marked(response: bytes, decision: Decision) -> bytes:
+    """A serialised response that tells the verdict, where its caller may know of it."""
+    return response if decision.mode is Mode.SHADOW else with_verdict(response, decision)
 
 
 def _drop(task: asyncio.Task[object]) -> None:

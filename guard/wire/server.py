@@ -1,4 +1,4 @@
-"""Guard's servers: gRPC, and HTTP where the settings have an address for it."""
+"""Guard's servers: gRPC, and HTTP and the one for Envoy where the settings have addresses for them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,18 @@ import grpc
 from guard.channel import Link
 from guard.config import Settings, SharedMemory
 from guard.credentials import ends_of
+from guard.wire.envoy import EnvoyServer
 from guard.wire.health import Health
 from guard.wire.infer import InferHandler
-from guard.wire.listener import Listener
+from guard.wire.listener import Listener, server_options
 from guard.wire.methods import Methods
 from guard.wire.passage import Passage
 from guard.wire.ports import Auditor, Screener, WireMetrics
-from guard.wire.receive import transport_limit
 from guard.wire.rest import RestServer
 from guard.wire.shared_memory import Regions
 from guard.wire.stream import StreamHandler
 from guard.wire.tls import SECTION, ServerTls
 from guard.wire.upstream import Upstream
-
-_AS_IT_CAME = 0
-"""Compressed messages stay so, and `receive` inflates them: gRPC would check their size once it had done it."""
-
-_MS = 1000
-_HANDSHAKE_S = 20
-_KEEPALIVE_TIMEOUT_S = 20
-_PING_INTERVAL_S = 10
-"""Clients that ask more often whether Guard is there are cut off: three times too soon is a flood (gRPC's setting)."""
 
 
 class GuardServer:
@@ -63,25 +54,29 @@ class GuardServer:
         self._streams: StreamHandler | None = None
         self._listener: Listener | None = None
         self._rest: RestServer | None = None
+        self._envoy: EnvoyServer | None = None
         self.http_port = 0
+        self.envoy_port = 0
 
     async def start(self) -> int:
         """Bind `listen.address` and serve. Returns the port, which the system chose if the address says port 0.
 
-        A Unix socket has none: then it is 0. `http_port` is that of `listen.http_address`.
+        A Unix socket has none: then it is 0. `http_port` is that of `listen.http_address`, and `envoy_port` that of
+        `listen.envoy_address`.
 
         Raises:
             AddressUnusable: the address can't be bound.
         """
-        server = grpc.aio.server(options=_server_options(self._settings))
+        server = grpc.aio.server(options=server_options(self._settings))
         upstream = Upstream(self._settings.upstream, self._metrics, link=self._link)
         passage = Passage(self._screener, upstream, self._settings, self._metrics, self._audit)
         try:
             await self._start_rest(passage, upstream)
+            await self._start_envoy(passage)
             credentials = None if self._tls is None else self._tls.grpc_credentials()
             listener = Listener(server, self._settings.listen, credentials)
         except BaseException:
-            await self._stop_rest(0.0)
+            await asyncio.gather(self._stop_rest(0.0), self._stop_envoy(0.0))
             await server.stop(None)
             await upstream.close(0.0)
             raise
@@ -107,10 +102,12 @@ class GuardServer:
         await self._health.stop()
         if self._streams is not None:
             self._streams.drain()
-        await asyncio.gather(server.stop(grace_s), self._stop_rest(grace_s))
+        await asyncio.gather(server.stop(grace_s), self._stop_rest(grace_s), self._stop_envoy(grace_s))
         if self._listener is not None:
             self._listener.close()
         await passage.close(max(0.0, ends_s - time.monotonic()))
+        if self._envoy is not None:
+            await self._envoy.close(max(0.0, ends_s - time.monotonic()))
         await upstream.close(max(0.0, ends_s - time.monotonic()))
 
     async def _start_rest(self, passage: Passage, upstream: Upstream) -> None:
@@ -122,6 +119,20 @@ class GuardServer:
         if self._rest is not None:
             await self._rest.stop(grace_s)
 
+    async def _start_envoy(self, passage: Passage) -> None:
+        if (address := self._settings.listen.envoy_address) is not None:
+            settings, metrics = self._settings, self._metrics
+            self._envoy = EnvoyServer(
+                self._screener, settings, metrics, passage.room, self._link.metadata, audit=self._audit
+            )
+            tls = settings.listen.tls
+            credentials = None if tls is None else ServerTls(tls, quiet=True).grpc_credentials()
+            self.envoy_port = await self._envoy.start(address, credentials)
+
+    async def _stop_envoy(self, grace_s: float) -> None:
+        if self._envoy is not None:
+            await self._envoy.stop(grace_s)
+
     def _watch_credentials(self) -> None:
         """Export how it stands with the files that prove who Guard is."""
         if self._tls is not None:
@@ -130,19 +141,3 @@ class GuardServer:
             self._metrics.watch_credentials("upstream.tls", self._link.tls.stale, ends_of(self._link.tls))
         if self._link.secret is not None:
             self._metrics.watch_credentials("upstream.restricted_protocol", self._link.secret.stale, {})
-
-
-def _server_options(settings: Settings) -> list[tuple[str, int]]:
-    answer_ms = round(min(settings.listen.keepalive_s, _KEEPALIVE_TIMEOUT_S) * _MS)
-    return [
-        ("grpc.max_receive_message_length", transport_limit(settings.upstream.max_message_bytes)),
-        ("grpc.per_message_decompression", _AS_IT_CAME),
-        ("grpc.so_reuseport", 0),  # or a second server on a busy port would silently take half of its calls
-        ("grpc.max_concurrent_streams", settings.limits.max_concurrent_streams),
-        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_S * _MS),
-        ("grpc.keepalive_time_ms", round(settings.listen.keepalive_s * _MS)),
-        ("grpc.keepalive_timeout_ms", answer_ms),
-        ("grpc.http2.ping_timeout_ms", answer_ms),  # gRPC 1.81 goes by this one
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_S * _MS),
-    ]

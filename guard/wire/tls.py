@@ -19,14 +19,16 @@ _log = structlog.get_logger(__name__)
 
 
 class ServerTls:
-    """TLS of the gRPC server: each new connection gets the certificate that the files hold then.
+    """TLS of a gRPC server: each new connection gets the certificate that the files hold then.
+
+    A `quiet` one leaves it to another to log what is wrong with the files.
 
     Raises:
         FileUnusable: a certificate or key can't be used.
     """
 
-    def __init__(self, settings: ListenTls) -> None:
-        self.files: WatchedTls = watch_credentials(SECTION, settings)
+    def __init__(self, settings: ListenTls, *, quiet: bool = False) -> None:
+        self.files: WatchedTls = watch_credentials(SECTION, settings, quiet=quiet)
         self._asks_clients = settings.client_ca_file is not None
         self._shown = self.files.current()
 

@@ -94,6 +94,10 @@ MISTAKES = {
     "one port for gRPC and HTTP": (
         GOOD + "listen:\n  http_address: a:8011", 4, "listen.http_address", "both want port 8011", "another port"
     ),
+    "one port for HTTP and Envoy": (
+        GOOD + "listen:\n  http_address: a:1\n  envoy_address: a:1", 5, "listen.envoy_address", "http_address and",
+        "another port",
+    ),
     "guard upstream of itself": (
         GOOD + "upstream:\n  address: localhost:8011", 4, "upstream.address", "call itself", "guarded server's gRPC"
     ),

@@ -13,8 +13,11 @@ from guard.config import Mode, ModelPolicy
 from guard.model.onnx import OnnxBackend, inspect_onnx
 from guard.offline.calibrate import Budget, Options, calibrate
 from guard.profile import store
+from tests.e2e.house import house, request
 from tests.e2e.peer import Peer
+from tests.e2e.ways import World, halfway
 from tests.support import digits
+from tests.support.profiles import plain_profile
 from tests.support.sidecars import serving, settings
 from tests.support.triton import Triton
 
@@ -104,3 +107,20 @@ def adversarial(digits_data: digits.DigitsData) -> np.ndarray:
     """Digits of the test part under attack, (24, 1, 8, 8)."""
     images, labels = digits_data.test
     return digits.attack(digits.trained_network(), images[:24], labels[:24])
+
+
+@pytest.fixture(scope="module")
+def world(
+    digits_onnx: Path, digits_data: digits.DigitsData, adversarial: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """A house, and what Guard there thinks of some images."""
+    folder: Path = tmp_path_factory.mktemp("house")
+    store.save(plain_profile(), folder / "profile")
+    with house(folder, digits_onnx, folder / "profile") as built:
+
+        def verdict(image: np.ndarray) -> str | None:
+            return built.grpc(request(image[None]).SerializeToString()).verdict
+
+        attack = next(image for image in halfway(digits_data, adversarial) if verdict(image) == "adversarial")
+        clean = [image for image in digits_data.test[0][:80] if verdict(image) == "clean"]
+        yield World(built, np.stack((clean * 2)[:64]), attack[None])

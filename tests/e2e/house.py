@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2
 
 from guard.app import Sidecar
 from guard.app.models import load_models
-from guard.config import Mode, ModelPolicy, ScreenOnly, Settings, Upstream
+from guard.config import Listen, Mode, ModelPolicy, ScreenOnly, Settings, Upstream
 from guard.transport import RestrictedProtocol
 from tests.e2e.http_peer import HttpPeer
 from tests.support.loop import LoopThread
@@ -27,6 +27,7 @@ from tests.support.triton import MAX_BATCH_SIZE, Triton
 
 SUPPORT = Path(__file__).parents[1] / "support"
 RATE = 0.05
+ANY_PORT = "127.0.0.1:0"
 KEY, SECRET = "guard-key", "open sesame"
 HEADER = f"triton-grpc-protocol-{KEY}"
 PROTOCOLS = "health,metadata,inference,shared-memory,model-config,model-repository,statistics,trace,logging"
@@ -68,8 +69,8 @@ class House:
         return {bytes.fromhex(line) for line in self.file.read_text().split()} if self.file.exists() else set()
 
     def grpc(self, message: bytes, metadata: Sequence[tuple[str, str]] = (), *, guard: int = 0, **options: Any) -> Told:
-        """Send a serialised request to ModelInfer."""
-        with _channel(self.guards[guard].grpc_port) as channel:
+        """Send a serialised request to ModelInfer, of a Guard or at the `port` that the options name."""
+        with _channel(options.get("port", self.guards[guard].grpc_port)) as channel:
             call = channel.unary_unary(
                 "/inference.GRPCInferenceService/ModelInfer",
                 response_deserializer=service_pb2.ModelInferResponse.FromString,
@@ -138,8 +139,8 @@ def house(folder: Path, onnx: Path, profile: Path) -> Iterator[House]:
         chosen = settings(
             triton.address,
             models(profile, onnx),
-            http=True,
             upstream=Upstream(address=triton.address, restricted_protocol=secret),
+            listen=Listen(**dict.fromkeys(("address", "http_address", "envoy_address", "admin_address"), ANY_PORT)),
             noise_secret_file=folder / "noise",
             screen_only=ScreenOnly.ALLOW,
         )

@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from guard.profile import store
-from tests.e2e.house import HEADER, RATE, SECRET, House, Told, document, house, request, typed
+from tests.e2e.house import HEADER, RATE, SECRET, House, Told, document, request, typed
 from tests.e2e.http_peer import HttpPeer
 from tests.e2e.peer import Peer
-from tests.e2e.ways import FORGED_METADATA, WAYS, World, among_64, sent
+from tests.e2e.ways import FORGED_METADATA, WAYS, World, among_64, halfway, sent
 from tests.support.digits import DigitsData
-from tests.support.profiles import plain_profile
 
 HTTP = {"PERMISSION_DENIED": "403", "INVALID_ARGUMENT": "400", "UNIMPLEMENTED": "501"}
-
-
-@pytest.fixture(scope="module")
-def world(
-    digits_onnx: Path, digits_data: DigitsData, adversarial: np.ndarray, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
-    """A house, and what Guard there thinks of some images."""
-    folder: Path = tmp_path_factory.mktemp("house")
-    store.save(plain_profile(), folder / "profile")
-    with house(folder, digits_onnx, folder / "profile") as built:
-
-        def verdict(image: np.ndarray) -> str | None:
-            return built.grpc(request(image[None]).SerializeToString()).verdict
-
-        attack = next(image for image in halfway(digits_data, adversarial) if verdict(image) == "adversarial")
-        clean = [image for image in digits_data.test[0][:80] if verdict(image) == "clean"]
-        yield World(built, np.stack((clean * 2)[:64]), attack[None])
-
-
-def halfway(digits_data: DigitsData, adversarial: np.ndarray) -> np.ndarray:
-    """Images between digits and attacks on them: of some the model is not sure, which Guard notices."""
-    images = digits_data.test[0][: len(adversarial)]
-    return (images + 0.5 * (adversarial - images)).astype(np.float32)
 
 
 TRIED = [

@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2
 
 from guard.wire.scan import length_delimited
 from tests.e2e.house import HEADER, KEY, SECRET, House, document, request, typed
+from tests.support.digits import DigitsData
 
 Request = service_pb2.ModelInferRequest
 NAME, INPUTS, RAW = 1, 5, 7
@@ -37,6 +38,12 @@ class Way:
     body: Callable[[World], tuple[bytes, bytes]] | None = None
     metadata: tuple[tuple[str, str], ...] = ()
     path: str = "/v2/models/digits/infer"
+
+
+def halfway(digits_data: DigitsData, adversarial: np.ndarray) -> np.ndarray:
+    """Images between digits and attacks on them: of some the model is not sure, which Guard notices."""
+    images = digits_data.test[0][: len(adversarial)]
+    return (images + 0.5 * (adversarial - images)).astype(np.float32)
 
 
 def sent(message: Request, *behind: bytes) -> bytes:

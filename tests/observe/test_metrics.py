@@ -76,7 +76,7 @@ def test_series_of_a_watched_model_begin_at_zero(scrape: Scrape) -> None:
     assert {key for key in counters if "guard_requests_total" in key and "model=digits" in key} == {
         f"guard_requests_total{{decision={decision},model=digits,protocol={protocol}}}"
         for decision in ("forward", "flag", "reject", "screen_only", "none")
-        for protocol in ("grpc", "http")
+        for protocol in ("grpc", "http", "ext_proc", "mirror")
     }
     for detector in ("squeezing", "network", "smoothing", "sensitivity_gaussian"):
         assert f"guard_verdicts_total{{detector={detector},model=digits}}" in samples

@@ -131,7 +131,7 @@ class Guard:
 
     def cpu_s(self) -> float:
         """Seconds on processors so far."""
-        return cpu_s(self.pid)
+        return cpu_s((self.pid,))
 
     def _write(self) -> None:
         """Write its policy."""

@@ -28,7 +28,7 @@ from tests.deploy.rendered import LINK, container, needs_kubectl, policy_text
 from tests.support import digits
 from tests.support.profiles import plain_profile
 from tests.support.sidecars import client_of
-from tests.support.triton import ENVIRONMENT, Triton, _free_ports
+from tests.support.triton import ENVIRONMENT, Triton, free_ports
 
 pytestmark = needs_kubectl
 FOLDER = "overlays/gpu"
@@ -43,7 +43,7 @@ class Pod:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self.ports = dict(zip(PORTS, map(str, _free_ports(len(PORTS))), strict=True))
+        self.ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
         self._processes = ExitStack()
         self._running: list[subprocess.Popen[bytes]] = []
         for name in ("run/guard-link", "run/guard-noise", "profiles/digits", "etc/guard"):

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from benchmarks.chaos.house import Guard, House
-from benchmarks.chaos.load import client
+from benchmarks.chaos.load import Answers, client
 from benchmarks.chaos.table import Check
 
 _RATE = 50
@@ -20,17 +20,17 @@ async def rolling_restart(house: House, restarts: float) -> list[Check]:
     codes = set()
     try:
         await asyncio.gather(*(asyncio.to_thread(guard.start) for guard in guards))
-        async with (
-            client(house.body, *(guard.address for guard in guards)) as clients,
-            clients.traffic(_RATE, timeout_s=30.0) as answers,
-        ):
-            for guard in guards:
-                await _until_used(guard)
-            for number in range(round(restarts)):
-                guard = guards[number % 2]
-                codes.add(await asyncio.to_thread(guard.drain_and_stop))
-                await asyncio.to_thread(guard.start)
-                await _until_used(guard)
+        async with client(house.body, *(guard.address for guard in guards)) as clients:
+            while await clients.ask(Answers()) != "OK":  # noqa: ASYNC110 - grpc.health.v1 follows readiness in a second
+                await asyncio.sleep(0.1)
+            async with clients.traffic(_RATE, timeout_s=30.0) as answers:
+                for guard in guards:
+                    await _until_used(guard)
+                for number in range(round(restarts)):
+                    guard = guards[number % 2]
+                    codes.add(await asyncio.to_thread(guard.drain_and_stop))
+                    await asyncio.to_thread(guard.start)
+                    await _until_used(guard)
     finally:
         for guard in guards:
             await asyncio.to_thread(guard.stop)

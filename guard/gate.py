@@ -194,7 +194,7 @@ class Gate:
 
 def _check_content_type(request: InferRequest, guarded: GuardedModel) -> None:
     """A server that decodes the inputs in another way executes something else than was screened."""
-    if request.content_type and (request.content_type != ARRAYS or guarded.images is not None):
+    if request.content_type is not None and (request.content_type != ARRAYS or guarded.images is not None):
         raise MalformedRequest(
             f"the request asks for content_type {request.content_type!r}; leave that out: guard screens the inputs of "
             f"model {guarded.info.name!r} as they are"

@@ -173,14 +173,14 @@ ARRAYS = "np"
 class InferRequest:
     """The part of a v2 inference request that screening reads.
 
-    `content_type` is how it asks the server to decode its inputs; empty where it does not.
+    `content_type` is how it asks the server to decode its inputs; None where it does not.
     """
 
     model_name: str
     model_version: str
     request_id: str
     inputs: tuple[WireTensor, ...]
-    content_type: str = ""
+    content_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

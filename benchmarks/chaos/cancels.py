@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from benchmarks.chaos.house import PAYLOAD, Guard, House
 from benchmarks.chaos.load import Answers, Client, client, quantile_ms
@@ -22,17 +23,23 @@ _CANCELLED = r'guard_upstream_requests_total\{code="CANCELLED"'
 
 async def cancelled(house: House, requests: float) -> list[Check]:
     """So many requests to Triton, which hears of no cancellation, and a fifth as many to a server that does."""
+    pid = house.triton_pid()
     shielded = await _leaving(house, house.common(), round(requests))
     async with _hearing(house) as guard:
         heard = await _leaving(house, guard, round(requests / 5))
         reached = await asyncio.to_thread(guard.counted, _CANCELLED)
-    died = house.triton_pid() and int(house.triton._process is None)  # noqa: SLF001 - as in `triton_pid`
+    died = int(not await asyncio.to_thread(_runs, pid))
     return [
         *shielded,
         Check("Triton died", died, "=", 0),
         *(Check(f"{each.what}, cancellations passed on", each.measured, each.sign, each.limit) for each in heard),
         Check("cancellations that reached that server", reached, ">", 0),
     ]
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process lives; a dead one that nobody waited for has no program."""
+    return Path(f"/proc/{pid}/exe").exists()
 
 
 @asynccontextmanager

@@ -129,6 +129,14 @@ def _check_addresses(document: Document) -> Iterator[Mistake]:
                     "give one of them another port",
                 )
         taken[key] = own
+    asked_for = _mapping(listen.get("tls")).get("client_ca_file")
+    if envoy is not None and envoy[0] not in _LOOPBACK and asked_for is None:
+        yield document.mistake(
+            ("listen", "envoy_address"),
+            f"listen.envoy_address {envoy[0]} can be reached from elsewhere, and who asks there names its own clients "
+            "and is told upstream.restricted_protocol's secret",
+            "write `envoy_address: 127.0.0.1:8012` for an Envoy beside guard, or set listen.tls.client_ca_file",
+        )
     if serve is None or serve[1] == 0:
         return
     if admin is not None and admin[1] == serve[1]:

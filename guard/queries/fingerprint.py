@@ -69,7 +69,7 @@ class Fingerprinter:
 
     def exact(self, item: Float32Array) -> int:
         """Names an input by its exact values: 64 bits."""
-        return self._name(item.tobytes())
+        return self._name((item + 0.0).tobytes())  # zeros have signs
 
     def client(self, name: str) -> int:
         """Names a client: 64 bits."""

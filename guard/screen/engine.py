@@ -249,7 +249,8 @@ class Engine:
             if job.expired:
                 _fail(job, DeadlineExceeded("the time allowed for screening ran out in the queue"))
                 continue
-            nonce = hmac.digest(self._key, job.x.tobytes(), "sha256")[:NONCE_BYTES]
+            values = (job.x + 0.0).tobytes()  # zeros have signs, by which equal inputs would differ
+            nonce = hmac.digest(self._key, values, "sha256")[:NONCE_BYTES]
             item = LiveItem(
                 job.x, nonce, self._stages, self._backends, decided=self._decided, decision_id=job.decision_id
             )

@@ -22,6 +22,9 @@ from guard.values import WireTensor
 MAX_RANK = 32
 """More dimensions than any framework has; bounds the arithmetic that a hostile shape can ask for."""
 
+MAX_VALUES = 1 << 19
+"""Values of one request that are no raw bytes: they are read one by one, on the event loop."""
+
 MAX_STRINGS = 1 << 20
 """BYTES elements in one request: they are walked one by one, on the event loop."""
 
@@ -59,6 +62,11 @@ def read_inputs(header: ModelInferRequest, raw: Sequence[memoryview]) -> tuple[W
     if strings > MAX_STRINGS:
         raise MalformedRequest(f"the request holds {strings} BYTES elements, more than the {MAX_STRINGS} allowed")
     if not raw:
+        values = sum(math.prod(tensor.shape) for tensor in header.inputs)
+        if values > MAX_VALUES:
+            raise MalformedRequest(
+                f"the request holds {values} typed values, more than the {MAX_VALUES} allowed: send raw_input_contents"
+            )
         return tuple(_typed_tensor(tensor) for tensor in header.inputs)
     if any(tensor.HasField("contents") for tensor in header.inputs):
         raise MalformedRequest("the request mixes raw_input_contents with typed contents; use one of them")

@@ -21,6 +21,10 @@ MAX_REMEMBERED = 256
 """Models of one stream. Where the policy lets any model pass, clients may invent names."""
 
 _TIMEOUT_S = 1.0
+_TRITONS_WORDS = frozenset(
+    {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL}
+)
+"""What a server says that knows the call: of a model, of one that isn't there."""
 
 
 class TransactionPolicies:
@@ -31,6 +35,7 @@ class TransactionPolicies:
         self._metadata = metadata
         self._lookups: dict[str, asyncio.Task[bool]] = {}
         self._foreign = False
+        self._triton = False
         self._first: tuple[str, str] | None = None
 
     def of(self, model: str) -> asyncio.Task[bool]:
@@ -54,10 +59,11 @@ class TransactionPolicies:
         """
         asked_for = header.model_name, header.model_version
         self._first = self._first or asked_for
-        if self._foreign and asked_for != self._first:
+        if not self._triton and asked_for != self._first:
+            takes = "takes" if self._foreign else "did not say what it is, and may take"
             raise MalformedRequest(
-                f"the first request of this stream is for model {self._first[0]!r}, version {self._first[1]!r}: "
-                "the upstream takes all that follow for requests to that one; open another stream for another model"
+                f"the first request of this stream is for model {self._first[0]!r}, version {self._first[1]!r}: the "
+                f"upstream {takes} all that follow for requests to that one; open another stream for another model"
             )
 
     def close(self) -> None:
@@ -69,8 +75,9 @@ class TransactionPolicies:
         request = ModelConfigRequest(name=model).SerializeToString()
         try:
             reply = await self._upstream.call(Call(MODEL_CONFIG, request, self._metadata, _TIMEOUT_S))
+            self._foreign |= reply.code is grpc.StatusCode.UNIMPLEMENTED
+            self._triton |= reply.code in _TRITONS_WORDS
             if reply.code is not grpc.StatusCode.OK:
-                self._foreign |= reply.code is grpc.StatusCode.UNIMPLEMENTED
                 return False
             return ModelConfigResponse.FromString(reply.body).config.model_transaction_policy.decoupled
         except (GuardError, DecodeError):

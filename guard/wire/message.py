@@ -120,10 +120,10 @@ def with_verdict(response: bytes, decision: Decision) -> bytes:
     return response + marks.SerializeToString(deterministic=True)
 
 
-def _content_type(*places: Mapping[str, InferParameter]) -> str:
-    """The content type that is asked for, rather one that means something else than arrays."""
+def _content_type(*places: Mapping[str, InferParameter]) -> str | None:
+    """The content type that is asked for, rather one that means something else than arrays, be it empty."""
     asked = [parameters[_CONTENT_TYPE].string_param for parameters in places if _CONTENT_TYPE in parameters]
-    return next((each for each in asked if each != ARRAYS), ARRAYS if asked else "")
+    return next((each for each in asked if each != ARRAYS), ARRAYS if asked else None)
 
 
 def _refuse_shared_memory(tensor: str, parameters: Mapping[str, InferParameter]) -> None:

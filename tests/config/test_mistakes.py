@@ -95,8 +95,12 @@ MISTAKES = {
         GOOD + "listen:\n  http_address: a:8011", 4, "listen.http_address", "both want port 8011", "another port"
     ),
     "one port for HTTP and Envoy": (
-        GOOD + "listen:\n  http_address: a:1\n  envoy_address: a:1", 5, "listen.envoy_address", "http_address and",
-        "another port",
+        GOOD + "listen:\n  http_address: a:1\n  envoy_address: localhost:1", 5, "listen.envoy_address",
+        "http_address and", "another port",
+    ),
+    "anybody for Envoy": (
+        GOOD + "listen:\n  envoy_address: 0.0.0.0:8012", 4, "listen.envoy_address", "can be reached from elsewhere",
+        "127.0.0.1:8012",
     ),
     "guard upstream of itself": (
         GOOD + "upstream:\n  address: localhost:8011", 4, "upstream.address", "call itself", "guarded server's gRPC"

@@ -22,7 +22,7 @@ from guard.profile import store
 from tests.app.parts import policy
 from tests.support import digits
 from tests.support.loop import LoopThread
-from tests.support.profiles import digits_profile
+from tests.support.profiles import plain_profile
 from tests.support.sidecars import embedded, running, settings, wait_until
 
 GAUSSIAN = ("sensitivity_gaussian", "smoothing")
@@ -38,7 +38,7 @@ def written(folder: Path, letter: bytes) -> Path:
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A profile of the digits model."""
     folder = tmp_path_factory.mktemp("profile")
-    store.save(digits_profile(), folder)
+    store.save(plain_profile(), folder)
     return folder
 
 

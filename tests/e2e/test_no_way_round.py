@@ -151,14 +151,20 @@ def test_cancelled_before_the_verdict(world: World, after_s: float) -> None:
     batch = np.clip(among_64(world) + np.float32(after_s), 0, 1)
     requests = 'guard_requests_total{.*model="digits"'
     before, counted = world.house.executed(), world.house.counted(requests)
-    call = world.house.begin(sent(request(batch)))
-    time.sleep(after_s)
-    assert call.cancel()
-    assert call.code() is grpc.StatusCode.CANCELLED
-    assert not call.initial_metadata()
-    assert not call.trailing_metadata()
+
+    def asked() -> bool:
+        call = world.house.begin(sent(request(batch)))
+        time.sleep(after_s)
+        assert call.cancel()
+        assert call.code() is grpc.StatusCode.CANCELLED
+        assert not call.initial_metadata()
+        assert not call.trailing_metadata()
+        return world.house.counted(requests) > counted
+
     if after_s:
-        _until(lambda: world.house.counted(requests) == counted + 1)
+        _until(asked)  # on a busy machine a call may end before it has left
+    else:
+        asked()
     assert world.house.executed() == before
 
 

@@ -188,7 +188,7 @@ WAYS = {
     "typed and raw": Way(INVALID, "mixes raw_input_contents with typed", mixed),
     "data and binary": Way(INVALID, "must have either data or", body=mixed_body),
     "out of range": Way(
-        INVALID, "", out_of_range, body(lambda w: np.where(w.attack < 0.5, 1e39, w.attack.astype(np.float64)))
+        INVALID, "range of", out_of_range, body(lambda w: np.where(w.attack < 0.5, 1e39, w.attack.astype(np.float64)))
     ),
     "one of 64": Way(DENIED, "item 41 of 64", lambda w: sent(request(among_64(w))), body(among_64)),
     "NaN": Way(INVALID, "NaN", lambda w: sent(request(spoiled(w, np.nan))), body(lambda w: spoiled(w, np.nan))),

@@ -93,6 +93,7 @@ BAD = [
     (request(CLEAN, (float("nan"), 1.0)), NonFiniteInput, "at item 1 of 2"),
     (InferRequest("digits", "", "", ()), MalformedRequest, "exactly one input, named 'input'"),
     (replace(request(CLEAN), content_type="pd"), MalformedRequest, "asks for content_type 'pd'; leave that out"),
+    (replace(request(CLEAN), content_type=""), MalformedRequest, "asks for content_type ''; leave that out"),
 ]
 
 

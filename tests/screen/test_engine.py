@@ -158,6 +158,12 @@ class TestFindings:
             once, again = (untimed(engine.submit(item(5)).result(TIMEOUT_S)) for _ in range(2))
         assert once == again == untimed(screen(FakeBackend(pixels), ALL, item(5)))
 
+    def test_zeros_have_no_signs(self) -> None:
+        """An input that is equal, but for the sign of a zero, gets the same findings: there is no drawing again."""
+        plus, minus = item(5), item(5)
+        plus[1], minus[1] = 0.0, -0.0
+        assert untimed(screen(FakeBackend(pixels), ALL, plus)) == untimed(screen(FakeBackend(pixels), ALL, minus))
+
     @pytest.mark.parametrize(
         ("secret", "fingerprint", "nudge"),
         [(b"other", "ab", 0.0), (b"secret", "cd", 0.0), (b"secret", "ab", 1e-6)],

@@ -65,6 +65,7 @@ class StreamingUpstream(grpc.GenericRpcHandler):
         self.name = "triton"
         self.decoupled: set[str] = set()
         self.foreign = False
+        self.silent = False
         self.answer: Callable[[ModelInferRequest], list[ModelStreamInferResponse]] = lambda r: [response(r)]
         self.ending: tuple[grpc.StatusCode, str] | None = None
         self.initial_metadata: tuple = ()
@@ -100,6 +101,8 @@ class StreamingUpstream(grpc.GenericRpcHandler):
                 return ServerMetadataResponse(name=self.name).SerializeToString()
             asked = ModelConfigRequest.FromString(message).name
             self.configs.append(asked)
+            if self.silent:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
             if self.foreign:
                 await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
             config = ModelConfigResponse()

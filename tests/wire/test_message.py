@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from guard.datatypes import WIRE_DTYPES
 from guard.errors import MalformedRequest, MethodDenied
 from guard.pb.grpc_service_pb2 import ModelInferRequest
-from guard.wire.contents import MAX_RANK, MAX_STRINGS
+from guard.wire.contents import MAX_RANK, MAX_STRINGS, MAX_VALUES
 from guard.wire.message import MAX_PARAMETERS, parse, take_apart
 from guard.wire.scan import MAX_TOP_LEVEL_FIELDS, length_delimited
 from tests.wire.messages import (
@@ -51,13 +51,23 @@ class TestReading:
 
     @pytest.mark.parametrize(
         ("whole", "tensor", "read"),
-        [("", "", ""), ("np", "", "np"), ("", "np", "np"), ("np", "pd", "pd"), ("pd", "np", "pd"), ("x", "y", "x")],
+        [
+            (None, None, None),
+            ("np", None, "np"),
+            (None, "np", "np"),
+            ("np", "pd", "pd"),
+            ("pd", "np", "pd"),
+            ("x", "y", "x"),
+            ("", None, ""),
+            ("np", "", ""),
+            ("", "base64", ""),
+        ],
     )
-    def test_content_type(self, whole: str, tensor: str, read: str) -> None:
+    def test_content_type(self, whole: str | None, tensor: str | None, read: str | None) -> None:
         """How the server is asked to decode is read, from the request and from its tensor: rather what isn't plain."""
         message = ModelInferRequest.FromString(VALID)
         for carrier, value in ((message, whole), (message.inputs[0], tensor)):
-            if value:
+            if value is not None:
                 carrier.parameters["content_type"].string_param = value
         assert parse(take_apart(message.SerializeToString())).infer.content_type == read
 
@@ -138,6 +148,7 @@ class TestRefusing:
             (typed("BF16", [1.0], field="fp32_contents"), "BF16, which must be sent as raw_input_contents"),
             (typed("FP32", [1.0], field="fp64_contents"), "goes in fp32_contents, not in fp64_contents"),
             (typed("FP32", [1.0, 2.0], shape=[3]), r"shape \[3\] takes 3 values, its fp32_contents has 2"),
+            (typed("BOOL", [True], shape=[MAX_VALUES + 1]), f"more than the {MAX_VALUES} allowed: send raw"),
             (typed("INT8", [128]), "outside -128 to 127, the range of INT8"),
             (typed("INT16", [-32769]), "outside -32768 to 32767"),
             (typed("UINT8", [256]), "outside 0 to 255"),

@@ -49,6 +49,20 @@ async def test_another_model(serve: Serve, streams: StreamingUpstream, decide: D
     assert streams.requests == [first, first]
 
 
+async def test_another_model_where_nobody_says(serve: Serve, streams: StreamingUpstream, decide: Decide) -> None:
+    """So it is where the upstream doesn't say what it is, for whoever keeps it busy could make it silent."""
+    streams.silent = True
+    guard = await serve(ByValue(decide), address=streams.address)
+    first, second = request("a", value=1), request("b", value=2)
+    second.model_name = "another"
+    async with talk(guard) as client:
+        await client.send(first)
+        await client.hear()
+        await client.send(second)
+        assert "did not say what it is" in (await client.hear()).error_message
+    assert streams.requests == [first]
+
+
 async def test_on_triton(serve: Serve, streams: StreamingUpstream, decide: Decide) -> None:
     """Triton's streams take requests for any model."""
     guard = await serve(ByValue(decide), address=streams.address)

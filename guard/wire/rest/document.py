@@ -10,11 +10,11 @@ from collections import Counter
 from typing import Any, NoReturn
 
 from guard.errors import MalformedRequest, MessageTooLarge
+from guard.wire.contents import MAX_VALUES
 
 MAX_BYTES = 1 << 24
-MAX_VALUES = 1 << 19
-"""Values of one request, by its commas and brackets. All of them are read in one step, on the event loop: this keeps it
-to some tenths of a second at worst, which tensors in binary never take."""
+"""... and `MAX_VALUES`, by its commas and brackets. All of a request is read in one step, on the event loop: this keeps
+it to some tenths of a second at worst, which tensors in binary never take."""
 
 MAX_NAMES = 1 << 17
 """... and names, by its colons."""

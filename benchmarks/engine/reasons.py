@@ -11,12 +11,14 @@ _BOTH: Final = {
         "here has one item's batch to hide behind. The reference spends 100 copies more, to choose its label."
     ),
     5: (
-        "The gain is 1,100 over the mean number of evaluations until the claim is proved or lost. Images near the "
-        "radius run to the cap and decide the mean."
+        "The gain is 1,100 over the mean number of evaluations until the claim is proved or lost, times what row 4 "
+        "gains. Images near the radius run to the cap and decide the mean. Where evaluations alone would allow the "
+        "target, Guard's own work for a request is the rest."
     ),
     6: (
         "The reference batches too, and its betting test needs no more evaluations than Guard's where an answer is "
-        "clear; where it is not, both run to the horizon."
+        "clear; where it is not, both run to the horizon. Where evaluations alone would allow the target, Guard's own "
+        "work for a request is the rest."
     ),
     7: (
         "A detector network in a full batch costs a third to a quarter of what it does alone, so that is the most "
@@ -42,14 +44,16 @@ _OF: Final = {
     (2, "LeNet-5"): (
         "One at a time a copy costs the references what about nineteen cost in a full batch, so batching gains that "
         "much at most, at the same number of evaluations. What is beyond that comes from the published rule's habit of "
-        "running to its cap on stable inputs, and depends on how many of those there are."
+        "running to its cap on stable inputs, and depends on how many of those there are. Where evaluations alone would "
+        "allow the target, as beside Wald's rule, Guard's own work for a request is the rest."
     ),
     (3, "ResNet-20"): (
         "One at a time a copy costs the reference three or four times what it costs in a full batch. The rate, and "
-        "with it where both rules stop, is that of a model that is right on 73 % of noisy images."
+        "with it where both rules stop, is that of a model that noise moves often: the few images of a round decide "
+        "it, and rounds lie on both sides of the target."
     ),
     (5, "ResNet-20"): (
-        "As for LeNet-5; and this model is right on 73 % of noisy images, so many more of them are near the radius."
+        "As for LeNet-5; and noise moves this model more often, so many more of the images are near the radius."
     ),
     (7, "LeNet-5"): (
         "A request to squeeze takes three evaluations of some 20 us, and more than that of Python. A detector network "

@@ -59,7 +59,7 @@ class Soak:
 
 
 def soak(running: Engine, images: Subject, *, seconds: float, rate: float, seed: int, tick: Progress | None) -> Soak:
-    """Send Poisson traffic, cancel about a fifth of it while it waits or is screened, and watch the memory."""
+    """Send Poisson traffic, try to cancel a fifth of it while it waits or is screened, and watch the memory."""
     rng = random.Random(seed)  # noqa: S311 - arrivals, no secrets
     task = tick.add_task("soaking", total=seconds) if tick else None
     futures: list[Future[Screening]] = []

@@ -129,6 +129,8 @@ def markdown(rows: Sequence[Row], about: dict[str, str]) -> str:
         "batches on one thread, were all that a request takes, by what one took beside each round: where it is below",
         "the target, only fewer or faster evaluations could reach it. The models run on one thread, on both sides;",
         "Guard makes its copies on a second one meanwhile. What a row says of its work is the first run's.",
+        "Rows 2 to 7 compare two runtimes as well: the references run in PyTorch, as published, Guard in ONNX Runtime.",
+        "Row 4, where both make as many evaluations in full batches, shows by how much.",
         "",
         "| # | compare | model | target | measured | from evaluations | rounds | holds | on what |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",

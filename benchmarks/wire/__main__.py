@@ -67,7 +67,11 @@ def _cells(
                 progress.update(task, description=where)
                 body = made.bodies[payload.name, variant.protocol]
                 requests = max(min(payload.requests, most or payload.requests), concurrency)
-                yield sends.run(variant, body, requests, concurrency, of=(number, payload.name))
+                cell = sends.run(variant, body, requests, concurrency, of=(number, payload.name))
+                if cell.failed and variant.name == table.DIRECT:
+                    console.print(f"Triton itself failed, as {cell.problem}: nothing is written, run it again")
+                    raise typer.Exit(1)
+                yield cell
                 progress.advance(task)
 
 

@@ -80,9 +80,13 @@ class Guard:
             )
         assert self._process.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
         self.ports = [int(port) for port in re.findall(r"port (\d+)", self._process.stdout.readline())]
-        if not self.ports:
-            raise RuntimeError(f"Guard did not start; its log: {self.log.read_text()[-2000:]}")
-        self._until_ready()
+        try:
+            if not self.ports:
+                raise RuntimeError(f"Guard did not start; its log: {self.log.read_text()[-2000:]}")
+            self._until_ready()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> int:
         """Tell it to stop, as Kubernetes does, and wait: its exit code."""

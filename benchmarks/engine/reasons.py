@@ -44,8 +44,8 @@ _OF: Final = {
     (2, "LeNet-5"): (
         "One at a time a copy costs the references what about nineteen cost in a full batch, so batching gains that "
         "much at most, at the same number of evaluations. What is beyond that comes from the published rule's habit of "
-        "running to its cap on stable inputs, and depends on how many of those there are. Where evaluations alone would "
-        "allow the target, as beside Wald's rule, Guard's own work for a request is the rest."
+        "running to its cap on stable inputs, and depends on how many of those there are. Where evaluations alone "
+        "would allow the target, as beside Wald's rule, Guard's own work for a request is the rest."
     ),
     (3, "ResNet-20"): (
         "One at a time a copy costs the reference three or four times what it costs in a full batch. The rate, and "

@@ -27,6 +27,9 @@ PAYLOAD = PAYLOADS[0]
 LIMIT_BYTES = 16 * 1024 * 1024
 """The largest message of the Guard that many rows share."""
 
+UNRESPONSIVE_S = 0.8
+"""Its patience: a server that is stopped has to show within a second."""
+
 _MB = 1024 * 1024
 _START_S = 60.0
 _STOP_S = 60.0
@@ -192,8 +195,8 @@ class House:
     def common(self) -> Guard:
         """A Guard that many rows share, started when the first asks for it."""
         if "common" not in self.shared:
-            limits = {"max_message_bytes": LIMIT_BYTES}
-            self.shared["common"] = self.held.enter_context(self.guard("common", upstream=limits))
+            upstream = {"max_message_bytes": LIMIT_BYTES, "unresponsive_s": UNRESPONSIVE_S}
+            self.shared["common"] = self.held.enter_context(self.guard("common", upstream=upstream))
         return self.shared["common"]
 
     def triton_pid(self) -> int:

@@ -18,9 +18,8 @@ _PATIENCE_S = 20.0
 async def rolling_restart(house: House, restarts: float) -> list[Check]:
     """Restart two Guards in turn, so many restarts together."""
     # A Guard that starts takes the processors from the server, which is no less alive for that.
-    upstream = {"address": house.triton.address, "unresponsive_s": _PATIENCE_S}
-    listen = {"drain_delay_s": _DRAIN_S}
-    guards = [house.guard(name, listen=listen, upstream=upstream) for name in ("first", "second")]
+    sections = {"listen": {"drain_delay_s": _DRAIN_S}, "upstream": {"unresponsive_s": _PATIENCE_S}}
+    guards = [house.guard(name, **sections) for name in ("first", "second")]
     codes = set()
     try:
         await asyncio.gather(*(asyncio.to_thread(guard.start) for guard in guards))

@@ -33,7 +33,7 @@ help: ## Show this list
 demo: $(INSTALLED) ## Guard a small model, attack it, and show what was caught (a few minutes)
 	@$(BIN)/guard demo
 
-test: lint triton ## Run every check and the whole test suite, with a real Triton (some fifteen minutes on two cores; WORKERS=2)
+test: lint triton ## Run every check and the whole test suite, with a real Triton (some twenty minutes on two cores; WORKERS=2)
 	@echo "== pytest"
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,19 +54,6 @@ def reloading(loop: LoopThread, policy: Path, *, poll_s: float = POLL_S) -> Iter
             yield sidecar, reload
         finally:
             loop.run(end(task))
-
-
-def until(what: Callable[[], object], *, within_s: float = 30.0) -> None:
-    """Wait until something holds.
-
-    Raises:
-        AssertionError: it did not in time.
-    """
-    for _ in range(round(within_s / 0.02)):
-        if what():
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError(what)
 
 
 def exported(sidecar: Sidecar) -> dict[str, float]:

@@ -14,10 +14,11 @@ import pytest
 from guard.app.policy import load_policy
 from guard.errors import ConfigError
 from guard.profile import store
-from tests.app.reloads import exported, reloading, reloads, replace, until, write
+from tests.app.reloads import exported, reloading, reloads, replace, write
 from tests.support import digits
 from tests.support.loop import LoopThread
 from tests.support.sidecars import client_of, embedded, wait_until
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +55,14 @@ def test_another_mode(loop: LoopThread, folder: Path, upstream: str) -> None:
         assert client.ask("digits", IMAGES[:8]).verdict is None
         before = sidecar.in_force
         write(policy, upstream, {"digits": guarded(mode="flag")})
-        until(lambda: sidecar.in_force is not before)
+        wait_for(lambda: sidecar.in_force is not before)
         assert client.ask("digits", IMAGES[8:9]).verdict in {"clean", "adversarial"}
         old, new = (force.models["digits"].model for force in (before, sidecar.in_force))
         assert (new.engine, new.watch, new.drift) == (old.engine, old.watch, old.drift)
         assert new.engine.alive
         assert new.watch is not None
         assert len(new.watch) == 9
-        until(lambda: reloads(sidecar, "swapped") == 1)
+        wait_for(lambda: reloads(sidecar, "swapped") == 1)
         metrics = exported(sidecar)
         assert metrics['guard_policy_mode{mode="flag",model="digits"}'] == 1
         assert metrics['guard_policy_mode{mode="shadow",model="digits"}'] == 0
@@ -81,7 +82,7 @@ def test_another_rate(loop: LoopThread, folder: Path, upstream: str) -> None:
         client.ask("digits", IMAGES[:4])
         threads, old = set(threading.enumerate()) - others, sidecar.in_force.models["digits"].model
         write(policy, upstream, {"digits": guarded(false_positive_rate=0.01)})
-        until(lambda: reloads(sidecar, "swapped") == 1)
+        wait_for(lambda: reloads(sidecar, "swapped") == 1)
         new = sidecar.in_force.models["digits"].model
         assert new.engine is not old.engine
         assert new.watch is old.watch
@@ -102,7 +103,7 @@ def test_a_model_comes_and_another_goes(loop: LoopThread, folder: Path, upstream
         assert client.ask("digits", IMAGES[:1]).status == "OK"
         assert client.ask("more", IMAGES[:1]).status == "PERMISSION_DENIED"
         write(policy, upstream, {"more": guarded()})
-        until(lambda: reloads(sidecar, "swapped") == 1)
+        wait_for(lambda: reloads(sidecar, "swapped") == 1)
         assert client.ask("more", IMAGES[:1]).verdict in {"clean", "adversarial"}
         refused = client.ask("digits", IMAGES[:1])
         assert refused.status == "PERMISSION_DENIED"
@@ -126,7 +127,7 @@ def test_mounted_config(loop: LoopThread, folder: Path, upstream: str) -> None:
         engine = sidecar.in_force.models["digits"].model.engine
         (mount / "..data.new").symlink_to(second)
         (mount / "..data.new").rename(mount / "..data")
-        until(lambda: reloads(sidecar, "swapped") == 1)
+        wait_for(lambda: reloads(sidecar, "swapped") == 1)
         assert sidecar.in_force.models["digits"].model.policy.mode == "flag"
         assert sidecar.in_force.models["digits"].model.engine is engine  # profile and model say what they said
 
@@ -152,7 +153,7 @@ def test_bad_policies(loop: LoopThread, folder: Path, upstream: str) -> None:
         before = sidecar.in_force
         for number, text in enumerate(BAD.values(), start=1):
             replace(policy, text)
-            until(lambda: reloads(sidecar, "refused") == number)  # noqa: B023 - it is called here
+            wait_for(lambda: reloads(sidecar, "refused") == number)  # noqa: B023 - it is called here
             assert exported(sidecar)["guard_config_last_reload_successful"] == 0
             with pytest.raises(ConfigError) as checked:
                 load_policy(policy)
@@ -163,7 +164,7 @@ def test_bad_policies(loop: LoopThread, folder: Path, upstream: str) -> None:
             assert sidecar.in_force is before
             assert client.ask("digits", IMAGES[:1]).verdict in {"clean", "adversarial"}
             replace(policy, good)
-            until(lambda: reloads(sidecar, "unchanged") == number)  # noqa: B023 - as above
+            wait_for(lambda: reloads(sidecar, "unchanged") == number)  # noqa: B023 - as above
             before = sidecar.in_force
             assert exported(sidecar)["guard_config_last_reload_successful"] == 1
             assert sidecar._policy() == f"policy {before.version}\ndigits: flag"
@@ -182,11 +183,11 @@ def test_a_damaged_file(loop: LoopThread, folder: Path, upstream: str, file: str
         wait_until(sidecar)
         engine = sidecar.in_force.models["digits"].model.engine
         (folder / file).write_bytes(good[:-9])
-        until(lambda: reloads(sidecar, "refused") == 1)
+        wait_for(lambda: reloads(sidecar, "refused") == 1)
         assert says in sidecar.refused
         assert client.ask("digits", IMAGES[:1]).verdict in {"clean", "adversarial"}
         (folder / file).write_bytes(good)
-        until(lambda: reloads(sidecar, "unchanged") == 1)
+        wait_for(lambda: reloads(sidecar, "unchanged") == 1)
         assert sidecar.in_force.models["digits"].model.engine is engine
 
 
@@ -203,7 +204,7 @@ def test_another_profile(loop: LoopThread, folder: Path, upstream: str) -> None:
         scores = {name: values[:-1] for name, values in profile.calibration.scores.items()}
         calibration = type(profile.calibration)(fewer, scores)
         store.save(_with(profile, calibration=calibration), folder / "profile")
-        until(lambda: reloads(sidecar, "swapped") == 1)
+        wait_for(lambda: reloads(sidecar, "swapped") == 1)
         new = sidecar.in_force
         assert new.version != old.version
         assert exported(sidecar)['guard_profile_calibration_samples{model="digits"}'] == len(fewer)
@@ -232,18 +233,18 @@ def test_settings_that_take_a_restart(loop: LoopThread, folder: Path, upstream: 
         before = sidecar.in_force
         limits = {"max_queued_items": 7}
         write(policy, "127.0.0.1:1", {"digits": guarded(mode="shadow")}, limits=limits, **others)
-        until(lambda: reloads(sidecar, "refused") == 1)
+        wait_for(lambda: reloads(sidecar, "refused") == 1)
         for setting in ("upstream.address", "limits.max_queued_items"):
             assert f"{setting} can't change while guard runs; restart guard" in sidecar.refused
         assert sidecar.in_force is before
         secret.write_bytes(bytes(range(32)))
         write(policy, upstream, {"digits": guarded(mode="shadow")}, **others)
-        until(lambda: reloads(sidecar, "refused") == 2)
+        wait_for(lambda: reloads(sidecar, "refused") == 2)
         assert "noise_secret_file can't change" in sidecar.refused
         assert sidecar.in_force is before
         secret.write_bytes(bytes(32))
         reload.at_once()
-        until(lambda: reloads(sidecar, "swapped") == 1)
+        wait_for(lambda: reloads(sidecar, "swapped") == 1)
 
 
 def test_at_once(loop: LoopThread, folder: Path, upstream: str) -> None:
@@ -252,10 +253,10 @@ def test_at_once(loop: LoopThread, folder: Path, upstream: str) -> None:
     write(policy, upstream, {"digits": guarded()})
     with reloading(loop, policy, poll_s=3600) as (sidecar, reload):
         loop.run(_call(reload.at_once))
-        until(lambda: reloads(sidecar, "unchanged") == 1)
+        wait_for(lambda: reloads(sidecar, "unchanged") == 1)
         write(policy, upstream, {"digits": guarded(mode="shadow")})
         loop.run(_call(reload.at_once))
-        until(lambda: reloads(sidecar, "swapped") == 1)
+        wait_for(lambda: reloads(sidecar, "swapped") == 1)
 
 
 async def _call(what: Any) -> None:
@@ -272,7 +273,7 @@ def test_a_file_is_left_alone_while_it_is_written(loop: LoopThread, folder: Path
             policy.write_text(good[:length])
             threading.Event().wait(0.05)
         policy.write_text(good)
-        until(lambda: reloads(sidecar, "unchanged") == 1)
+        wait_for(lambda: reloads(sidecar, "unchanged") == 1)
         assert reloads(sidecar, "refused") == 0
 
 
@@ -288,6 +289,6 @@ def test_no_model(loop: LoopThread, folder: Path, upstream: str) -> None:
         wait_until(sidecar)
         assert client.ask("digits", IMAGES[:1]).verdict == "unscreened"
         write(policy, upstream, {"digits": guarded()}, unlisted_models="pass")
-        until(lambda: reloads(sidecar, "swapped") == 1)
+        wait_for(lambda: reloads(sidecar, "swapped") == 1)
         assert client.ask("digits", IMAGES[:1]).verdict in {"clean", "adversarial"}
         assert np.array_equal(client.ask("more", IMAGES[:1]).logits, client.ask("digits", IMAGES[:1]).logits)

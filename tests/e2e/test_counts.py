@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from tests.support import digits
 from tests.support.loop import LoopThread
 from tests.support.sidecars import running, settings
 from tests.support.triton import Triton
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -52,14 +52,6 @@ def asked(sidecar: Sidecar, *senders: str) -> float:
     return sum(value or 0.0 for value in values)
 
 
-def wait_for(holds: Callable[[], bool]) -> None:
-    """Triton counts a call after it has answered it."""
-    ends_s = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < ends_s
-        time.sleep(0.05)
-
-
 def test_both_sides_agree(triton: Triton, sidecar: tuple[Sidecar, str]) -> None:
     """Calls count on both sides alike, Guard's own too; a client that goes round Guard counts on Triton's only."""
     guard, address = sidecar
@@ -70,6 +62,7 @@ def test_both_sides_agree(triton: Triton, sidecar: tuple[Sidecar, str]) -> None:
             guarded.infer(tensor(np.stack([image, image])))
         own = asked(guard, "guard") - own_before
         assert asked(guard) - asked_before - own == 6
+        # Triton counts a call after it has answered it.
         wait_for(lambda: ran(triton) - ran_before == asked(guard) - asked_before)
         for image in images[:4]:
             direct.infer(tensor(image[None]))

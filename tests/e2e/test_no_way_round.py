@@ -16,6 +16,7 @@ from tests.e2e.http_peer import HttpPeer
 from tests.e2e.peer import Peer
 from tests.e2e.ways import FORGED_METADATA, WAYS, World, among_64, halfway, sent
 from tests.support.digits import DigitsData
+from tests.support.waiting import wait_for
 
 HTTP = {"PERMISSION_DENIED": "403", "INVALID_ARGUMENT": "400", "UNIMPLEMENTED": "501"}
 
@@ -162,15 +163,7 @@ def test_cancelled_before_the_verdict(world: World, after_s: float) -> None:
         return world.house.counted(requests) > counted
 
     if after_s:
-        _until(asked)  # on a busy machine a call may end before it has left
+        wait_for(asked)  # on a busy machine a call may end before it has left
     else:
         asked()
     assert world.house.executed() == before
-
-
-def _until(holds: Callable[[], bool]) -> None:
-    """Wait for what is about to hold."""
-    ends_s = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < ends_s
-        time.sleep(0.02)

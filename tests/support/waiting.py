@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,3 +18,15 @@ async def until(holds: Callable[[], Any], *, within_s: float = 5.0) -> None:
     async with asyncio.timeout(within_s):
         while not (await held if inspect.isawaitable(held := holds()) else held):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.02)
+
+
+def wait_for(holds: Callable[[], object], *, within_s: float = 30.0) -> None:
+    """Wait until something holds, where no loop runs.
+
+    Raises:
+        AssertionError: it did not in time.
+    """
+    ends_s = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < ends_s, holds
+        time.sleep(0.02)

@@ -167,7 +167,10 @@ def _refusal(name: str, path: str) -> GuardError:
 
 
 def _check_mode(asked: pb.ProcessingRequest) -> None:
-    """Check that Envoy will show the whole body, and heed the answer. Else the request would pass unscreened."""
+    """Check that Envoy will show the whole body, and heed the answer. Else the request would pass unscreened.
+
+    One in observability mode heeds this refusal as little as any other answer: then it is in the log, and nowhere else.
+    """
     if asked.observability_mode or asked.protocol_config.request_body_mode != pb.ProcessingMode.BUFFERED:
         raise ConfigError(
             "Envoy's ext_proc filter does not hold requests until guard has seen their bodies: give it "

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guard.config import Mode, ModelPolicy
+from guard.app import Sidecar
+from guard.config import Mode, ModelPolicy, Unlisted
 from guard.model.onnx import OnnxBackend, inspect_onnx
 from guard.offline.calibrate import Budget, Options, calibrate
 from guard.profile import store
+from tests.e2e.echo import add_echo
 from tests.e2e.house import house, request
 from tests.e2e.peer import Peer
 from tests.e2e.ways import World, halfway
@@ -107,6 +109,30 @@ def adversarial(digits_data: digits.DigitsData) -> np.ndarray:
     """Digits of the test part under attack, (24, 1, 8, 8)."""
     images, labels = digits_data.test
     return digits.attack(digits.trained_network(), images[:24], labels[:24])
+
+
+@pytest.fixture(scope="session")
+def echoing(digits_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    """A Triton with another model beside the digits, which answers with what it is sent."""
+    server = Triton(tmp_path_factory.mktemp("echoing"), name="digits", onnx=digits_onnx)
+    add_echo(server)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def echo_guard(echoing: Triton, enforcing: ModelPolicy, noise_secret: Path) -> Iterator[Sidecar]:
+    """Guard in front of that Triton: it screens the digits, and passes the other model on."""
+    chosen = settings(
+        echoing.address,
+        {"digits": enforcing},
+        http=True,
+        noise_secret_file=noise_secret,
+        unlisted_models=Unlisted.PASS,
+    )
+    with serving(chosen) as sidecar:
+        yield sidecar
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,30 +14,13 @@ import tritonclient.http as triton_client
 import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
-from guard.config import ModelPolicy, Unlisted
+from guard.app import Sidecar
 from tests.e2e.cases import Case
+from tests.e2e.echo import TEXT, TYPES, VALUES
 from tests.e2e.http_peer import HttpPeer, answer, error_of, outcome, plain, tensor, wait_until_listening
 from tests.e2e.peer import Refused
 from tests.support.digits import DigitsData
-from tests.support.sidecars import serving, settings
 from tests.support.triton import MAX_BATCH_SIZE, Triton
-
-TYPES = (
-    "BOOL",
-    "INT8",
-    "INT16",
-    "INT32",
-    "INT64",
-    "UINT8",
-    "UINT16",
-    "UINT32",
-    "UINT64",
-    "FP16",
-    "FP32",
-    "FP64",
-    "STRING",
-)
-ECHO = Path(__file__).parents[1] / "support" / "triton_echo.py"
 
 
 def echo(values: np.ndarray, datatype: str, *, binary: bool, back: bool) -> Callable[[HttpPeer, np.ndarray], Any]:
@@ -100,17 +82,6 @@ def logits(items: int) -> Callable[[Any], bool]:
 
 
 HEAD = {"name": "input", "datatype": "FP32"}
-VALUES = {
-    "BOOL": np.array([True, False]),
-    "FP16": np.array([0.5, -2], np.float16),
-    "FP32": np.array([0.1, -3e38, 1e-40], np.float32),
-    "FP64": np.array([0.1, 1e300, 5e-324]),
-} | {
-    name: np.array([np.iinfo(name.lower()).min, np.iinfo(name.lower()).max], name.lower())
-    for name in TYPES
-    if name.startswith(("INT", "UINT"))
-}
-TEXT = np.array([b"caf\xc3\xa9", b"", b"a,b"], np.object_)
 
 
 def output(*, binary: bool = True, classes: int = 0, name: str = "logits") -> list[Any]:
@@ -292,38 +263,16 @@ CASES |= {
 
 
 @pytest.fixture(scope="module")
-def echoing(digits_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
-    """A Triton with another model, which answers with what it is sent."""
-    server = Triton(tmp_path_factory.mktemp("echoing"), name="digits", onnx=digits_onnx)
-    tensors = [
-        f'{kind} [{{ name: "{prefix}{each}" data_type: TYPE_{each} dims: [-1] {more} }}]'
-        for kind, prefix, more in (("input", "", "optional: true"), ("output", "out_", ""))
-        for each in TYPES
-    ]
-    server.add("echo", ECHO, "\n".join([*tensors, "instance_group [{ count: 1 kind: KIND_CPU }]"]))
-    server.start()
-    wait_until_listening(server.http_address)
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def through_guard(echoing: Triton, enforcing: ModelPolicy, noise_secret: Path) -> Iterator[HttpPeer]:
+def through_guard(echo_guard: Sidecar) -> Iterator[HttpPeer]:
     """A client of Guard's HTTP port, in front of that Triton."""
-    chosen = settings(
-        echoing.address,
-        {"digits": enforcing},
-        http=True,
-        noise_secret_file=noise_secret,
-        unlisted_models=Unlisted.PASS,
-    )
-    with serving(chosen) as sidecar, HttpPeer(f"127.0.0.1:{sidecar.http_port}") as peer:
+    with HttpPeer(f"127.0.0.1:{echo_guard.http_port}") as peer:
         yield peer
 
 
 @pytest.fixture(scope="module")
 def direct(echoing: Triton) -> Iterator[HttpPeer]:
     """A client of that Triton's HTTP port."""
+    wait_until_listening(echoing.http_address)
     with HttpPeer(echoing.http_address) as peer:
         yield peer
 

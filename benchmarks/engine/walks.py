@@ -1,23 +1,29 @@
-"""Slots or objects: `python -m benchmarks.engine.walks`.
+"""Slots or objects: `python -m benchmarks.engine.walks --data FOLDER`.
 
 The engine walks each trial of a batch along its integer boundaries, one after the other. Beside it, the same with all
-trials of a batch as rows of arrays. Both give the same steps. What decides is how many trials a batch holds.
+trials of a batch as rows of arrays. Both give the same steps. What decides is how many trials a batch holds, which is
+counted in a busy engine.
 """
 
 from __future__ import annotations
 
 import json
 import timeit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
+from unittest import mock
 
 import numpy as np
+import torch
 import typer
 from rich.console import Console
 
+from benchmarks.engine.load import SPECS
+from benchmarks.engine.subject import Subject, engine, load, screen
 from benchmarks.engine.table import machine
 from guard.screen.boundaries import BoolArray, Boundaries, Step, Stop, anytime, wald
+from guard.screen.flight import Flight
 from guard.values import IntArray
 
 _KINDS = (wald(0.02, 0.2, 0.01, 0.05, 64), anytime(0.3085, 0.001, 64))
@@ -26,6 +32,7 @@ _COPIES = 16
 _KNOWN = 8
 _RATES = (0.02, 0.3)
 _CALLS, _TRIES = 50, 15
+_REQUESTS = {"LeNet-5": 2000, "ResNet-20": 100}
 
 
 class Slots(NamedTuple):
@@ -70,15 +77,37 @@ def walk_all(slots: Slots, changed: BoolArray, copies: int, bounds: Tables) -> t
     return slots.n + last + 1, counts[rows, last], ended
 
 
+def trials_in_batches(subject: Subject) -> list[int]:
+    """How many trials each batch of a busy engine moves."""
+    counted: list[int] = []
+    with engine(subject, SPECS) as running:
+        replica = running._replicas[0]  # noqa: SLF001 - what it lands is nobody else's business
+        land = replica.land
+
+        def landed(flight: Flight) -> None:
+            counted.append(sum(len(share.stream.walks) for share in flight.shares))
+            land(flight)
+
+        with mock.patch.object(replica, "land", landed):
+            screen(running, [subject.images[i % len(subject.images)] for i in range(_REQUESTS[subject.name])])
+    return counted
+
+
 def main(
+    folder: Annotated[Path, typer.Option("--data", help="Folder with mnist.npz and cifar10-jpeg.zip.")],
     out: Annotated[Path, typer.Option(help="Where walks.json and walks.md go.")] = Path("benchmarks/results"),
     seed: Annotated[int, typer.Option(help="Of the label changes.")] = 0,
 ) -> None:
     """Measure both, by the number of trials in a batch."""
     rows = [_measure(trials, rate, seed) for rate in _RATES for trials in _TRIALS]
-    found = {"about": machine("benchmarks.engine.walks"), "copies": _COPIES, "rows": rows}
+    torch.set_num_threads(1)
+    held = {}
+    for subject in load(folder, seed=seed):
+        low, middle, high = np.quantile(trials_in_batches(subject), (0.1, 0.5, 0.9)).tolist()
+        held[subject.name] = {"batch": subject.batch, "low": low, "median": middle, "high": high}
+    found = {"about": machine("benchmarks.engine.walks"), "copies": _COPIES, "rows": rows, "trials": held}
     (out / "walks.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    text = _markdown(rows)
+    text = _markdown(rows, held)
     (out / "walks.md").write_text(text, encoding="utf-8")
     Console().print(text)
 
@@ -110,12 +139,21 @@ def _microseconds(work: Callable[[], object]) -> float:
     return min(timeit.repeat(work, number=_CALLS, repeat=_TRIES)) / _CALLS * 1e6
 
 
-def _markdown(rows: Sequence[dict[str, float]]) -> str:
+def _markdown(rows: Sequence[dict[str, float]], held: Mapping[str, Mapping[str, float]]) -> str:
     lines = [
         "# Trials one after the other, or as rows of arrays",
         "",
+        "What a batch of a busy engine holds, under sensitivity and a certificate of half sigma:",
+        "",
+        "| model | rows of a batch | trials in it: median | 10 % to 90 % of batches |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {name} | {each['batch']:.0f} | {each['median']:.0f} | {each['low']:.0f} to {each['high']:.0f} |"
+            for name, each in held.items()
+        ),
+        "",
         f"Microseconds to move all trials of a batch over {_COPIES} copies each, by the share of copies that change",
-        "their label. With such chunks a batch of 192 copies holds 12 to 24 trials; with first chunks of 8, 42.",
+        "their label:",
         "",
         "| trials in a batch | label changes | one after the other | as rows of arrays | ratio |",
         "| --- | --- | --- | --- | --- |",

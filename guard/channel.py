@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -88,6 +89,19 @@ class Channel:
 
     def call(self, method: str, message: bytes, deserialize: Callable[[bytes], Any], timeout_s: float) -> Any:
         """Make a unary call. What gRPC raises is the caller's to translate."""
+        with self._called() as channel:
+            return channel.unary_unary(method, None, deserialize)(message, **self._options(timeout_s))
+
+    def stream(self, method: str, message: bytes, deserialize: Callable[[bytes], Any], timeout_s: float) -> list[Any]:
+        """Send one message on a stream, and hear the server to the end: cancelled streams are more than some can bear.
+
+        What gRPC raises is the caller's to translate.
+        """
+        with self._called() as channel:
+            return list(channel.stream_stream(method, None, deserialize)(iter([message]), **self._options(timeout_s)))
+
+    @contextmanager
+    def _called(self) -> Iterator[grpc.Channel]:
         with self._lock:
             if self._link.credentials() is not self._line.credentials:
                 self._line, old = self._open(), self._line
@@ -95,12 +109,17 @@ class Channel:
             line = self._line
             line.began()
         try:
-            return line.channel.unary_unary(method, None, deserialize)(
-                message, timeout=timeout_s, metadata=self._link.metadata(), compression=self._link.compression
-            )
+            yield line.channel
         finally:
             with self._lock:
                 line.ended()
+
+    def _options(self, timeout_s: float) -> dict[str, Any]:
+        return {
+            "timeout": timeout_s,
+            "metadata": self._link.metadata(),
+            "compression": self._link.compression,
+        }
 
     def close(self) -> None:
         """Close the connection."""

@@ -20,8 +20,9 @@ from guard.channel import Link
 from guard.config import model_and_version
 from guard.errors import BackendError, BackendTimeout, GuardError, UpstreamUnavailable
 from guard.model.backend import as_logits
+from guard.model.client import Client
 from guard.model.encoded import EncodedClient
-from guard.model.upstream import Client, UpstreamBackend
+from guard.model.upstream import UpstreamBackend
 from guard.pb import grpc_service_pb2 as v2
 from guard.profile.profile import Canaries
 from guard.profile.spec import ImagePreprocessing, Preprocessing

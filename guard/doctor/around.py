@@ -16,7 +16,7 @@ from guard.channel import Link
 from guard.config import Settings, Upstream, host_and_port
 from guard.doctor.values import Finding, Level
 from guard.errors import BackendError, BackendTimeout, GuardError
-from guard.model.upstream import Client
+from guard.model.client import Client
 from guard.pb import grpc_service_pb2 as v2
 
 CHECK = "around guard"

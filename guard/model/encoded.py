@@ -11,7 +11,8 @@ import numpy as np
 from guard.channel import Link
 from guard.datatypes import BYTES
 from guard.errors import BackendError, BackendTimeout
-from guard.model.upstream import Client, read_output
+from guard.model.client import Client
+from guard.model.upstream import read_output
 from guard.pb import grpc_service_pb2 as v2
 from guard.values import Float32Array
 
@@ -58,7 +59,7 @@ class EncodedClient:
             request.inputs.add(name=input_name, datatype=BYTES, shape=[len(part), *[1] * (rank - 1)])
             request.outputs.add(name=output_name)
             request.raw_input_contents.append(b"".join(_LENGTH.pack(len(each)) + each for each in part))
-            response = self._client.call("ModelInfer", request, v2.ModelInferResponse, _left(ends_s))
+            response = self._client.infer(request, _left(ends_s))
             self.version = str(response.model_version)
             try:
                 rows.append(_rows(response, output_name, len(part)))

@@ -8,24 +8,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
-import grpc
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from guard import datatypes
-from guard.channel import Channel, Link
-from guard.errors import BackendError, BackendTimeout, UpstreamUnavailable
+from guard.channel import Link
+from guard.errors import BackendError
 from guard.model.backend import as_logits
+from guard.model.client import Client
 from guard.pb import grpc_service_pb2 as v2
 from guard.pb import model_config_pb2
 from guard.values import Float32Array, Layout, ModelInfo, OutputKind
 
-_SERVICE = "/inference.GRPCInferenceService/"
-_INFER = "ModelInfer"
 _FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _LAYOUTS = {
     model_config_pb2.ModelInput.FORMAT_NHWC: Layout.HWC,
@@ -61,8 +58,7 @@ class UpstreamBackend:
             UpstreamUnavailable: no connection.
             BackendError: any other failure.
         """
-        parts = [self._infer(part) for part in torch.split(x, self.preferred_batch)]
-        return torch.cat(parts)
+        return torch.cat([self._infer_some(part) for part in torch.split(x, self.preferred_batch)])
 
     def check_ready(self) -> None:
         """Ask the server whether the model is ready; costs no evaluation.
@@ -90,6 +86,16 @@ class UpstreamBackend:
         """Close the connection."""
         self._client.close()
 
+    def _infer_some(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
+        """One request, or where the model turns out to take sequences one for each."""
+        try:
+            if not self._client.one_by_one(self.info.name):
+                return self._infer(x)
+        except BackendError:
+            if len(x) == 1 or not self._client.one_by_one(self.info.name):
+                raise
+        return torch.cat([self._infer(row) for row in torch.split(x, 1)])
+
     def _infer(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:
         info = self.info
         request = v2.ModelInferRequest(model_name=info.name, model_version=self.asked_version)
@@ -98,7 +104,7 @@ class UpstreamBackend:
         )
         request.outputs.add(name=info.output_name)
         request.raw_input_contents.append(datatypes.to_wire(info.datatype, x.detach().cpu().numpy()))
-        response = self._client.call(_INFER, request, v2.ModelInferResponse, self._timeout_s)
+        response = self._client.infer(request, self._timeout_s)
         self.version = str(response.model_version)
         try:
             rows = read_output(response, info.output_name).reshape(len(x), -1)
@@ -178,7 +184,7 @@ def _with_output(client: Client, info: ModelInfo, timeout_s: float) -> ModelInfo
     request.inputs.add(name=info.input_name, datatype=info.datatype, shape=shape)
     zeros = np.full(info.shape, max(info.bounds[0], 0.0), dtype=np.float32)
     request.raw_input_contents.append(datatypes.to_wire(info.datatype, zeros))
-    response = client.call(_INFER, request, v2.ModelInferResponse, timeout_s)
+    response = client.infer(request, timeout_s)
     for tensor in response.outputs:
         classes = int(np.prod(tensor.shape))
         if tensor.datatype in _FLOATS and classes > 1 and max(tensor.shape) == classes:
@@ -206,40 +212,3 @@ def read_output(response: v2.ModelInferResponse, name: str) -> Float32Array:
             values = np.asarray(typed)
         return values.astype(np.float32)
     raise BackendError(f"the upstream's answer lacks output {name!r}: is the profile of this model?")
-
-
-class Client:
-    """A synchronous v2 client that raises Guard's errors. Threads may share it."""
-
-    def __init__(self, server: Link) -> None:
-        self._address = server.address
-        self._channel = Channel(server)
-        self.asked: Callable[[], None] | None = None
-        """Called for each inference."""
-
-    def call(self, method: str, request: Any, answer: Any, timeout_s: float) -> Any:
-        """The answer to a call of a method.
-
-        Raises:
-            BackendTimeout: none within the time-out.
-            UpstreamUnavailable: no connection.
-            BackendError: the server answered with an error.
-        """
-        if self.asked is not None and method == _INFER:
-            self.asked()
-        try:
-            return self._channel.call(_SERVICE + method, request.SerializeToString(), answer.FromString, timeout_s)
-        except grpc.RpcError as exc:
-            code, details = exc.code(), exc.details()
-            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise BackendTimeout(f"{self._address} did not answer {method} within {timeout_s:g} s") from exc
-            if code is grpc.StatusCode.UNAVAILABLE:
-                raise UpstreamUnavailable(
-                    f"no inference server answers at {self._address} ({details}): "
-                    "is it running, and is this its gRPC port?"
-                ) from exc
-            raise BackendError(f"{self._address} answered {method} with {code.name}: {details}") from exc
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._channel.close()

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from guard.channel import Link
 from guard.config import host_and_port
 from guard.errors import GuardError
-from guard.model.upstream import Client
+from guard.model.client import Client
 from guard.observe.answer import Answer, Page, text, unavailable
 from guard.pb import grpc_service_pb2 as v2
 

@@ -71,6 +71,11 @@ class Triton:
         shutil.copy(model, version / "model.py")
         (version.parent / "config.pbtxt").write_text(f'name: "{name}"\nbackend: "python"\n{config}')
 
+    def amend(self, name: str, config: str) -> None:
+        """Add to the configuration of an ONNX model, before the server starts."""
+        with (self._repository / name / "config.pbtxt").open("a") as file:
+            file.write(config + "\n")
+
     def start(self) -> None:
         """Start the server and wait until it is ready.
 

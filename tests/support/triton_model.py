@@ -3,6 +3,7 @@
 Runs in Triton's own environment (tests/e2e/triton_env.sh), copied into its model repository as `model.py`.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,17 @@ class TritonPythonModel:
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self.inputs = [value.name for value in self.session.get_inputs()]
+        policy = json.loads(args["model_config"]).get("model_transaction_policy") or {}
+        self.decoupled = bool(policy.get("decoupled"))
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer each request by one run of the session."""
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Answer each request by one run of the session, where the model is decoupled through its sender."""
+        answers = [self._answer(request) for request in requests]
+        if not self.decoupled:
+            return answers
+        for request, answer in zip(requests, answers, strict=True):
+            request.get_response_sender().send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        return None
 
     def _answer(self, request: Any) -> Any:
         feed = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}

@@ -14,7 +14,6 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 from scipy import special
-from scipy import stats as distributions
 
 from guard.values import Float64Array, IntArray
 
@@ -57,7 +56,7 @@ def wald_decision(changes: int, n: int, *, p0: float, p1: float, alpha: float, b
 
 def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
     """Lower bound of a binomial proportion holding with probability >= 1 - alpha (Clopper and Pearson, 1934)."""
-    return 0.0 if successes == 0 else float(distributions.beta.ppf(alpha, successes, n - successes + 1))
+    return 0.0 if successes == 0 else float(special.betaincinv(successes, n - successes + 1, alpha))
 
 
 def clopper_pearson_upper(successes: int, n: int, alpha: float) -> float:
@@ -68,7 +67,7 @@ def clopper_pearson_upper(successes: int, n: int, alpha: float) -> float:
 def clopper_pearson_uppers(successes: IntArray, n: int, alpha: float) -> Float64Array:
     """`clopper_pearson_upper` of each count."""
     inside = np.minimum(successes, n - 1)
-    return np.where(successes >= n, 1.0, distributions.beta.ppf(1 - alpha, inside + 1, n - inside))
+    return np.where(successes >= n, 1.0, special.betaincinv(inside + 1, n - inside, 1 - alpha))
 
 
 def clopper_pearson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -167,10 +166,8 @@ def allowed_exceedances(n: int, rate: float, confidence: float = 0.95) -> int:
     The rate then holds with probability >= `confidence` over the draw of the n samples: the chance that k or fewer of
     n exceed a threshold whose true exceedance rate is `rate` is at most 1 - confidence (Vovk, 2012, Prop. 2a).
     """
-    k = int(distributions.binom.ppf(1 - confidence, n, rate))
-    while k >= 0 and distributions.binom.cdf(k, n, rate) > 1 - confidence:
-        k -= 1
-    return k
+    chances = special.bdtr(np.arange(n + 1), n, rate)
+    return int(np.searchsorted(chances, 1 - confidence, side="right")) - 1
 
 
 def samples_needed(rate: float, confidence: float | None = None) -> int:
@@ -208,7 +205,7 @@ def true_rate_interval(n: int, threshold: float, confidence: float = 0.95) -> tu
     if k == 0:
         return 0.0, 0.0
     tail = (1 - confidence) / 2
-    low, high = distributions.beta.ppf([tail, 1 - tail], k, n + 1 - k)
+    low, high = special.betaincinv(k, n + 1 - k, [tail, 1 - tail])
     return float(low), float(high)
 
 

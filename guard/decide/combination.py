@@ -26,15 +26,14 @@ class Combination:
     def __init__(self, profile: Profile) -> None:
         reference = profile.reference
         self._surprises = {
-            name: Surprise(scores, reference.labels, two_sided=name in profile.two_sided)
-            for name, scores in reference.scores.items()
+            name: Surprise(scores, two_sided=name in profile.two_sided) for name, scores in reference.scores.items()
         }
         self._joint = profile.joint
         self._joint_tail = None if self._joint is None else BenignTail(self.together_of_all(reference, self._joint))
 
-    def __call__(self, scores: Mapping[str, float], label: int) -> float:
+    def __call__(self, scores: Mapping[str, float]) -> float:
         """The combined score of one item. Scores that are not finite are left out."""
-        found = self.surprises(scores, label)
+        found = self.surprises(scores)
         if not found:
             return 0.0
         each = list(found.values())
@@ -42,9 +41,9 @@ class Combination:
             each.append(self.joint_surprise(together(found, self._joint)))
         return float(np.logaddexp.reduce(each))
 
-    def surprises(self, scores: Mapping[str, float], label: int) -> dict[str, float]:
+    def surprises(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Each detector's surprise, in nats; scores that are not finite are left out."""
-        return {name: self._surprises[name](score, label) for name, score in scores.items() if math.isfinite(score)}
+        return {name: self._surprises[name](score) for name, score in scores.items() if math.isfinite(score)}
 
     def joint_surprise(self, total: float) -> float:
         """The surprise of what detectors say together, in nats, with its weight among theirs; 0 without weights."""
@@ -52,17 +51,17 @@ class Combination:
             return 0.0
         return self._joint_tail.surprise(total) + math.log(len(self._surprises))
 
-    def p_value(self, detector: str, score: float, label: int) -> float:
+    def p_value(self, detector: str, score: float) -> float:
         """Approximate p-value of one detector alone, for people and metrics."""
-        return math.exp(-self._surprises[detector](score, label))
+        return math.exp(-self._surprises[detector](score))
 
     def of_all(self, benign: BenignScores) -> Float64Array:
         """The combined score of each benign sample, (n,)."""
-        return np.array([self(scores, label) for scores, label in rows(benign)], dtype=np.float64)
+        return np.array([self(scores) for scores in rows(benign)], dtype=np.float64)
 
     def together_of_all(self, benign: BenignScores, joint: Joint) -> Float64Array:
         """What detectors say together of each benign sample, (n,)."""
-        found = [together(self.surprises(scores, label), joint) for scores, label in rows(benign)]
+        found = [together(self.surprises(scores), joint) for scores in rows(benign)]
         return np.array(found, dtype=np.float64)
 
 
@@ -75,10 +74,7 @@ def together(surprises: Mapping[str, float], joint: Joint) -> float:
     return found
 
 
-def rows(scored: BenignScores) -> list[tuple[dict[str, float], int]]:
-    """The scores and the label of each sample."""
+def rows(scored: BenignScores) -> list[dict[str, float]]:
+    """The scores of each sample."""
     columns = zip(*(scores.tolist() for scores in scored.scores.values()), strict=True)
-    return [
-        (dict(zip(scored.scores, row, strict=True)), label)
-        for row, label in zip(columns, scored.labels.tolist(), strict=True)
-    ]
+    return [dict(zip(scored.scores, row, strict=True)) for row in columns]

@@ -59,10 +59,10 @@ class Judge:
             )
         self.threshold = stats.p_value_threshold(n, false_positive_rate, confidence)
 
-    def certain(self, label: int, findings: Iterable[Finding]) -> bool:
+    def certain(self, label: int, findings: Iterable[Finding]) -> bool:  # noqa: ARG002 - as the engine asks
         """Whether an item with these findings is flagged whatever else is found: more evidence never takes any away."""
         scores = {f.detector: f.score for f in findings if isinstance(f, Evidence) and math.isfinite(f.score)}
-        return bool(scores) and self._p_value(scores, label) <= self.threshold
+        return bool(scores) and self._p_value(scores) <= self.threshold
 
     def judge(self, screening: Screening) -> ItemDecision:
         """The verdict on one item."""
@@ -71,7 +71,7 @@ class Judge:
         scores = {f.detector: f.score for f in findings if isinstance(f, Evidence)}
         p_value, ties = None, 0
         if label is not None and scores:
-            combined = self._combination(scores, label)
+            combined = self._combination(scores)
             p_value, ties = stats.conformal_p_value(self._benign, combined), stats.ties(self._benign, combined)
         if p_value is not None and p_value <= self.threshold:
             return ItemDecision(Verdict.ADVERSARIAL, p_value, findings, ties=ties)
@@ -84,8 +84,8 @@ class Judge:
             return ItemDecision(Verdict.ABSTAIN, p_value, findings, ties=ties)
         return ItemDecision(Verdict.CLEAN, p_value, findings, ties=ties)
 
-    def _p_value(self, scores: Mapping[str, float], label: int) -> float:
-        return stats.conformal_p_value(self._benign, self._combination(scores, label))
+    def _p_value(self, scores: Mapping[str, float]) -> float:
+        return stats.conformal_p_value(self._benign, self._combination(scores))
 
     def _abstains(self, findings: Iterable[Finding]) -> bool:
         for finding in findings:
@@ -98,5 +98,5 @@ class Judge:
             return finding
         if not math.isfinite(finding.score):
             return Fault(finding.detector, FaultReason.NON_FINITE_OUTPUT, finding.evaluations, finding.duration_s)
-        p_value = self._combination.p_value(finding.detector, finding.score, label)
+        p_value = self._combination.p_value(finding.detector, finding.score)
         return replace(finding, p_value=p_value)

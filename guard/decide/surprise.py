@@ -10,10 +10,9 @@ import math
 
 import numpy as np
 
-from guard.values import Float64Array, IntArray
+from guard.values import Float64Array
 
 _TAIL = 0.1
-_LEAST_PER_CLASS = 50
 _LEAST_EXCESSES = 3
 _SHAPES = (-0.5, 0.3)
 _END = 1e-3
@@ -63,26 +62,21 @@ class BenignTail:
 
 
 class Surprise:
-    """One detector's scores against those of benign inputs of the same predicted class.
+    """One detector's scores against those of benign inputs, of all classes together.
 
-    Classes with fewer than fifty benign samples are compared with all classes together. Two-sided detectors count
-    scores that are far too low like scores that are far too high.
+    Not class by class: the top tenth of a class is a dozen inputs, and tails fitted to so few vary more from one
+    calibration to the next than classes differ. Two-sided detectors count scores that are far too low like scores that
+    are far too high.
     """
 
-    def __init__(self, scores: Float64Array, labels: IntArray, *, two_sided: bool) -> None:
-        known = np.isfinite(scores)
-        scores, labels = scores[known], labels[known]
-        self._two_sided = two_sided
-        self._pooled = (BenignTail(scores), BenignTail(-scores))
-        self._by_class = {
-            int(label): (BenignTail(scores[labels == label]), BenignTail(-scores[labels == label]))
-            for label in np.unique(labels)
-            if np.count_nonzero(labels == label) >= _LEAST_PER_CLASS
-        }
+    def __init__(self, scores: Float64Array, *, two_sided: bool) -> None:
+        known = scores[np.isfinite(scores)]
+        self._upper = BenignTail(known)
+        self._lower = BenignTail(-known) if two_sided else None
 
-    def __call__(self, score: float, label: int) -> float:
+    def __call__(self, score: float) -> float:
         """Minus the log of the p-value, about; in nats, 0 for an ordinary score."""
-        upper, lower = self._by_class.get(label, self._pooled)
-        if not self._two_sided:
-            return upper.surprise(score)
-        return max(0.0, max(upper.surprise(score), lower.surprise(-score)) - math.log(2))
+        upper = self._upper.surprise(score)
+        if self._lower is None:
+            return upper
+        return max(0.0, max(upper, self._lower.surprise(-score)) - math.log(2))

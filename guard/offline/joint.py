@@ -61,7 +61,7 @@ def _part(scored: BenignScores, at: slice) -> BenignScores:
 
 def _features(combination: Combination, scored: BenignScores, names: Sequence[str]) -> Float64Array:
     """Surprises and their roots, (n, 2 detectors)."""
-    found = [combination.surprises(scores, label) for scores, label in rows(scored)]
+    found = [combination.surprises(scores) for scores in rows(scored)]
     surprises = np.array([[each.get(name, 0.0) for name in names] for each in found]).reshape(len(found), len(names))
     return np.hstack([surprises, np.sqrt(surprises)])
 

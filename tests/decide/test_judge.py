@@ -122,7 +122,7 @@ def test_p_values() -> None:
     combination = Combination(PROFILE)
     own = [f.p_value for f in decided.findings if isinstance(f, Evidence)]
     assert decided.p_value == 1 / 301
-    assert own == [combination.p_value("confidence", 0.9, 2), combination.p_value("network", 40.0, 2)]
+    assert own == [combination.p_value("confidence", 0.9), combination.p_value("network", 40.0)]
 
 
 def realised_rates(n: int, rate: float, confidence: float | None) -> np.ndarray:

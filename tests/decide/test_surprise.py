@@ -11,13 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.decide.surprise import BenignTail, Surprise
-from tests.profile.parts import benign
 
 NORMAL = np.random.default_rng(0).standard_normal(400)
-ONE_CLASS = np.zeros(400, np.int64)
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
-DETECTORS = ("one", "two", "three")
-REFERENCE = benign(ONE_CLASS, one=NORMAL, two=2 * NORMAL + 1, three=-NORMAL)
 
 
 @given(scores=st.lists(FINITE, min_size=1, max_size=60), asked=st.lists(FINITE, min_size=2, max_size=20))
@@ -61,47 +57,32 @@ def test_constant_scores() -> None:
 @pytest.mark.parametrize(("two_sided", "low_surprises"), [(True, True), (False, False)])
 def test_sides(two_sided: bool, low_surprises: bool) -> None:  # noqa: FBT001 - a table
     """Two-sided detectors are surprised by scores far too low as by scores far too high; others by high ones only."""
-    surprise = Surprise(np.concatenate([NORMAL, -NORMAL]), np.zeros(800, np.int64), two_sided=two_sided)
-    assert surprise(6.0, 0) > 5
-    assert surprise(0.0, 0) == pytest.approx(0 if two_sided else math.log(2), abs=0.01)
-    assert (surprise(-6.0, 0) > 5) is low_surprises
+    surprise = Surprise(np.concatenate([NORMAL, -NORMAL]), two_sided=two_sided)
+    assert surprise(6.0) > 5
+    assert surprise(0.0) == pytest.approx(0 if two_sided else math.log(2), abs=0.01)
+    assert (surprise(-6.0) > 5) is low_surprises
     if two_sided:
-        assert surprise(-6.0, 0) == pytest.approx(surprise(6.0, 0))
+        assert surprise(-6.0) == pytest.approx(surprise(6.0))
 
 
 @given(asked=st.lists(FINITE, min_size=2, max_size=20))
 def test_two_sided_grows_away_from_the_middle(asked: list[float]) -> None:
     """A two-sided surprise never shrinks on the way out, on either side."""
-    surprise = Surprise(NORMAL, ONE_CLASS, two_sided=True)
+    surprise = Surprise(NORMAL, two_sided=True)
     middle = float(np.median(NORMAL))
     for sign in (-1, 1):
-        outward = [surprise(middle + sign * abs(offset), 0) for offset in sorted(asked, key=abs)]
+        outward = [surprise(middle + sign * abs(offset)) for offset in sorted(asked, key=abs)]
         assert all(a <= b for a, b in itertools.pairwise(outward))
-
-
-@pytest.mark.parametrize(("samples", "own"), [(49, False), (50, True)])
-def test_classes_with_enough_samples_stand_alone(samples: int, own: bool) -> None:  # noqa: FBT001 - a table
-    """A score is compared within its class from fifty benign samples on, with all classes together below that."""
-    of_class, others = NORMAL[:samples], NORMAL[samples:] + 20
-    labels = np.array([1] * len(of_class) + [0] * len(others))
-    scores = np.concatenate([of_class, others])
-    expected = BenignTail(of_class if own else scores).surprise(8.0)
-    assert Surprise(scores, labels, two_sided=False)(8.0, 1) == expected
-    assert Surprise(scores, labels, two_sided=False)(8.0, 99) == BenignTail(scores).surprise(8.0), "an unseen class"
 
 
 def test_missing_reference_scores_are_ignored() -> None:
     """A detector that abstained or failed on a benign sample (NaN) leaves no trace in what is ordinary."""
     holes = np.concatenate([NORMAL[:60], [np.nan, np.inf, -np.inf], NORMAL[60:100]])
-    labels = np.repeat([0, 1, 0], [60, 3, 40])
-    with_holes, without = (
-        Surprise(holes, labels, two_sided=True),
-        Surprise(NORMAL[:100], np.zeros(100, np.int64), two_sided=True),
-    )
-    assert [with_holes(s, 0) for s in (-5.0, 0.1, 2.0, 9.0)] == [without(s, 0) for s in (-5.0, 0.1, 2.0, 9.0)]
+    with_holes, without = Surprise(holes, two_sided=True), Surprise(NORMAL[:100], two_sided=True)
+    assert [with_holes(s) for s in (-5.0, 0.1, 2.0, 9.0)] == [without(s) for s in (-5.0, 0.1, 2.0, 9.0)]
 
 
 @pytest.mark.parametrize("two_sided", [True, False])
 def test_detector_that_never_scored(two_sided: bool) -> None:  # noqa: FBT001 - a table
     """A detector that gave no benign sample a score can't be surprised, and breaks nothing."""
-    assert Surprise(np.full(60, np.nan), np.zeros(60, np.int64), two_sided=two_sided)(5.0, 0) == 0
+    assert Surprise(np.full(60, np.nan), two_sided=two_sided)(5.0) == 0

@@ -97,7 +97,7 @@ class Twin:
         labels = logits.detach().argmax(dim=1) if labels is None else labels
         asked = Asked(own, logits, labels, copies, rng)
         scores = torch.stack([score(asked) for score in self._scorers.values()], dim=1)
-        return Look(logits, scores, self.combined(self.surprises(scores, labels)))
+        return Look(logits, scores, self.combined(self.surprises(scores)))
 
     def combined(self, surprises: Tensor) -> Tensor:
         """Of surprises (n, detectors): what the judge goes by, (n,)."""
@@ -105,9 +105,9 @@ class Twin:
             surprises = torch.cat([surprises, self._joint(surprises)[:, None]], dim=1)
         return surprises.logsumexp(dim=1)
 
-    def surprises(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Of scores (n, detectors) of inputs with these labels, in nats."""
-        return torch.stack([self._tables[name](scores[:, at], labels) for at, name in enumerate(self.detectors)], dim=1)
+    def surprises(self, scores: Tensor) -> Tensor:
+        """Of scores (n, detectors), in nats."""
+        return torch.stack([self._tables[name](scores[:, at]) for at, name in enumerate(self.detectors)], dim=1)
 
 
 class _Counted(nn.Module):
@@ -126,20 +126,17 @@ class _Counted(nn.Module):
 
 
 class _Table:
-    """A detector's surprise at a score, as a piecewise linear function, one for each class; linear past its ends."""
+    """A detector's surprise at a score, as a piecewise linear function; linear past its ends."""
 
     def __init__(self, profile: Profile, name: str) -> None:
-        scores, labels = profile.reference.scores[name], profile.reference.labels
-        surprise = Surprise(scores, labels, two_sided=name in profile.two_sided)
+        scores = profile.reference.scores[name]
+        surprise = Surprise(scores, two_sided=name in profile.two_sided)
         knots = _knots(scores[np.isfinite(scores)])
-        values = np.empty((profile.model.classes, len(knots)))
-        values[:] = [surprise(knot, -1) for knot in knots.tolist()]  # no class has this number: all together
-        for label in np.unique(labels).tolist():
-            values[label] = [surprise(knot, label) for knot in knots.tolist()]
-        self._knots, self._values = torch.from_numpy(knots), torch.from_numpy(values)
+        self._knots = torch.from_numpy(knots)
+        self._values = torch.tensor([surprise(knot) for knot in knots.tolist()], dtype=torch.float64)
 
-    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return _between(self._knots, self._values, scores.double(), labels)
+    def __call__(self, scores: Tensor) -> Tensor:
+        return _between(self._knots, self._values, scores.double())
 
 
 class _Joint:
@@ -151,19 +148,19 @@ class _Joint:
         knots = _knots(combination.together_of_all(profile.reference, joint))
         self._knots = torch.from_numpy(knots)
         surprises = [combination.joint_surprise(knot) for knot in knots.tolist()]
-        self._values = torch.tensor([surprises], dtype=torch.float64)
+        self._values = torch.tensor(surprises, dtype=torch.float64)
 
     def __call__(self, surprises: Tensor) -> Tensor:
         # At 0 a square root has no slope.
         sums = surprises @ self._linear + surprises.clamp_min(_FLAT).sqrt() @ self._root
-        return _between(self._knots, self._values, sums, torch.zeros(len(sums), dtype=torch.int64))
+        return _between(self._knots, self._values, sums)
 
 
-def _between(knots: Tensor, values: Tensor, at: Tensor, row: Tensor) -> Tensor:
-    """Linear between the knots (k,), by the given rows of values (rows, k), and past the ends."""
+def _between(knots: Tensor, values: Tensor, at: Tensor) -> Tensor:
+    """Linear between the knots (k,) and past the ends."""
     right = torch.searchsorted(knots, at.detach().contiguous()).clamp(1, len(knots) - 1)
     low, high = knots[right - 1], knots[right]
-    below, above = values[row, right - 1], values[row, right]
+    below, above = values[right - 1], values[right]
     return below + (above - below) * (at - low) / (high - low)
 
 

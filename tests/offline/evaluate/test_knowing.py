@@ -162,7 +162,7 @@ def test_the_limit(rate: float) -> None:
     )
     assert 0 < sum(flagged) < len(flagged) or rate == RATES[1]
     assert profile.joint is not None
-    combined = twin.combined(twin.surprises(scores, torch.tensor([each.label for each in found])))
+    combined = twin.combined(twin.surprises(scores))
     near = (combined - twin.limit(rate)).abs() < 0.02  # it is drawn as straight pieces
     assert near.float().mean() < 0.1
     assert ((combined > twin.limit(rate)) == torch.tensor(flagged))[~near].all()

@@ -34,7 +34,6 @@ class ArtSqueezing:
             FeatureSqueezing(clip_values=_BOUNDS, bit_depth=bits),
             SpatialSmoothing(window_size=median_px, channels_first=True, clip_values=_BOUNDS),
         )
-        self.evaluations = 1 + len(self._squeezers)
 
     def score(self, x: Tensor) -> float:
         """The largest L1 distance, in [0, 2], for one input."""

@@ -2,24 +2,21 @@
 
 Voracek, "Treatment of Statistical Estimation Problems in Randomized Smoothing for Adversarial Robustness" (NeurIPS
 2024). Is the class's probability under noise above or below Phi(radius / sigma)? Draw copies until a confidence
-sequence excludes that threshold, by one of two sequences:
-
-- `union_bound_boundaries`, algorithm 1: one-sided Clopper-Pearson bounds at geometrically spaced looks, each with its
-  share of alpha. Spacing 1.1 and shares 5 alpha / ((k + 4) (k + 5)) are those of appendix C.2 and of the public code.
-- `betting_boundaries`, algorithm 2: the wealth of a gambler who bets the Krichevsky-Trofimov estimate; by Ville's
-  inequality it passes 1 / alpha with probability at most alpha. The walk over (t, count) is that of appendix F.
+sequence excludes that threshold. Here that is algorithm 2 (`betting_boundaries`): the wealth of a gambler who bets the
+Krichevsky-Trofimov estimate; by Ville's inequality it passes 1 / alpha with probability at most alpha. The walk over
+(t, count) is that of appendix F. The paper's other sequence, of Clopper-Pearson bounds at spaced looks, is left out: at
+radii of sigma and of 2 sigma it takes more copies on average, up to half as many again.
 
 How the author's own code runs: boundaries are tables of counts made once for a threshold, up to 131,100 copies, and
 each answer moves its input's counts in a Python loop over the batch. Batches of 100 are mixed: each place in the batch
 belongs to one input until that is decided, then to the undecided input that has the fewest places (`certify_pool`; the
-paper says fewest copies, the code counts places). `certify_at` is the same rule with one input at a time.
+paper says fewest copies, the code counts places).
 
-Sure: both sequences, their constants, the direction of both errors. Where paper and code differ: the code's gambler
-wins at 1 / (2 alpha), which Ville's inequality covers only for a chance of error of 2 alpha over both directions; here
-it is the paper's 1 / alpha, and 2 * alpha given as alpha makes the code's table. The paper's randomised
-Clopper-Pearson bounds are in neither its code's sequential part nor here. The code throws away one fresh answer for
-some places that change hands, which is not repeated here. Its example script inverts the radius with the wrong
-function (Phi^-1 for Phi); here it is Phi.
+Sure: the sequence, its constant, the direction of both errors. Where paper and code differ: the code's gambler wins at
+1 / (2 alpha), which Ville's inequality covers only for a chance of error of 2 alpha over both directions; here it is
+the paper's 1 / alpha, and 2 * alpha given as alpha makes the code's table. The code throws away one fresh answer for
+some places that change hands, which is not repeated here. Its example script inverts the radius with the wrong function
+(Phi^-1 for Phi); here it is Phi.
 """
 
 from __future__ import annotations
@@ -39,8 +36,6 @@ from guard.values import IntArray
 
 HORIZON: Final = 131_100
 BATCH: Final = 100
-_SPACING = 1.1
-_FIRST = 11
 
 
 class Answer(Enum):
@@ -83,37 +78,8 @@ def threshold_of(radius: float, sigma: float) -> float:
 
 def betting_boundaries(threshold: float, alpha: float, horizon: int = HORIZON) -> Boundaries:
     """Tables of algorithm 2; the chance of a wrong answer is at most alpha."""
-    return _tables(_betting_upper(threshold, alpha, horizon), _betting_upper(1 - threshold, alpha, horizon))
-
-
-def union_bound_boundaries(threshold: float, alpha: float, horizon: int = HORIZON) -> Boundaries:
-    """Tables of algorithm 1; the chance of a wrong answer is at most alpha in each direction."""
-    return _tables(_union_bound_upper(threshold, alpha, horizon), _union_bound_upper(1 - threshold, alpha, horizon))
-
-
-@torch.no_grad()
-def certify_at(
-    model: Callable[[Tensor], Tensor],
-    x: Tensor,
-    label: int,
-    boundaries: Boundaries,
-    *,
-    sigma: float,
-    generator: torch.Generator,
-    batch: int = BATCH,
-) -> Outcome:
-    """Decide one input, whole batches of its copies at a time."""
-    repeated = x.repeat((batch, *(1 for _ in x.shape)))
-    agreeing = copies = 0
-    while True:
-        noise = torch.randn(repeated.shape, generator=generator, device=x.device) * sigma
-        predictions = model(repeated + noise).argmax(dim=1).tolist()
-        for i, prediction in enumerate(predictions):
-            agreeing += prediction == label
-            answer = boundaries.answer(agreeing, copies + i + 1)
-            if answer is not None:
-                return Outcome(answer, copies + i + 1, copies + batch)
-        copies += batch
+    upper, others = _betting_upper(threshold, alpha, horizon), _betting_upper(1 - threshold, alpha, horizon)
+    return Boundaries(tuple((np.arange(horizon) - others).tolist()), tuple(upper.tolist()))
 
 
 @torch.no_grad()
@@ -157,13 +123,6 @@ def certify_pool(
     return [Outcome(answers[i], copies[i], spent[i]) for i in range(len(inputs))]
 
 
-def _tables(upper: IntArray, upper_of_others: IntArray) -> Boundaries:
-    """From the least counts of agreeing and of disagreeing copies that exclude the threshold."""
-    # Between two looks the next look's bound decides: a count that has reached it can't go back.
-    upper, others = (np.minimum.accumulate(counts[::-1])[::-1] for counts in (upper, upper_of_others))
-    return Boundaries(tuple((np.arange(len(others)) - others).tolist()), tuple(upper.tolist()))
-
-
 def _betting_upper(p: float, alpha: float, horizon: int) -> IntArray:
     """For each t the least count above p t at which the wealth reaches 1 / alpha; t + 1 where none does."""
     upper = np.ones(horizon, dtype=np.int64)
@@ -179,17 +138,3 @@ def _log_wealth(count: int, t: int, p: float) -> float:
     """Of a bet on the Krichevsky-Trofimov estimate against odds of p: a Beta(1/2, 1/2) mixture's likelihood ratio."""
     mixture = math.lgamma(count + 0.5) + math.lgamma(t - count + 0.5) - math.lgamma(t + 1) - math.log(math.pi)
     return mixture - count * math.log(p) - (t - count) * math.log(1 - p)
-
-
-def _union_bound_upper(p: float, alpha: float, horizon: int) -> IntArray:
-    """At each look the least count that a rate of p reaches with its share of alpha at most; none elsewhere."""
-    looks = []
-    k = _FIRST
-    for t in range(1, horizon):
-        if t > _SPACING**k:
-            k += 1
-            looks.append(t)
-    at, k_th = np.array(looks), np.arange(1, len(looks) + 1)
-    upper = np.full(horizon, 2 * horizon)
-    upper[at] = stats.binom.isf(5 * alpha / ((k_th + 4) * (k_th + 5)), at, p) + 1
-    return upper

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.engine import certificates, detectors, load, testing
 from benchmarks.engine.bench import SIZES, Bench
+from benchmarks.engine.chart import draw
 from benchmarks.engine.subject import Subject
 from benchmarks.engine.subject import load as load_subjects
 from benchmarks.engine.table import Row, machine, merged, write
@@ -54,6 +55,7 @@ def main(
     console.print(f"{sum(row.holds for row in rows)} of {len(rows)} hold")
     if only is None:
         write(rows, out, about)
+        draw(rows, out / "engine.png")
         console.print(f"written to {out}/engine.json, .md and .png")
 
 

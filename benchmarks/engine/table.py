@@ -1,4 +1,4 @@
-"""What a benchmark row is, and the ways to show rows: JSON, Markdown, a chart."""
+"""What a benchmark row is, and the ways to write rows down: JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypeAlias
-
-import matplotlib as mpl
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 
 from benchmarks.engine.reasons import reason
 
@@ -107,12 +102,11 @@ def commit() -> str:
 
 
 def write(rows: Sequence[Row], folder: Path, about: dict[str, str]) -> None:
-    """Write engine.json, engine.md and engine.png. `about` is what the figures were measured with."""
+    """Write engine.json and engine.md. `about` is what the figures were measured with."""
     folder.mkdir(parents=True, exist_ok=True)
     shown = [{**asdict(row), "holds": row.holds, "reason": _reason(row)} for row in rows]
     (folder / "engine.json").write_text(json.dumps({"about": about, "rows": shown}, indent=1) + "\n")
     (folder / "engine.md").write_text(markdown(rows, about))
-    _chart(rows, folder / "engine.png")
 
 
 def _reason(row: Row) -> str | None:
@@ -149,21 +143,3 @@ def markdown(rows: Sequence[Row], about: dict[str, str]) -> str:
         lines += ["", "## Why rows do not hold, on the machine of the committed table", "", *failed]
     lines += ["", "## Measured with", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
     return "\n".join(lines)
-
-
-def _chart(rows: Sequence[Row], path: Path) -> None:
-    """Measured against target, so that every bar past the line holds, whichever way its ratio counts."""
-    margins = [row.measured / row.target if row.better == "at least" else row.target / row.measured for row in rows]
-    figure, axes = plt.subplots(figsize=(9, 0.36 * len(rows) + 1.4), layout="constrained")
-    places = range(len(rows))
-    axes.barh(places, margins, color=["#2a7f62" if row.holds else "#b5483a" for row in rows])
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_xscale("log")
-    axes.set_yticks(places, [f"{row.number}  {row.compare}, {row.model}" for row in rows], fontsize=8)
-    axes.invert_yaxis()
-    for place, row, margin in zip(places, rows, margins, strict=True):
-        axes.text(margin, place, f" {row.measured:.3g}", va="center", fontsize=8)
-    axes.set_xlabel("measured against target (right of the line: holds)")
-    axes.margins(x=0.12, y=0.01)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.engine import certificates, clock, detectors, load, testing
 from benchmarks.engine.bench import Bench, Size
-from benchmarks.engine.subject import Subject
+from benchmarks.engine.chart import draw, margins
+from benchmarks.engine.subject import Subject, subject
 from benchmarks.engine.table import Row, machine, merged, write
 
 SMALL = Size(engine_images=4, slow_images=1, rounds=2)
@@ -84,6 +85,15 @@ def test_written(tmp_path: Path) -> None:
     assert "1.1, 1.2, 1" in table
     assert "- Row 1, LeNet-5." in table
     assert "- Row 2, " not in table
+
+
+def test_drawn(tmp_path: Path) -> None:
+    """A row's worst run reaches its target in the picture if and only if the row holds; every row has a bar."""
+    slower = Row(1, "rho", "LeNet-5", 1.1, 1.0, 1.3, 1.15, "at most", "", runs=(1.1, 1.2, 1.0))
+    faster = Row(2, "one at a time", "LeNet-5", 150.0, 120.0, 160.0, 140, "at least", "", runs=(150.0, 141.0))
+    rows = [slower, faster, replace(slower, runs=(1.1, 1.15)), replace(faster, runs=(139.0, 150.0))]
+    assert [min(margins(row)) >= 1 for row in rows] == [row.holds for row in rows] == [False, True, True, False]
+    draw(rows, tmp_path / "engine.png")
     assert (tmp_path / "engine.png").stat().st_size > 10_000
 
 

@@ -44,9 +44,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.xaxis.set_major_locator(FixedLocator(_TICKS))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(
-        "measured against target: dots are runs, the bar ends at the worst; it reaches 1 where the row holds"
-    )
+    axes.set_xlabel("measured against target: a dot is a run; the bar, the worst, reaches 1 where the row holds")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

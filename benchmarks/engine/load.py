@@ -37,7 +37,9 @@ _ECHO_RATE = 200.0
 class Traffic:
     """Poisson arrivals at a rate, from a thread of their own; latencies of what was answered."""
 
-    def __init__(self, engine: Engine, images: Sequence[Float32Array], rate: float, deadline_s: float | None) -> None:
+    def __init__(
+        self, engine: Engine, images: Sequence[Float32Array] | Float32Array, rate: float, deadline_s: float | None
+    ) -> None:
         self.latencies: list[float] = []
         self.refused = 0
         self.sent = 0

@@ -1,0 +1,127 @@
+"""What a soaked engine is given: Poisson arrivals, of which a fifth is cancelled while they wait or are screened."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotAnswered
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from guard.errors import DeadlineExceeded, Overloaded
+from guard.values import Fault, FaultReason, Float32Array, Screening
+
+CANCELLED = 0.2
+"""Of all requests, while they wait or are screened."""
+DEADLINE_S = 0.5
+_LEAST_CHANCE = 0.25
+"""That a cancellation comes in time; if it is less, fewer than a fifth can be cancelled."""
+_CATCH_UP = 0.2
+
+
+class Screens(Protocol):
+    """What is soaked: an engine."""
+
+    def submit(self, x: Float32Array, *, deadline_s: float | None = None) -> Future[Screening]:
+        """Hand in one input."""
+        ...
+
+    @property
+    def live(self) -> int:
+        """Items that are being screened."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """Items waiting to be admitted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long, how much, and what counts as flat.
+
+    `typical_s` is the latency within which cancellations come; how long answers are waited for at the end is
+    `patience_s`. A short run is judged by a wider `flat_mb_per_h`: what one sample moves, it takes for a slope.
+    """
+
+    seconds: float
+    rate: float
+    seed: int
+    typical_s: float
+    sample_s: float = 1.0
+    patience_s: float = 10.0
+    flat_mb_per_h: float = 5.0
+
+
+@dataclass
+class Cancelling:
+    """Requests that are under way, when which of them will be cancelled, and what became of the others."""
+
+    running: Screens
+    images: Float32Array
+    plan: Plan
+    rng: random.Random
+    futures: list[Future[Screening]] = field(default_factory=list)
+    due: list[tuple[float, int, Future[Screening]]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: {"screened": 0, "cancelled": 0, "expired": 0})
+    sent: int = 0
+    refused: int = 0
+    cancellations: int = 0
+    in_time: int = 0
+
+    def send(self) -> None:
+        """Hand in the next request, and draw whether and when it will be cancelled."""
+        self.sent += 1
+        try:
+            future = self.running.submit(self.images[self.sent % len(self.images)], deadline_s=DEADLINE_S)
+        except Overloaded:
+            self.refused += 1
+            return
+        self.futures.append(future)
+        # Some are answered before: so many more are drawn that a fifth of all is cancelled in time.
+        chance = max(_LEAST_CHANCE, (self.in_time + 1) / (self.cancellations - len(self.due) + 1))
+        behind = CANCELLED * self.sent - self.in_time - chance * len(self.due)
+        if self.rng.random() < CANCELLED / chance + _CATCH_UP * behind:
+            self.cancellations += 1
+            when = time.perf_counter() + self.rng.random() * self.plan.typical_s
+            heapq.heappush(self.due, (when, self.sent, future))
+
+    def cancel(self, now: float) -> None:
+        """Cancel what is due."""
+        while self.due and self.due[0][0] <= now:
+            self.in_time += heapq.heappop(self.due)[2].cancel()
+
+    def count(self) -> None:
+        """Count what is over, and let it go."""
+        self.futures = [future for future in self.futures if not _counted(future, self.counts)]
+
+    def finish(self) -> None:
+        """Wait for what is under way."""
+        end = time.monotonic() + self.plan.patience_s
+        for future in self.futures:
+            try:
+                if not future.cancelled():
+                    future.exception(timeout=max(0.0, end - time.monotonic()))
+            except NotAnswered:
+                continue
+        self.count()
+
+
+def _counted(future: Future[Screening], counts: dict[str, int]) -> bool:
+    """Whether it is over; then it is counted, as what it became."""
+    if not future.done():
+        return False
+    if future.cancelled():
+        counts["cancelled"] += 1
+    elif isinstance(future.exception(), DeadlineExceeded) or _cut_short(future.result()):
+        counts["expired"] += 1
+    else:
+        counts["screened"] += 1
+    return True
+
+
+def _cut_short(screening: Screening) -> bool:
+    return any(isinstance(each, Fault) and each.reason is FaultReason.DEADLINE for each in screening.findings)

@@ -20,16 +20,14 @@ import typer
 from rich.progress import Progress
 
 from benchmarks import data, models
-from benchmarks.engine.load import SPECS, Traffic, capacity
-from benchmarks.engine.soak_traffic import DEADLINE_S, Cancelling, Plan, Screens
+from benchmarks.engine.load import SPECS, capacity
+from benchmarks.engine.soak_traffic import Cancelling, Plan, Screens
 from benchmarks.engine.subject import engine, subject
 from benchmarks.engine.table import machine
-from guard.screen.engine import Engine
 from guard.values import Float32Array
 
 _LOAD = 0.8
 _READINGS, _READING_S = 5, 1.0
-_TYPICAL_RUN_S = 5.0
 _LEAST_CANCELLED = 0.18
 _WARM_UP = 0.2
 _MB = 1024 * 1024
@@ -51,6 +49,7 @@ class Soak:
     rss_mb: tuple[float, float, float]
     slope_mb_per_h: float
     flat_mb_per_h: float
+    typical_ms: float
 
     @property
     def lost(self) -> int:
@@ -102,6 +101,7 @@ def soak(running: Screens, images: Float32Array, plan: Plan, *, tick: Progress |
         rss_mb=(sizes[0], max(sizes), sizes[-1]),
         slope_mb_per_h=float(np.polyfit([t for t, _ in warm], sizes, 1)[0]) * 3600,
         flat_mb_per_h=plan.flat_mb_per_h,
+        typical_ms=traffic.typical_s * 1000,
         **traffic.counts,
     )
 
@@ -131,21 +131,13 @@ def main(
     gc.freeze()
     with engine(lenet, SPECS) as running, Progress() as tick:
         capacities = [capacity(running, lenet, _READING_S) for _ in range(_READINGS)]
-        plan = planned(running, lenet.images, capacities, seconds=60 * minutes, seed=seed)
+        plan = Plan(60 * minutes, _LOAD * statistics.median(capacities), seed)
         found = soak(running, lenet.images, plan, tick=tick)
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report(about, capacities, plan, found), indent=1)
     (out / "soak.json").write_text(text + "\n")
     typer.echo(text)
     raise typer.Exit(0 if found.holds else 1)
-
-
-def planned(running: Engine, images: Float32Array, capacities: list[float], *, seconds: float, seed: int) -> Plan:
-    """At 80 % of the median capacity, with the latency that requests have there."""
-    rate = _LOAD * statistics.median(capacities)
-    traffic = Traffic(running, images, rate, DEADLINE_S)
-    traffic.run(min(seconds, _TYPICAL_RUN_S), np.random.default_rng(seed))
-    return Plan(seconds, rate, seed, typical_s=statistics.median(traffic.latencies))
 
 
 if __name__ == "__main__":

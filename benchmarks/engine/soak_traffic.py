@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import heapq
 import random
+import statistics
 import time
+from collections import deque
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotAnswered
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from guard.errors import DeadlineExceeded, Overloaded
@@ -19,6 +21,8 @@ DEADLINE_S = 0.5
 _LEAST_CHANCE = 0.25
 """That a cancellation comes in time; if it is less, fewer than a fifth can be cancelled."""
 _CATCH_UP = 0.2
+_FIRST_GUESS_S = 5e-3
+_LATEST = 256
 
 
 class Screens(Protocol):
@@ -43,14 +47,13 @@ class Screens(Protocol):
 class Plan:
     """How long, how much, and what counts as flat.
 
-    `typical_s` is the latency within which cancellations come; how long answers are waited for at the end is
-    `patience_s`. A short run is judged by a wider `flat_mb_per_h`: what one sample moves, it takes for a slope.
+    Answers are waited for `patience_s` at the end. A short run is judged by a wider `flat_mb_per_h`: in it one sample
+    moves the slope.
     """
 
     seconds: float
     rate: float
     seed: int
-    typical_s: float
     sample_s: float = 1.0
     patience_s: float = 10.0
     flat_mb_per_h: float = 5.0
@@ -71,6 +74,9 @@ class Cancelling:
     refused: int = 0
     cancellations: int = 0
     in_time: int = 0
+    latencies: deque[float] = field(default_factory=partial(deque, [_FIRST_GUESS_S], _LATEST))
+    typical_s: float = _FIRST_GUESS_S
+    """The median of the latest answers' latencies, within which cancellations come."""
 
     def send(self) -> None:
         """Hand in the next request, and draw whether and when it will be cancelled."""
@@ -81,12 +87,14 @@ class Cancelling:
             self.refused += 1
             return
         self.futures.append(future)
+        begun = time.perf_counter()
+        future.add_done_callback(lambda future: future.cancelled() or self._answered(begun))
         # Some are answered before: so many more are drawn that a fifth of all is cancelled in time.
         chance = max(_LEAST_CHANCE, (self.in_time + 1) / (self.cancellations - len(self.due) + 1))
         behind = CANCELLED * self.sent - self.in_time - chance * len(self.due)
         if self.rng.random() < CANCELLED / chance + _CATCH_UP * behind:
             self.cancellations += 1
-            when = time.perf_counter() + self.rng.random() * self.plan.typical_s
+            when = begun + self.rng.random() * self.typical_s
             heapq.heappush(self.due, (when, self.sent, future))
 
     def cancel(self, now: float) -> None:
@@ -95,19 +103,21 @@ class Cancelling:
             self.in_time += heapq.heappop(self.due)[2].cancel()
 
     def count(self) -> None:
-        """Count what is over, and let it go."""
+        """Count what is over, and let it go; look at what latency is typical now."""
         self.futures = [future for future in self.futures if not _counted(future, self.counts)]
+        self.typical_s = statistics.median(self.latencies.copy())
 
     def finish(self) -> None:
-        """Wait for what is under way."""
-        end = time.monotonic() + self.plan.patience_s
-        for future in self.futures:
-            try:
-                if not future.cancelled():
-                    future.exception(timeout=max(0.0, end - time.monotonic()))
-            except NotAnswered:
-                continue
+        """Wait for what is under way, and cancel what was to be cancelled of it."""
+        end = time.perf_counter() + self.plan.patience_s
         self.count()
+        while self.futures and (now := time.perf_counter()) < end:
+            self.cancel(now)
+            time.sleep(1e-3)
+            self.count()
+
+    def _answered(self, begun: float) -> None:
+        self.latencies.append(time.perf_counter() - begun)
 
 
 def _counted(future: Future[Screening], counts: dict[str, int]) -> bool:

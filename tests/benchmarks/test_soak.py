@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import models
-from benchmarks.engine.soak import planned, report, soak
+from benchmarks.engine.soak import report, soak
 from benchmarks.engine.soak_traffic import Plan
 from guard.model.torch import TorchBackend
 from guard.profile.spec import Gaussian, SensitivitySpec
@@ -21,7 +21,7 @@ from guard.values import Float32Array, ModelInfo, OutputKind, Screening
 
 LENET = ModelInfo("LeNet-5", "input", "logits", "FP32", (1, 28, 28), 10, (0.0, 1.0), OutputKind.LOGITS, "lenet")
 IMAGES = np.random.default_rng(0).random((20, *LENET.shape), np.float32)
-PLAN = Plan(1.0, 200.0, 0, typical_s=2e-3, sample_s=0.02, patience_s=20.0, flat_mb_per_h=72_000)
+PLAN = Plan(1.0, 100.0, 0, sample_s=0.02, patience_s=20.0, flat_mb_per_h=72_000)
 """20 MB a second count as flat: a healthy engine moves less in one, and the planted leak four times as much."""
 CHEAP = SensitivitySpec(mutation=Gaussian(sigma=0.25), p0=0.02, p1=0.2, cap=8)
 _MB = 1024 * 1024
@@ -41,10 +41,10 @@ def engine() -> Iterator[Engine]:
 
 
 class Leaky:
-    """An engine that keeps something of each request, or never answers one in `forgets`."""
+    """An engine that keeps something of each request, never answers one in `forgets`, or answers before it returns."""
 
-    def __init__(self, engine: Engine, *, keeps_bytes: int = 0, forgets: int = 0) -> None:
-        self._engine, self._keeps_bytes, self._forgets = engine, keeps_bytes, forgets
+    def __init__(self, engine: Engine, *, keeps_bytes: int = 0, forgets: int = 0, waits: bool = False) -> None:
+        self._engine, self._keeps_bytes, self._forgets, self._waits = engine, keeps_bytes, forgets, waits
         self.kept: list[bytearray] = []
         self.count = 0
 
@@ -55,7 +55,10 @@ class Leaky:
             self.kept.append(bytearray(b"1" * self._keeps_bytes))
         if self._forgets and self.count % self._forgets == 0:
             return _Deaf()
-        return self._engine.submit(x, deadline_s=deadline_s)
+        future = self._engine.submit(x, deadline_s=deadline_s)
+        if self._waits:
+            future.exception()
+        return future
 
     @property
     def live(self) -> int:
@@ -81,9 +84,9 @@ def test_a_sound_engine_holds(engine: Engine) -> None:
     found = soak(engine, IMAGES, PLAN)
     assert found.holds
     assert found.lost == found.live_at_end == found.queued_at_end == 0
-    assert 0.18 < found.cancelled_share < 0.22
+    assert 0.18 <= found.cancelled_share < 0.25
     assert found.cancelled <= found.cancellations
-    assert found.sent == found.screened + found.cancelled + found.expired + found.refused > 100
+    assert found.sent == found.screened + found.cancelled + found.expired + found.refused > 50
     written = json.loads(json.dumps(report({"commit": "0"}, [1.0], PLAN, found)))
     assert written["holds"]
     assert written["cancelled_share"] == found.cancelled_share
@@ -92,7 +95,7 @@ def test_a_sound_engine_holds(engine: Engine) -> None:
 
 def test_a_lost_request_fails(engine: Engine) -> None:
     """Requests that are never answered are counted as lost, and one is enough to fail."""
-    plan = Plan(0.5, 200.0, 0, typical_s=2e-3, sample_s=0.02, patience_s=0.5, flat_mb_per_h=PLAN.flat_mb_per_h)
+    plan = Plan(0.5, 100.0, 0, sample_s=0.02, patience_s=0.5, flat_mb_per_h=PLAN.flat_mb_per_h)
     leaky = Leaky(engine, forgets=20)
     found = soak(leaky, IMAGES, plan)
     assert found.lost == leaky.count // 20 > 0
@@ -101,7 +104,7 @@ def test_a_lost_request_fails(engine: Engine) -> None:
 
 def test_memory_that_grows_fails(engine: Engine) -> None:
     """What keeps memory of each request fails, though every request is answered."""
-    leaky = Leaky(engine, keeps_bytes=_MB // 2)  # 100 MB in a second
+    leaky = Leaky(engine, keeps_bytes=_MB)  # 100 MB in a second
     found = soak(leaky, IMAGES, PLAN)
     assert found.lost == 0
     assert found.slope_mb_per_h > PLAN.flat_mb_per_h
@@ -110,15 +113,7 @@ def test_memory_that_grows_fails(engine: Engine) -> None:
 
 def test_too_few_cancellations_fail(engine: Engine) -> None:
     """A run whose cancellations all came too late has not shown what it was for."""
-    late = Plan(0.5, 200.0, 0, typical_s=600.0, sample_s=0.02, flat_mb_per_h=PLAN.flat_mb_per_h)
-    found = soak(engine, IMAGES, late)
-    assert found.lost == 0
-    assert found.cancelled_share < 0.18
+    found = soak(Leaky(engine, waits=True), IMAGES, Plan(0.5, 100.0, 0, sample_s=0.02, flat_mb_per_h=72_000))
+    assert found.lost == found.cancelled == 0
+    assert found.cancellations > 0
     assert not found.holds
-
-
-def test_planned(engine: Engine) -> None:
-    """The rate is 80 % of the median reading, and the typical latency was measured at it."""
-    plan = planned(engine, IMAGES, [90.0, 100.0, 500.0], seconds=0.5, seed=0)
-    assert plan.rate == 80
-    assert 0 < plan.typical_s < 10

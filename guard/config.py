@@ -223,7 +223,11 @@ class Limits(_Section):
     """Bounds on what one Guard holds at a time."""
 
     max_queued_items: Count = Field(256, description="items waiting for the engine, over which Guard is overloaded")
-    max_live_items: Count = Field(64, description="items the engine screens at once")
+    max_live_items: Count | None = Field(
+        None,
+        description="items the engine screens at once. Without it 64, and with device: cuda as many more as fill the "
+        "GPU's batches with their first copies",
+    )
     max_batch_items: Count = Field(256, description="items in one request")
     max_inflight_bytes: Count = Field(
         512 * MEBIBYTE, description="bytes of all requests that are in flight, over which Guard is overloaded"

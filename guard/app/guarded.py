@@ -34,6 +34,7 @@ from guard.queries.record import Seal
 from guard.queries.watch import QueryWatch
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
+from guard.screen.slots import live_items
 from guard.values import Provenance
 from guard.verify import Verifier
 
@@ -135,13 +136,14 @@ class Builder:
                 backend.count(partial(self._metrics.upstream_asked, model.info.name))
             else:
                 backend.preferred_batch = best_batch(backend).batch
+        detectors = build_detectors(model.detectors)
         engine = Engine(
-            detectors=build_detectors(model.detectors),
+            detectors=detectors,
             backends=model.backends,
             secret=self._secret,
             decided=model.judge.certain,
             max_queued_items=limits.max_queued_items,
-            max_live_items=limits.max_live_items,
+            max_live_items=live_items(limits.max_live_items, detectors, model.backends),
         )
 
         def close() -> None:

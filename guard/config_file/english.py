@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from enum import Enum
 from types import UnionType
-from typing import Any, cast, get_args
+from typing import Annotated, Any, cast, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel
@@ -104,7 +104,7 @@ def _enum(field: FieldInfo) -> type[Enum]:
 
 def _bounds(field: FieldInfo) -> str:
     words = []
-    for bound in field.metadata:
+    for bound in _metadata(field):
         match bound:
             case annotated_types.Gt():
                 words.append(f"above {bound.gt}")
@@ -115,6 +115,15 @@ def _bounds(field: FieldInfo) -> str:
             case annotated_types.Le():
                 words.append(f"of at most {bound.le}")
     return " and ".join(words)
+
+
+def _metadata(field: FieldInfo) -> Iterable[object]:
+    """Of the field, or of its type where it may be left out."""
+    for kind in get_args(field.annotation):
+        if get_origin(kind) is Annotated:
+            for each in kind.__metadata__:
+                yield from each.metadata if isinstance(each, FieldInfo) else (each,)
+    yield from field.metadata
 
 
 def _for_example(field: FieldInfo) -> str:

@@ -42,13 +42,13 @@ MISTAKES = {
     "a list of models": ("models: [digits]", 1, "models", "a list, not a mapping", "names to policies"),
     "text for a model": ("models:\n  digits: prof", 2, "models.digits", "`prof`, not a mapping", "write a mapping"),
     "text for an integer": (
-        GOOD + "limits: {max_live_items: many}", 3, "limits.max_live_items", "`many`, not a whole", "for example 64"
+        GOOD + "limits: {max_queued_items: many}", 3, "limits.max_queued_items", "`many`, not a whole", "example 256"
     ),
     "a fraction for an integer": (
-        GOOD + "limits: {max_live_items: 1.5}", 3, "limits.max_live_items", "not a whole number", "for example 64"
+        GOOD + "limits: {max_queued_items: 1.5}", 3, "limits.max_queued_items", "not a whole number", "for example 256"
     ),
     "a boolean for an integer": (
-        GOOD + "limits: {max_live_items: yes}", 3, "limits.max_live_items", "`yes`, not a whole", "for example 64"
+        GOOD + "limits: {max_queued_items: yes}", 3, "limits.max_queued_items", "`yes`, not a whole", "for example 256"
     ),
     "text for a number": (
         DIGITS + 'false_positive_rate: "5 %"', 5, "models.digits.false_positive_rate", "`5 %`, not a number", "0.01"
@@ -61,6 +61,10 @@ MISTAKES = {
     "a list for a path": (DIGITS + "\nnoise_secret_file: [a]", 6, "noise_secret_file", "a list, not a path", "a path"),
     "an integer below its range": (
         GOOD + "limits: {max_live_items: 0}", 3, "limits.max_live_items", "out of range", "of at least 1"
+    ),
+    "a rate above its range": (
+        DIGITS + "false_positive_confidence: 2", 5, "models.digits.false_positive_confidence", "out of range",
+        "above 0 and below 1",
     ),
     "an integer above its range": (
         GOOD + "upstream: {max_message_bytes: 2147483648}", 3, "upstream.max_message_bytes", "out of range",

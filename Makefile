@@ -9,6 +9,9 @@ PYTHON ?= python3
 VENV := .venv
 TRITON_VENV := .venv-triton
 ENVOY_VENV := .venv-envoy
+# Triton's language, which torch for CUDA brings along, and no other torch does.
+KERNEL_VENV := .venv-kernel
+TRITON_LANGUAGE := triton==3.9.0
 DIALECTS := mlserver kserve
 BIN := $(VENV)/bin
 SCHEMA := deploy/policy.schema.json
@@ -36,6 +39,10 @@ demo: $(INSTALLED) ## Guard a small model, attack it, and show what was caught (
 test: lint triton ## Run every check and the whole test suite, with a real Triton (some twenty minutes on two cores; WORKERS=2)
 	@echo "== pytest"
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+
+test-kernel: $(INSTALLED) ## Run the GPU's noise kernel on the CPU, by Triton's interpreter (takes a gigabyte of disk)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(KERNEL_VENV) $(TRITON_LANGUAGE)
+	@PYTHONPATH=$(CURDIR)/$(KERNEL_VENV) $(BIN)/pytest -rs tests/screen/test_noise_kernel.py
 
 example-inprocess: $(INSTALLED) ## Serve a model in Python that Guard screens as a library (minutes the first time)
 	@$(BIN)/python -m examples.inprocess
@@ -143,7 +150,7 @@ clean: ## Remove caches and build outputs
 	@find guard tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environments and what the demo made too
-	@rm -rf $(VENV) $(TRITON_VENV) $(ENVOY_VENV) $(DIALECTS:%=.venv-%) guard-demo guard-example
+	@rm -rf $(VENV) $(TRITON_VENV) $(ENVOY_VENV) $(KERNEL_VENV) $(DIALECTS:%=.venv-%) guard-demo guard-example
 
 # pip is the last thing that venv makes, so a creation that broke half-way is begun again.
 $(BIN)/pip:

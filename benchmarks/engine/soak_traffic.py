@@ -88,7 +88,7 @@ class Cancelling:
             return
         self.futures.append(future)
         begun = time.perf_counter()
-        future.add_done_callback(lambda future: future.cancelled() or self._answered(begun))
+        future.add_done_callback(partial(self._answered, begun))
         # Some are answered before: so many more are drawn that a fifth of all is cancelled in time.
         chance = max(_LEAST_CHANCE, (self.in_time + 1) / (self.cancellations - len(self.due) + 1))
         behind = CANCELLED * self.sent - self.in_time - chance * len(self.due)
@@ -116,8 +116,9 @@ class Cancelling:
             time.sleep(1e-3)
             self.count()
 
-    def _answered(self, begun: float) -> None:
-        self.latencies.append(time.perf_counter() - begun)
+    def _answered(self, begun: float, future: Future[Screening]) -> None:
+        if not future.cancelled():
+            self.latencies.append(time.perf_counter() - begun)
 
 
 def _counted(future: Future[Screening], counts: dict[str, int]) -> bool:

@@ -113,10 +113,10 @@ def _convert(original: OnnxBackend, samples: Float32Array, precision: Reduced) -
     datatype = original.info.datatype
     if datatype != "FP32":
         raise BackendError(f"it takes {datatype}, and only FP32 is converted")
-    return _quantise(original.content, original.info, samples) if precision == "int8" else _halve(original.content)
+    return _quantise(original.content, original.info, samples) if precision == "int8" else halve(original.content)
 
 
-def _halve(model: bytes) -> bytes:
+def halve(model: bytes) -> bytes:
     """Half precision inside, while inputs and logits stay FP32: copies meet the model as they were drawn."""
     with _quiet():
         halved: bytes = convert_float_to_float16(onnx.load_from_string(model), keep_io_types=True).SerializeToString()

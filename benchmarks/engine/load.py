@@ -18,11 +18,10 @@ import numpy as np
 from benchmarks.engine.bench import SENSITIVITY
 from benchmarks.engine.clock import seconds
 from benchmarks.engine.echo import METHOD
-from benchmarks.engine.subject import SIGMA, Subject, engine, screen
+from benchmarks.engine.subject import SIGMA, Subject, Submits, engine, screen
 from benchmarks.engine.table import Row
 from guard.errors import Overloaded
 from guard.profile import spec
-from guard.screen.engine import Engine
 from guard.screen.smoothing import at_radius
 from guard.values import Float32Array, Screening
 
@@ -38,7 +37,7 @@ class Traffic:
     """Poisson arrivals at a rate, from a thread of their own; latencies of what was answered."""
 
     def __init__(
-        self, engine: Engine, images: Sequence[Float32Array] | Float32Array, rate: float, deadline_s: float | None
+        self, engine: Submits, images: Sequence[Float32Array] | Float32Array, rate: float, deadline_s: float | None
     ) -> None:
         self.latencies: list[float] = []
         self.refused = 0
@@ -81,7 +80,7 @@ class Traffic:
         future.add_done_callback(answered)
 
 
-def capacity(running: Engine, subject: Subject, duration_s: float) -> float:
+def capacity(running: Submits, subject: Subject, duration_s: float) -> float:
     """Requests a second with as many in flight as keep the engine busy."""
     count = max(32, int(duration_s / (25 * subject.evaluation_s)))
     images = [subject.images[i % len(subject.images)] for i in range(count)]
@@ -134,27 +133,31 @@ def overload(subject: Subject, duration_s: float, seed: int) -> Iterator[Row]:
 def echo(subject: Subject, duration_s: float, seed: int) -> Iterator[Row]:
     """Row 9, second half: p99 of an echo on the gRPC loop with the engine at 40 % of capacity, over the idle one."""
     with engine(subject, SPECS) as running:
-        idle, busy = asyncio.run(_echo(subject, running, duration_s, seed))
+        idle, busy = asyncio.run(echo_p99s(subject, running, duration_s, seed))
     ratios = sorted(above / below for above, below in zip(busy, idle, strict=True))
     detail = f"{_ECHO_RATE:g} echoes a second; p99 idle {_ms(idle)}, busy {_ms(busy)}"
     found = statistics.median(ratios)
     yield Row(9, "echo p99, engine busy over idle", subject.name, found, ratios[0], ratios[-1], 1.3, "at most", detail)
 
 
-async def _echo(subject: Subject, running: Engine, duration_s: float, seed: int) -> tuple[list[float], list[float]]:
+async def echo_p99s(
+    subject: Subject, running: Submits, duration_s: float, seed: int, *, turns: int = 3
+) -> tuple[list[float], list[float]]:
+    """The p99 with the engine idle, and with it at 40 % of its capacity, turn by turn."""
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((_Echo(),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     full = await asyncio.to_thread(capacity, running, subject, duration_s / _SHARE)
     idle, busy = [], []
-    for turn in range(3):
-        idle.append(await _p99(port, duration_s / 6))
+    part_s = duration_s / (2 * turns)
+    for turn in range(turns):
+        idle.append(await _p99(port, part_s))
         traffic = Traffic(running, list(subject.images), _LOAD * full, None)
-        thread = threading.Thread(target=traffic.run, args=(duration_s / 6 + 1.5, _rng(seed, turn)))
+        thread = threading.Thread(target=traffic.run, args=(part_s + 1.5, _rng(seed, turn)))
         thread.start()
         await asyncio.sleep(0.2)
-        busy.append(await _p99(port, duration_s / 6))
+        busy.append(await _p99(port, part_s))
         await asyncio.to_thread(thread.join)
     await server.stop(0)
     return idle, busy

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from benchmarks.engine.subject import Submits
 from guard.errors import DeadlineExceeded, Overloaded
 from guard.values import Fault, FaultReason, Float32Array, Screening
 
@@ -25,12 +26,8 @@ _FIRST_GUESS_S = 5e-3
 _LATEST = 256
 
 
-class Screens(Protocol):
+class Screens(Submits, Protocol):
     """What is soaked: an engine."""
-
-    def submit(self, x: Float32Array, *, deadline_s: float | None = None) -> Future[Screening]:
-        """Hand in one input."""
-        ...
 
     @property
     def live(self) -> int:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -139,7 +140,15 @@ def engine(
         backends[MODEL].close()
 
 
-def screen(engine: Engine, images: Iterable[Float32Array]) -> list[Screening]:
+class Submits(Protocol):
+    """What takes inputs: an engine, or what stands for one elsewhere."""
+
+    def submit(self, x: Float32Array, *, deadline_s: float | None = None) -> Future[Screening]:
+        """Hand in one input."""
+        ...
+
+
+def screen(engine: Submits, images: Iterable[Float32Array]) -> list[Screening]:
     """Screen images with as many in flight as keep the engine busy."""
     waiting: deque[Future[Screening]] = deque()
     done = []

@@ -25,14 +25,18 @@ _BESIDE_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much work a model is given: images a round for the engine, for slow references, and rounds."""
+    """How much work a model is given: images a round for the engine, for slow references, and rounds.
+
+    `judged` are the benign and as many attacked images whose error rates are counted, apart from the rounds.
+    """
 
     engine_images: int
     slow_images: int
     rounds: int
+    judged: int
 
 
-SIZES: Final = {"LeNet-5": Size(300, 10, 7), "ResNet-20": Size(16, 6, 5)}
+SIZES: Final = {"LeNet-5": Size(300, 10, 7, 150), "ResNet-20": Size(16, 6, 5, 50)}
 
 
 @dataclass

@@ -52,6 +52,7 @@ class Part(NamedTuple):
     """One thing to measure, of a replica."""
 
     replica: str
+    what: str
     measure: Callable[[], Iterator[Figure]]
 
 
@@ -59,13 +60,13 @@ def parts(subject: Subject) -> Iterator[Part]:
     """Everything about one model: the served replica, the references beside it, then the other replicas."""
     found = list(kinds(subject))
     first = found[0]
-    yield Part(first.how, partial(_measured, subject, first))
+    yield Part(first.how, "the engine", partial(_measured, subject, first))
     for reference in gpu_references.PARTS:
-        yield Part(first.how, partial(_beside, subject, first, reference))
+        yield Part(first.how, reference.__name__.replace("_", " "), partial(_beside, subject, first, reference))
     for kind in found[1:]:
-        yield Part(kind.how, partial(_measured, subject, kind))
+        yield Part(kind.how, "the engine", partial(_measured, subject, kind))
     for one, other in pairwise(found):
-        yield Part(f"{one.how} / {other.how}", partial(_against, subject, one, other))
+        yield Part(f"{one.how} / {other.how}", "an evaluation", partial(_against, subject, one, other))
 
 
 def measure(
@@ -82,7 +83,7 @@ def measure(
             say(missing[-1])
         for part in planned:
             if time.monotonic() > end:
-                missing.append(Missing(subject.name, part.replica, f"the {budget_s:.0f} s for all of it were over"))
+                missing.append(Missing(subject.name, part.replica, f"{part.what}: no time was left"))
                 say(missing[-1])
                 continue
             for figure in part.measure():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
-from benchmarks.engine.bench import GAUSSIAN, SENSITIVITY, Bench, share
+from benchmarks.engine.bench import GAUSSIAN, SENSITIVITY, Bench
 from benchmarks.engine.clock import seconds
+from benchmarks.engine.error_rates import Judged, Rule
 from benchmarks.engine.subject import SIGMA, engine, evaluations, screen
 from benchmarks.engine.table import Row
 from benchmarks.references import mutation_testing
@@ -50,19 +52,24 @@ def rho(bench: Bench) -> Iterator[Row]:
 
 def sprt(bench: Bench) -> Iterator[Row]:
     """Rows 2 and 3: the published rule and Wald's, one copy at a time, against the engine with Wald's."""
-    theta = _theta(bench)
+    theta, judged = _theta(bench), Judged(bench)
     lenet = bench.subject.name == "LeNet-5"
     targets = {0.5: (140, 17) if lenet else (None, None), 0.1: (30, 20) if lenet else (65, 3.5)}
+    rules = (mutation_testing.as_published, mutation_testing.wald_every_copy)
     for number, indifference in ((2, 0.5), (3, 0.1)):
-        for reading, target in zip(("as published", "Wald after every copy"), targets[indifference], strict=True):
+        test = mutation_testing.Sprt(theta, indifference)
+        for rule, target in zip(rules, targets[indifference], strict=True):
             if target is not None:
-                yield _sprt(bench, number, mutation_testing.Sprt(theta, indifference), reading, target)
+                row = _sprt(bench, number, test, rule, target)
+                yield replace(row, detail=f"{row.detail}; {judged.compare(rule, test, sprt_design(test))}")
 
 
-def _sprt(bench: Bench, number: int, test: mutation_testing.Sprt, reading: str, target: float) -> Row:
-    rule = mutation_testing.as_published if reading == "as published" else mutation_testing.wald_every_copy
-    design = spec.SensitivitySpec(mutation=GAUSSIAN, p0=test.p0, p1=test.p1, alpha=test.alpha, beta=test.beta, cap=_CAP)
-    flags: dict[str, list[bool]] = {"reference": [], "Guard": []}
+def sprt_design(test: mutation_testing.Sprt) -> spec.SensitivitySpec:
+    """Guard's detector of the same rates and errors."""
+    return spec.SensitivitySpec(mutation=GAUSSIAN, p0=test.p0, p1=test.p1, alpha=test.alpha, beta=test.beta, cap=_CAP)
+
+
+def _sprt(bench: Bench, number: int, test: mutation_testing.Sprt, rule: Rule, target: float) -> Row:
     spent: dict[str, list[int]] = {"reference": [], "Guard": []}
     images: list[Float32Array] = []
     module, count = bench.subject.module, max(5, bench.size.slow_images)
@@ -77,27 +84,23 @@ def _sprt(bench: Bench, number: int, test: mutation_testing.Sprt, reading: str, 
                 with torch.no_grad():
                     label = int(module(x[None]).argmax())
                 decision = rule(module, x, label, test, sigma=SIGMA, generator=generator, cap=_CAP)
-                flags["reference"].append(decision.adversarial)
                 spent["reference"].append(decision.evaluations + 1)
 
         return seconds(work) / count
 
-    with engine(bench.subject, (design,)) as running:
+    with engine(bench.subject, (sprt_design(test),)) as running:
 
         def ours() -> float:
             repeated = images * max(1, bench.size.engine_images // 4 // count)
             done, elapsed = _screened(running, repeated)
-            for screening in done[:count]:
-                (found,) = screening.findings
-                assert isinstance(found, Evidence)  # noqa: S101 - the design never abstains
-                flags["Guard"].append(found.details["log_likelihood_ratio"] >= test.accept)
-                spent["Guard"].append(sum(screening.spent.values()))
+            spent["Guard"].extend(sum(screening.spent.values()) for screening in done[:count])
             return elapsed / len(repeated)
 
         found = bench.ratio(reference, ours, in_turns=False)
-    detail = f"rate {test.theta:.3f} +- {test.indifference:.0%}, cap {_CAP}; " + "; ".join(
-        f"{side}: {np.mean(spent[side]):.0f} evaluations, flagged {_apart(flags[side], count)}" for side in flags
+    detail = f"rate {test.theta:.3f} +- {test.indifference:.0%}, cap {_CAP}; evaluations: " + ", ".join(
+        f"{side} {np.mean(each):.0f}" for side, each in spent.items()
     )
+    reading = "as published" if rule is mutation_testing.as_published else "Wald after every copy"
     compare = f"mutation testing +-{test.indifference:.0%}, {reading}"
     return bench.row(number, compare, target, found, detail, spent=float(np.mean(spent["Guard"])))
 
@@ -138,11 +141,3 @@ def _screened(running: Engine, images: list[Float32Array]) -> tuple[list[Screeni
     done: list[Screening] = []
     elapsed = seconds(lambda: done.extend(screen(running, images)))
     return done, elapsed
-
-
-def _apart(flags: list[bool], group: int) -> str:
-    """Benign and attacked ones, of groups that have attacked ones at the end."""
-    first_attacked = group - round(group * _ATTACKED)
-    bad = [flag for i, flag in enumerate(flags) if i % group >= first_attacked]
-    good = [flag for i, flag in enumerate(flags) if i % group < first_attacked]
-    return f"{share(good)} benign and {share(bad)} attacked"

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
 
 from benchmarks.engine import certificates, clock, detectors, load, testing
 from benchmarks.engine.bench import Bench, Size
 from benchmarks.engine.chart import draw, margins
-from benchmarks.engine.subject import Subject, subject
+from benchmarks.engine.error_rates import Copies, Judged, Rule
+from benchmarks.engine.subject import SIGMA, Subject, subject
 from benchmarks.engine.table import Row, machine, merged, write
+from benchmarks.references import mutation_testing
 
-SMALL = Size(engine_images=4, slow_images=1, rounds=2)
+SMALL = Size(engine_images=4, slow_images=1, rounds=2, judged=3)
 
 
 @pytest.fixture
@@ -48,6 +54,60 @@ def test_rows(bench: Bench, measure: Callable[[Bench], Iterator[Row]], numbers: 
         assert row.model == "LeNet-5"
         assert 0 < row.low <= row.measured <= row.high < math.inf
         assert (row.ceiling is not None and row.ceiling > 0) == bounded
+        assert ("flagged" in row.detail) == (measure is testing.sprt)
+
+
+class Changing(nn.Module):
+    """Changes its mind about a share of an input's noisy copies, and counts those that it sees."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.edge = float(stats.norm.isf(rate)) * SIGMA
+        self.seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 1) to (batch, 2)."""
+        self.seen += len(x)
+        return torch.cat([self.edge - x, x - self.edge], dim=1)
+
+
+@pytest.mark.parametrize("rule", [mutation_testing.as_published, mutation_testing.wald_every_copy])
+def test_copies_made_ahead_decide_the_same(rule: Rule) -> None:
+    """A rule that is shown copies made in batches decides as one that makes them, as often over many inputs."""
+    test, runs = mutation_testing.Sprt(0.2, 0.5), 200
+    generator = torch.Generator().manual_seed(0)
+    for rate in (0.1, 0.2):
+        flags, spent = [[], []], [[], []]
+        for _ in range(runs):
+            x = torch.zeros(1)
+            copies = Copies(Changing(rate), x, generator)
+            for side, (model, start) in enumerate(((Changing(rate), x), (copies.again(), torch.zeros(1)))):
+                found = rule(model, start, copies.label, test, sigma=SIGMA, generator=generator, cap=200)
+                flags[side].append(found.adversarial)
+                spent[side].append(found.evaluations)
+        assert stats.fisher_exact([[sum(side), runs - sum(side)] for side in flags]).pvalue > 1e-4
+        assert stats.mannwhitneyu(*spent).pvalue > 1e-4
+
+
+def test_copies_are_kept() -> None:
+    """Copies are made once for all rules, a batch at a time, and each rule begins with the first."""
+    model = Changing(0.3)
+    copies = Copies(model, torch.zeros(1), torch.Generator().manual_seed(0))
+    assert (copies.label, model.seen) == (0, 1)
+    first, again = copies.again(), copies.again()
+    answers = [first(torch.zeros(1)) for _ in range(70)]
+    assert model.seen == 1 + 128
+    assert all(torch.equal(answer, again(torch.zeros(1))) for answer in answers)
+    assert model.seen == 1 + 128
+
+
+def test_error_rates_are_counted(bench: Bench) -> None:
+    """How many of which images either side flags is said with intervals."""
+    test = mutation_testing.Sprt(0.1, 0.5)
+    found = Judged(bench).compare(mutation_testing.wald_every_copy, test, testing.sprt_design(test))
+    counts = re.findall(r"(\w+) \d+ of (\d+) \[\d+%, \d+%\] benign and \d+ of (\d+) \[", found)
+    attacked = str(min(SMALL.judged, len(bench.subject.attacked)))
+    assert counts == [("reference", "3", attacked), ("Guard", "3", attacked)]
 
 
 def test_detectors_answer_alike(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -10,7 +11,6 @@ from typing import Annotated, NamedTuple
 import torch
 import typer
 from rich.console import Console
-from torch import nn
 
 from benchmarks import models
 from benchmarks.engine.clock import ratio, seconds
@@ -44,7 +44,15 @@ def main(
         ("LeNet-5", models.lenet5(), models.LENET5_SHAPE),
         ("ResNet-20", models.resnet20(), models.RESNET20_SHAPE),
     )
-    found = [_measure(name, net, shape, rows) for name, net, shape in subjects for rows in _ROWS]
+    found: list[Found] = []
+    for name, net, shape in subjects:
+        content = models.to_onnx(net, shape)
+        found += [measure(name, content, shape, rows) for rows in _ROWS]
+    Console().print(write(found, about, out))
+
+
+def write(found: Sequence[Found], about: dict[str, str], out: Path) -> str:
+    """Write binding.json and binding.md, whose text is returned."""
     report = {"about": about, "rows": [each._asdict() for each in found]}
     (out / "binding.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     lines = [
@@ -61,21 +69,31 @@ def main(
     ]
     text = "\n".join(lines) + "\n"
     (out / "binding.md").write_text(text, encoding="utf-8")
-    Console().print(text)
+    return text
 
 
-def _measure(name: str, net: nn.Module, shape: tuple[int, ...], rows: int) -> Found:
-    content = models.to_onnx(net, shape)
+def measure(
+    name: str, content: bytes, shape: tuple[int, ...], rows: int, *, rounds: int = _ROUNDS, calls_s: float = _CALLS_S
+) -> Found:
+    """Both kinds of call on one batch, which must answer alike.
+
+    Raises:
+        AssertionError: they do not.
+    """
     info = ModelInfo(name, "input", "logits", "FP32", shape, models.CLASSES, (0.0, 1.0), OutputKind.LOGITS, name)
     plain, bound = OnnxBackend(content, info), OnnxBackend(content, info, bound=True)
     one, other = torch.zeros(rows, *shape), bound.lend(rows, 1)[0]
+    one.uniform_()
+    other.copy_(one)
+    if not torch.allclose(plain.logits(one), bound.logits(other), atol=1e-5):
+        raise AssertionError("a bound call answers otherwise")
     once = seconds(partial(plain.logits, one)) + seconds(partial(plain.logits, one))
-    calls = max(3, int(_CALLS_S / once))
+    calls = max(3, int(calls_s / once))
 
     def cost(backend: OnnxBackend, batch: torch.Tensor) -> float:
         return seconds(lambda: [backend.logits(batch) for _ in range(calls)]) / calls
 
-    found = ratio(partial(cost, plain, one), partial(cost, bound, other), _ROUNDS)
+    found = ratio(partial(cost, plain, one), partial(cost, bound, other), rounds)
     return Found(name, rows, found.numerator / found.value * 1e6, found.value, found.low, found.high)
 
 

@@ -18,7 +18,7 @@ from benchmarks.engine import certificates, clock, detectors, load, testing
 from benchmarks.engine.bench import Bench, Size
 from benchmarks.engine.chart import draw, margins
 from benchmarks.engine.error_rates import Copies, Judged, Rule
-from benchmarks.engine.subject import SIGMA, Subject, subject
+from benchmarks.engine.subject import SIGMA, Subject
 from benchmarks.engine.table import Row, machine, merged, write
 from benchmarks.references import mutation_testing
 

@@ -6,35 +6,30 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from benchmarks import models
 from benchmarks.engine import gpu, gpu_subject
+from benchmarks.engine import subject as measured
 from benchmarks.engine.gpu_subject import GRAPHS, HALF, LARGE, SERVED, Size, Subject
 from benchmarks.engine.gpu_table import Figure, Missing, write
-from guard.values import ModelInfo, OutputKind
 
 SMALL = Size(rounds=2, slow_rounds=1, cap=6, n=40, bucket=8, load_s=0.3)
 MEASURED = ("rho", "requests/s", "evaluations/s", "p50", "p99")
 REFERENCES = ("as published", "wald every copy", "Cohen", "ART", "Voracek", "squeezing", "detector network")
 
 
-@pytest.fixture(scope="module")
-def lenet() -> Subject:
-    """LeNet-5 with a few coarse random images."""
-    images = np.kron(np.random.default_rng(0).random((4, 1, 7, 7), np.float32), np.ones((1, 1, 4, 4), np.float32))
-    info = ModelInfo("LeNet-5", "input", "logits", "FP32", (1, 28, 28), 10, (0.0, 1.0), OutputKind.LOGITS, "lenet")
-    module = models.lenet5()
-    return Subject(module, info, models.to_onnx(module, info.shape), images, 4, 1, SMALL)
+@pytest.fixture
+def small(lenet: measured.Subject) -> Subject:
+    """LeNet-5 with a few images."""
+    return Subject(lenet.module, lenet.info, lenet.onnx, lenet.images[:4], 4, 1, SMALL)
 
 
-def test_all_of_a_model(lenet: Subject, tmp_path: Path) -> None:
+def test_all_of_a_model(small: Subject, tmp_path: Path) -> None:
     """Every replica and every reference is measured, and stands in the table and the JSON; the bucket is the large's.
 
     The large model's name makes it one: its batch is the bucket, and its rho has the target.
     """
-    large = replace(lenet, info=replace(lenet.info, name=LARGE))
+    large = replace(small, info=replace(small.info, name=LARGE))
     said: list[Figure | Missing] = []
     figures, missing = gpu.measure([large], said.append)
     assert said == figures
@@ -59,23 +54,23 @@ def test_all_of_a_model(lenet: Subject, tmp_path: Path) -> None:
     assert "not measured" not in table
 
 
-def test_without_a_provider(lenet: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_provider(small: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where ONNX Runtime does not know the device the table says so, and the references stand beside torch."""
     monkeypatch.setattr(gpu_subject, "providers", lambda _: None)
-    parts = [part.replica for part in gpu.parts(lenet)]
+    parts = [part.replica for part in gpu.parts(small)]
     assert SERVED not in parts
     assert parts.count(GRAPHS) == 1 + len(REFERENCES) - 2
-    figures, missing = gpu.measure([lenet], lambda _: None, budget_s=-1)
+    figures, missing = gpu.measure([small], lambda _: None, budget_s=-1)
     assert not figures
     assert missing[0].replica == SERVED
     write(figures, missing, {"gpu": "none"}, tmp_path)
     assert "onnxruntime-gpu" in (tmp_path / "gpu.md").read_text()
 
 
-def test_time_is_up(lenet: Subject, tmp_path: Path) -> None:
+def test_time_is_up(small: Subject, tmp_path: Path) -> None:
     """What is not begun in time is named in the table as not measured."""
-    figures, missing = gpu.measure([lenet], lambda _: None, budget_s=-1)
+    figures, missing = gpu.measure([small], lambda _: None, budget_s=-1)
     assert not figures
-    assert len(missing) == len(list(gpu.parts(lenet)))
+    assert len(missing) == len(list(gpu.parts(small)))
     write(figures, missing, {"gpu": "none"}, tmp_path)
     assert (tmp_path / "gpu.md").read_text().count("**not measured**") == len(missing)

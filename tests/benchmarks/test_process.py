@@ -7,25 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from benchmarks import data, models
 from benchmarks.engine.load import SPECS
 from benchmarks.engine.process import HERE, THERE, Plan, Side, measured, verdict, write
 from benchmarks.engine.remote import Remote
-from benchmarks.engine.subject import Subject, engine, screen, subject
+from benchmarks.engine.subject import Subject, engine, screen
 from guard.errors import Overloaded
 from guard.values import Screening
-
-PIXELS = np.kron(np.random.default_rng(0).random((12, 1, 7, 7), np.float32), np.ones((1, 1, 4, 4), np.float32))
-
-
-@pytest.fixture(scope="module")
-def lenet() -> Subject:
-    """LeNet-5 and coarse random images."""
-    source = data.Images(PIXELS, np.zeros(len(PIXELS), np.int64))
-    return subject("LeNet-5", models.lenet5(), models.LENET5_SHAPE, source, len(PIXELS), epsilon=0.2, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ ops-test: $(INSTALLED) ## Attack a Guard that a real Prometheus and Alertmanager
 dashboards: $(INSTALLED) ## Write the Grafana dashboards from their code
 	@$(BIN)/python deploy/grafana/dashboards.py
 
-bench: $(INSTALLED) ## Measure the screening engine beside every reference (twelve minutes a run; DATA=folder of images, RUNS=3)
+bench: $(INSTALLED) ## Measure the screening engine beside every reference (under fifteen minutes a run; DATA=folder of images, RUNS=3)
 	@$(BIN)/python -m benchmarks.engine --data $(DATA) --runs $(RUNS)
 
 bench-queries: $(INSTALLED) ## Show query attacks and honest clients to the memory of queries, beside Blacklight (an hour; DATA=folder of images)

@@ -40,9 +40,8 @@ test: lint triton ## Run every check and the whole test suite, with a real Trito
 	@echo "== pytest"
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
-test-kernel: $(INSTALLED) ## Run the GPU's noise kernel on the CPU, by Triton's interpreter (takes a gigabyte of disk)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(KERNEL_VENV) $(TRITON_LANGUAGE)
-	@PYTHONPATH=$(CURDIR)/$(KERNEL_VENV) $(BIN)/pytest -rs tests/screen/test_noise_kernel.py
+test-kernel: $(INSTALLED) $(KERNEL_VENV)/triton ## Run the GPU's noise kernel on the CPU, by Triton's interpreter (takes a gigabyte of disk)
+	@PYTHONPATH=$(CURDIR)/$(KERNEL_VENV) $(BIN)/pytest tests/screen/test_noise_kernel.py
 
 example-inprocess: $(INSTALLED) ## Serve a model in Python that Guard screens as a library (minutes the first time)
 	@$(BIN)/python -m examples.inprocess
@@ -151,6 +150,9 @@ clean: ## Remove caches and build outputs
 
 distclean: clean ## Remove the environments and what the demo made too
 	@rm -rf $(VENV) $(TRITON_VENV) $(ENVOY_VENV) $(KERNEL_VENV) $(DIALECTS:%=.venv-%) guard-demo guard-example
+
+$(KERNEL_VENV)/triton: | $(INSTALLED)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(KERNEL_VENV) $(TRITON_LANGUAGE)
 
 # pip is the last thing that venv makes, so a creation that broke half-way is begun again.
 $(BIN)/pip:

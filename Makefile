@@ -89,6 +89,9 @@ evaluate-mnist: $(INSTALLED) ## Calibrate, attack and evaluate LeNet-5 on MNIST 
 evaluate-cifar10: $(INSTALLED) ## The same for ResNet-20 on CIFAR-10 (two hours; a stopped run resumes)
 	@$(BIN)/python -m benchmarks.detection cifar10 --data $(DATA)
 
+evaluate-certified: $(INSTALLED) ## Count test images that are right and certified within an L2 radius (minutes; DATA=folder of images)
+	@$(BIN)/python -m benchmarks.detection.certified --data $(DATA)
+
 soak: $(INSTALLED) ## Run the engine at 80 % load with random cancellations for half an hour (DATA=folder of images)
 	@$(BIN)/python -m benchmarks.engine.soak --data $(DATA)
 

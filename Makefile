@@ -170,7 +170,7 @@ $(BIN)/pip:
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing the packages pinned in constraints.txt (the first time takes minutes; no GPU? see README)"
 	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
-		$(BIN)/pip install --progress-bar off --editable '.[cpu,redis,audit,client,evaluate,dev]' \
+		$(BIN)/pip install --progress-bar off --editable '.[cpu,redis,audit,otel,client,evaluate,dev]' \
 		2> >(grep -v '^WARNING: Location .* is ignored' >&2) \
 		| sed -unE 's/^(Collecting [[:alnum:]_.-]+).*/  \1/p; s/^(Installing) collected.*/  \1 .../p'
 	@touch $@

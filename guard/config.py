@@ -256,6 +256,27 @@ class QueryStore(_Section):
     )
 
 
+class Tracing(_Section):
+    """Traces of requests, for a collector of OpenTelemetry's."""
+
+    address: HostPort | None = Field(
+        None, description="host:port of a collector that speaks OTLP over gRPC; without it nothing is traced"
+    )
+    tls: bool = Field(default=False, strict=True, description="TLS towards the collector")
+    ca_file: Path | None = Field(
+        None, description="PEM file of who signed the collector's certificate, if not the authorities gRPC knows"
+    )
+    sample_ratio: Annotated[float, Field(ge=0, le=1, strict=True)] = Field(
+        0.01,
+        description="share of requests that are traced; Guard draws them, and tells the guarded server. What clients "
+        "say of sampling does not count, and their trace is linked to",
+    )
+    max_queued_spans: Count = Field(2048, description="spans that wait for the collector, over which they are dropped")
+    timeout_s: float = Field(
+        10.0, gt=0, strict=True, allow_inf_nan=False, description="longest wait for the collector, in seconds"
+    )
+
+
 class Certify(StrEnum):
     """What is made of a model's certificate of robustness."""
 
@@ -355,6 +376,7 @@ class Settings(_Section):
     limits: Limits = Field(Limits(), description="bounds on what one Guard holds at a time")
     query_store: QueryStore = Field(QueryStore(), description="where replicas share the queries that they remember")
     audit: Audit = Field(Audit(), description="what is kept for those who look into an incident")
+    tracing: Tracing = Field(Tracing(), description="traces of requests, for a collector of OpenTelemetry's")
     unlisted_models: Unlisted = Field(Unlisted.DENY, description="deny, or pass unscreened (and counted)")
     shared_memory: SharedMemory = Field(
         SharedMemory.DENY,

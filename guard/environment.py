@@ -56,6 +56,20 @@ def check_redis() -> None:
         )
 
 
+def check_otel() -> None:
+    """Check that OpenTelemetry's exporter is installed, which an extra brings.
+
+    Raises:
+        EnvironmentProblem: it is not; the message holds the command that mends it.
+    """
+    if not _is_installed("opentelemetry-sdk") or not _is_installed("opentelemetry-exporter-otlp-proto-grpc"):
+        raise EnvironmentProblem(
+            "tracing needs the Python packages opentelemetry-sdk and opentelemetry-exporter-otlp-proto-grpc, which are "
+            "not both installed. Install them, in a clone of Guard, or remove tracing from the policy:\n"
+            "  pip install '.[otel]'"
+        )
+
+
 def check_providers(asked: Sequence[str], got: Sequence[str]) -> None:
     """Check that a session runs on the execution providers that were asked for.
 

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from guard.environment import check_onnxruntime, check_providers, check_redis
+from guard.environment import check_onnxruntime, check_otel, check_providers, check_redis
 from guard.errors import EnvironmentProblem
 
 
@@ -72,6 +72,16 @@ def test_no_client_of_the_query_store(site: Path) -> None:
     assert "pip install '.[redis]'" in str(caught.value)
     install(site, "redis")
     check_redis()
+
+
+def test_no_exporter_of_traces(site: Path) -> None:
+    """Without OpenTelemetry's SDK and exporter, both, the message says which extra brings them."""
+    for package in ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-grpc"):
+        with pytest.raises(EnvironmentProblem, match=r"tracing needs .* not both installed") as caught:
+            check_otel()
+        assert "pip install '.[otel]'" in str(caught.value)
+        install(site, package)
+    check_otel()
 
 
 def test_another_runtime_is_not_counted(site: Path) -> None:

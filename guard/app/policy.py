@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from guard.app.models import LoadedModel, load_model
 from guard.config import ModelPolicy, Settings
 from guard.config_file import explain, load_settings, locate, salvage
-from guard.environment import check_redis
+from guard.environment import check_otel, check_redis
 from guard.errors import ConfigError, GuardError
 
 FREE: Final = frozenset({"models", "unlisted_models"})
@@ -60,11 +60,16 @@ def _problems(
     path: Path, settings: Settings, loaded: dict[str, LoadedModel], runs: Callable[[str, ModelPolicy], bool]
 ) -> Iterator[tuple[str, GuardError]]:
     """What is wrong with the installation and the models, by `file:line`. Models are loaded on the way."""
-    if settings.query_store.url is not None:
-        try:
-            check_redis()
-        except GuardError as exc:
-            yield locate(path, ("query_store", "url")), exc
+    extras = (
+        (settings.query_store.url, check_redis, ("query_store", "url")),
+        (settings.tracing.address, check_otel, ("tracing", "address")),
+    )
+    for wanted, check, where in extras:
+        if wanted is not None:
+            try:
+                check()
+            except GuardError as exc:
+                yield locate(path, where), exc
     for name, policy in settings.models.items():
         if runs(name, policy):
             continue

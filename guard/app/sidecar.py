@@ -22,6 +22,7 @@ from guard.app.guarded import Builder
 from guard.app.models import LoadedModel, load_models
 from guard.app.sharing import open_store
 from guard.app.swap import InForce
+from guard.app.tracing import open_tracer
 from guard.audit.log import AuditLog
 from guard.channel import Link
 from guard.config import Settings
@@ -81,8 +82,14 @@ class Sidecar:
             more={**upstream.pages(), "/wait-for-drain": self._drain.wait},
         )
         self._audit = None if settings.audit.folder is None else AuditLog(settings.audit, self.metrics)
+        self._tracer = open_tracer(settings, self.metrics)
         self._server = GuardServer(
-            screener=self._gate, settings=settings, metrics=self.metrics, ready=self._ready, audit=self._audit
+            screener=self._gate,
+            settings=settings,
+            metrics=self.metrics,
+            ready=self._ready,
+            audit=self._audit,
+            tracer=self._tracer,
         )
         self._thread: ThreadPoolExecutor | None = None
         self.grpc_port = 0
@@ -110,6 +117,9 @@ class Sidecar:
                 self._audit.start()
                 self._closing.callback(self._audit.close)
                 self.metrics.watch_audit(lambda: 0 if self._audit is None else self._audit.nbytes)
+            if self._tracer is not None:
+                self._tracer.start()
+                self._closing.push_async_callback(asyncio.to_thread, self._tracer.close)
             self.admin_port = self._admin.start()
             self._closing.callback(self._admin.stop)
             self.grpc_port = await self._server.start()

@@ -114,6 +114,7 @@ def _rest(sighting: Sighting, pseudonym: Mapping[str, str]) -> dict[str, Any]:
     return {
         "request_id": _cut(request.request_id),
         "decision_id": decision.id,
+        **({"client_traceparent": sighting.client_traceparent} if sighting.client_traceparent else {}),
         "client": dict(pseudonym),
         "protocol": sighting.protocol,
         "model": decision.model,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 import uuid
@@ -22,6 +21,7 @@ from guard.audit.segments import Segments
 from guard.audit.sighting import Sighting
 from guard.errors import ConfigError
 from guard.recording import Audit, Outcome, Sink
+from guard.tracing import TRACEPARENT, TRACESTATE
 from guard.values import Decision
 
 FOUND: Final = "dev.guard.finding.v1"
@@ -31,8 +31,6 @@ REMOVED: Final = "dev.guard.audit.removed.v1"
 _TIDY_S = 60.0
 _LAST_WORDS_S = 5.0
 _MOST_AT_ONCE = 64
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
 _log = structlog.get_logger(__name__)
 
 
@@ -191,9 +189,9 @@ class AuditLog:
         key = self._names.current()
         name = {"pseudonym": pseudonym(key, sighting.client), "key": key_id(key)}
         more: dict[str, Any] = {"sampledrate": sighting.one_of, "subject": sighting.decision.model}
-        if _TRACEPARENT.fullmatch(sighting.traceparent):
+        if TRACEPARENT.fullmatch(sighting.traceparent):
             more["traceparent"] = sighting.traceparent
-            if _TRACESTATE.fullmatch(sighting.tracestate):
+            if TRACESTATE.fullmatch(sighting.tracestate):
                 more["tracestate"] = sighting.tracestate
         data = finding_of(sighting, pseudonym=name, peer=self._settings.peers, trace=more.get("traceparent", ""))
         more |= self._capture(sighting, captures)

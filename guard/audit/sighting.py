@@ -12,8 +12,9 @@ from guard.values import Decision, InferRequest, Provenance
 class Sighting:
     """A request, with the decision about it, as the wire saw them.
 
-    `traceparent` and `tracestate` are the client's own words, "" where it said none. It stands for `one_of` requests
-    like it. The tensors are views on the message, which stays in memory for as long as they do.
+    `traceparent` and `tracestate` are the client's own words, "" where it said none. Where Guard traces, `traceparent`
+    is Guard's, and the client's is in `client_traceparent`. It stands for `one_of` requests like it. The tensors are
+    views on the message, which stays in memory for as long as they do.
     """
 
     decision: Decision
@@ -26,6 +27,7 @@ class Sighting:
     provenance: Provenance
     duration_s: float
     one_of: int
+    client_traceparent: str = ""
     seen_s: float = field(default_factory=time.time)
 
     @property

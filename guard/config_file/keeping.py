@@ -1,4 +1,4 @@
-"""Mistakes in what the settings say of the audit log."""
+"""Mistakes in what the settings say of the audit log, and of traces."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from guard.audit.keys import CAPTURE_KEY, PSEUDONYM_KEY, watch_key
+from guard.config import Tracing
 from guard.config_file.document import Document, Mistake
 from guard.errors import FileUnusable
 from guard.recording import VOLUME_SHARE, Audit
@@ -18,6 +19,7 @@ _LEAST_SEGMENTS = 2
 
 def check(document: Document, base: Path) -> Iterator[Mistake]:
     """Yield the mistakes that validation can't see."""
+    yield from _check_tracing(document, base)
     audit = document.data.get("audit")
     if not isinstance(audit, dict):
         return
@@ -63,3 +65,29 @@ def _without_effect(document: Document, audit: Mapping[str, Any], captures: Mapp
                 f"audit.captures.{key} has no effect without audit.captures.key_file: no input is kept",
                 f"add `key_file: FILE`, or remove {key}",
             )
+
+
+def _check_tracing(document: Document, base: Path) -> Iterator[Mistake]:
+    tracing = document.data.get("tracing")
+    if not isinstance(tracing, dict):
+        return
+    for key in tracing if tracing.get("address") is None else ():
+        if key != "address" and key in Tracing.model_fields:
+            yield document.mistake(
+                ("tracing", key),
+                f"tracing.{key} has no effect without tracing.address",
+                f"add `address: HOST:PORT` of an OTLP collector (gRPC, usually port 4317), or remove {key}",
+            )
+    file = tracing.get("ca_file")
+    if isinstance(file, str) and not (base / file).is_file():
+        yield document.mistake(
+            ("tracing", "ca_file"),
+            f"tracing.ca_file {base / file} is not a file",
+            "correct the path, which is relative to this file, or leave it out",
+        )
+    elif isinstance(file, str) and tracing.get("tls", False) is False and tracing.get("address") is not None:
+        yield document.mistake(
+            ("tracing", "ca_file"),
+            "tracing.ca_file has no effect without TLS",
+            "add `tls: true`, or remove ca_file",
+        )

@@ -11,6 +11,7 @@ from guard import errors
 from guard.observe.labels import OTHER, Closed
 from guard.recording import Outcome, Sink
 from guard.sharing import Sharing, StoreFailure
+from guard.tracing import Exported
 from guard.values import Action, FaultReason, Reloaded, Sender, UnscreenedReason, Verdict
 
 PROTOCOLS = ("grpc", "http", "ext_proc", "mirror")
@@ -164,6 +165,7 @@ class Families:
             "guard_audit_events_total", "Pieces of evidence.", sink=tuple(Sink), outcome=tuple(Outcome)
         )
         self.audit_bytes = self._gauge("guard_audit_disk_bytes", "What the audit log and captured inputs take.")
+        self.spans = self._counter("guard_trace_spans_total", "Spans of requests.", outcome=tuple(Exported))
         self.certificate_ends = self._gauge(
             "guard_tls_cert_expiry_timestamp_seconds", "When a certificate in use ends, in Unix time.", "file"
         )

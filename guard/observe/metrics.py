@@ -26,6 +26,7 @@ from guard.observe.labels import OTHER
 from guard.observe.suspects import Suspects
 from guard.recording import Outcome, Sink
 from guard.sharing import Sharing, StoreFailure
+from guard.tracing import Exported
 from guard.values import (
     Abstention,
     Certified,
@@ -176,6 +177,10 @@ class Metrics:
     def audited(self, sink: Sink, outcome: Outcome, number: int = 1) -> None:
         """So many pieces of evidence were written, left out by sampling, dropped for want of room, or lost."""
         self._families.audited[sink, outcome].inc(number)
+
+    def traced(self, outcome: Exported, number: int = 1) -> None:
+        """So many spans were sent, dropped because too many waited, or not taken by the collector."""
+        self._families.spans[outcome,].inc(number)
 
     def queries_shared(self, model: str, what: Sharing, number: int) -> None:
         """So many queries of a model were sent, dropped, received, or not understood."""

@@ -12,9 +12,10 @@ from guard.errors import GuardError
 from guard.wire.answer import Context, client_of, deadline_s, send
 from guard.wire.message import Parts, take_apart
 from guard.wire.metadata import to_upstream
-from guard.wire.passage import Caller, Passage
+from guard.wire.passage import Passage
 from guard.wire.ports import PROTOCOL
 from guard.wire.receive import Packing, receive
+from guard.wire.request import Caller
 from guard.wire.screen_only import said
 from guard.wire.shared_memory import Place, Regions
 from guard.wire.status import of_error

@@ -5,41 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import grpc
 
-from guard.audit.sighting import Sighting
 from guard.config import Settings
-from guard.values import NOT_GUARDED, Action, Course, Decision, InferRequest, Mode, Verdict
+from guard.tracing import Trace
+from guard.values import Action, Course, Decision, Mode, Verdict
 from guard.wire import screen_only, status
 from guard.wire.answer import identified, refuse
 from guard.wire.message import ParsedRequest, Parts, parse, with_verdict
-from guard.wire.ports import Auditor, Screener, WireMetrics
+from guard.wire.ports import Auditor, Screener, Tracer, WireMetrics
+from guard.wire.request import Caller, Request, sighting_of, span_of
 from guard.wire.room import Room
 from guard.wire.status import Metadata
 from guard.wire.upstream import Call, Reply
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, by which protocol, and for how many seconds more (None: for ever). `metadata` goes to the upstream.
-
-    `peer` is the address of the connection, with its port. `screen_only` is what the header of that name says, None
-    where there is none.
-    """
-
-    name: str
-    protocol: str
-    remaining_s: Callable[[], float | None]
-    metadata: Metadata = ()
-    peer: str = ""
-    screen_only: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +59,7 @@ class Passage:
         metrics: WireMetrics,
         audit: Auditor | None = None,
         *,
+        tracer: Tracer | None = None,
         room: Room | None = None,
         marks_answers: bool = True,
     ) -> None:
@@ -82,6 +67,7 @@ class Passage:
         self._upstream = upstream
         self._metrics = metrics
         self._audit = audit
+        self._tracer = tracer
         self._screen_only = settings.screen_only
         self._marks_answers = marks_answers
         self.room = Room(settings.limits.max_inflight_bytes) if room is None else room
@@ -90,7 +76,7 @@ class Passage:
     async def answer(self, caller: Caller, receive: Awaitable[Parts]) -> Answer:
         """Answer a call, whose one message `receive` waits for."""
         with identified() as call_id:
-            request = Request(call_id, caller)
+            request, reply = self.begin(call_id, caller), None
             with self._metrics.inflight(), contextlib.ExitStack() as held:
                 try:
                     parts = await receive
@@ -103,9 +89,20 @@ class Passage:
                     request.marks = request.marks or status.refusal_trailers(call_id)
                 finally:
                     request.answered_s = time.perf_counter()
+                    request.code = "" if reply is None else reply.code.name
                     if not request.watched:
                         self.finish(request)
             return Answer(reply, request.marks, request.decision)
+
+    def begin(self, call_id: str, caller: Caller, within: Trace | None = None) -> Request:
+        """A request that came. Where requests are traced, the upstream is told of Guard's trace, not of the caller's.
+
+        `within` is the trace of the stream that it came on.
+        """
+        if self._tracer is None:
+            return Request(call_id, caller)
+        trace = self._tracer.begin(caller.metadata, within)
+        return Request(call_id, replace(caller, metadata=trace.told_in(caller.metadata)), trace=trace)
 
     def course(self, request: Request, parts: Parts) -> Course:
         """What the policy says of a request, which keeps to the policy that it began with."""
@@ -124,6 +121,7 @@ class Passage:
             deadline_s=None if request.watched else request.caller.remaining_s(),
             client=request.caller.name,
         )
+        request.screened_s = time.perf_counter()
         request.decision, request.marks = decision, status.trailers(decision)
         request.infer = parsed.infer
         return decision
@@ -228,57 +226,17 @@ class Passage:
             overhead_s=max(0.0, duration_s - request.upstream_s),
             screen_only=request.caller.screen_only is not None,
         )
+        self.trace(request)
         decision, infer = request.decision, request.infer
         if self._audit is None or decision is None or infer is None:
             return
         if one_of := self._audit.one_of(decision):
-            self._audit.record(_sighting(request, decision, infer, duration_s, one_of))
+            self._audit.record(sighting_of(request, decision, infer, duration_s, one_of))
 
-
-@dataclass(slots=True)
-class Request:
-    """What is known of a request so far. `marks` are the trailers of its answer; one that is watched has none.
-
-    `screener` is the one that it began with, `model` the policy's name for what it asks for.
-    """
-
-    id: str
-    caller: Caller
-    started_s: float = field(default_factory=time.perf_counter)
-    answered_s: float | None = None
-    upstream_s: float = 0.0
-    model: str = ""
-    screener: Screener | None = None
-    decision: Decision | None = None
-    infer: InferRequest | None = None
-    marks: Metadata = ()
-    watched: bool = False
-
-    @contextmanager
-    def at_upstream(self) -> Iterator[None]:
-        """Measure the time that it spends at the upstream."""
-        asked_s = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.upstream_s = time.perf_counter() - asked_s
-
-
-def _sighting(request: Request, decision: Decision, infer: InferRequest, duration_s: float, one_of: int) -> Sighting:
-    caller = request.caller
-    headers = {key.lower(): value for key, value in caller.metadata if isinstance(value, str)}
-    return Sighting(
-        decision,
-        infer,
-        client=caller.name,
-        peer=caller.peer,
-        protocol=caller.protocol,
-        traceparent=headers.get("traceparent", ""),
-        tracestate=headers.get("tracestate", ""),
-        provenance=request.screener.provenance(infer) if request.screener is not None else NOT_GUARDED,
-        duration_s=duration_s,
-        one_of=one_of,
-    )
+    def trace(self, request: Request, method: str = METHOD) -> None:
+        """Have a request traced that has ended, if it is to be."""
+        if self._tracer is not None and request.trace is not None and request.trace.sampled:
+            self._tracer.finished(span_of(request, request.trace, method))
 
 
 def marked(response: bytes, decision: Decision) -> bytes:

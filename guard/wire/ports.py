@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from guard.audit.sighting import Sighting
+from guard.tracing import Span, Trace
 from guard.values import Course, Decision, InferRequest, Provenance
 
 PROTOCOL = "grpc"
@@ -62,6 +63,18 @@ class Auditor(Protocol):
 
     def record(self, sighting: Sighting) -> None:
         """Record a request."""
+        ...
+
+
+class Tracer(Protocol):
+    """Traces requests. It never waits, and never fails."""
+
+    def begin(self, metadata: Iterable[Any], within: Trace | None = None) -> Trace:
+        """A new trace, linked to the one that a client's metadata tell of; or a span `within` a trace."""
+        ...
+
+    def finished(self, span: Span) -> None:
+        """Have a span sent to who collects them."""
         ...
 
 

@@ -17,7 +17,7 @@ from guard.wire.infer import InferHandler
 from guard.wire.listener import Listener, server_options
 from guard.wire.methods import Methods
 from guard.wire.passage import Passage
-from guard.wire.ports import Auditor, Screener, WireMetrics
+from guard.wire.ports import Auditor, Screener, Tracer, WireMetrics
 from guard.wire.rest import RestServer
 from guard.wire.shared_memory import Regions
 from guard.wire.stream import StreamHandler
@@ -40,12 +40,14 @@ class GuardServer:
         metrics: WireMetrics,
         ready: Callable[[], Awaitable[bool]],
         audit: Auditor | None = None,
+        tracer: Tracer | None = None,
         readiness_interval_s: float = 1.0,
     ) -> None:
         self._screener = screener
         self._settings = settings
         self._metrics = metrics
         self._audit = audit
+        self._tracer = tracer
         self._health = Health(ready, poll_interval_s=readiness_interval_s)
         self._tls = None if settings.listen.tls is None else ServerTls(settings.listen.tls)
         self._link = Link(settings.upstream, quiet=False)
@@ -69,7 +71,7 @@ class GuardServer:
         """
         server = grpc.aio.server(options=server_options(self._settings))
         upstream = Upstream(self._settings.upstream, self._metrics, link=self._link)
-        passage = Passage(self._screener, upstream, self._settings, self._metrics, self._audit)
+        passage = Passage(self._screener, upstream, self._settings, self._metrics, self._audit, tracer=self._tracer)
         try:
             await self._start_rest(passage, upstream)
             await self._start_envoy(passage)
@@ -123,7 +125,13 @@ class GuardServer:
         if (address := self._settings.listen.envoy_address) is not None:
             settings, metrics = self._settings, self._metrics
             self._envoy = EnvoyServer(
-                self._screener, settings, metrics, passage.room, self._link.metadata, audit=self._audit
+                self._screener,
+                settings,
+                metrics,
+                passage.room,
+                self._link.metadata,
+                audit=self._audit,
+                tracer=self._tracer,
             )
             tls = settings.listen.tls
             credentials = None if tls is None else ServerTls(tls, quiet=True).grpc_credentials()

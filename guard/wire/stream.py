@@ -33,9 +33,10 @@ from guard.wire.answer import Context, identified, refuse, send
 from guard.wire.decoupled import TransactionPolicies
 from guard.wire.infer import caller_of
 from guard.wire.message import ParsedRequest
-from guard.wire.passage import Answer, Passage, Request
+from guard.wire.passage import Answer, Passage
 from guard.wire.ports import WireMetrics
 from guard.wire.receive import unpacked
+from guard.wire.request import Request
 from guard.wire.screen_only import refuse_stream
 from guard.wire.status import refusal_trailers
 from guard.wire.stream_answers import Answers, stopping
@@ -85,7 +86,8 @@ class Stream:
         self._max_message_bytes = handler.max_message_bytes
         self._context = context
         self._id = stream_id
-        self._caller = caller_of(context)
+        self._whole = handler.passage.begin(stream_id, caller_of(context))  # what is traced of it is not its messages
+        self._caller = self._whole.caller
         refuse_stream(self._caller.screen_only)
         self._answers = Answers(context, self._caller.metadata)
         self._policies = TransactionPolicies(handler.upstream, self._caller.metadata)
@@ -100,8 +102,11 @@ class Stream:
         """Pass messages and answers on until the stream is over: how it ends."""
         self._start(self._take_in())
         try:
-            return await self._answers.end
+            end = await self._answers.end
+            self._whole.code = end.reply.code.name
+            return end
         finally:
+            self._passage.trace(self._whole, STREAM_METHOD)
             self._policies.close()
             for task in self._tasks:
                 task.cancel()
@@ -181,7 +186,7 @@ class Stream:
     ) -> None:
         """Screen a message, then forward or answer it once the one before was."""
         with identified() as call_id, self._metrics.inflight():
-            request = Request(call_id, self._caller)
+            request = self._passage.begin(call_id, self._caller, self._whole.trace)
             try:
                 judged = await self._judge.judge(request, problem or message, room)
                 await before.wait()
@@ -190,6 +195,7 @@ class Stream:
                     return
                 outcome = self._checked(judged, request)
                 if isinstance(outcome, Reply):
+                    request.code = outcome.code.name
                     self._answers.ends_on_error |= await self._policies.foreign()
                     await self._answers.refuse(judged.header, outcome, request.marks, decoupled=decoupled)
                     return

@@ -12,8 +12,9 @@ from guard.values import Action, Course
 from guard.wire.answer import refuse
 from guard.wire.decoupled import TransactionPolicies
 from guard.wire.message import ParsedRequest, parse, take_apart
-from guard.wire.passage import Passage, Request
+from guard.wire.passage import Passage
 from guard.wire.ports import WireMetrics
+from guard.wire.request import Request
 from guard.wire.status import refusal_trailers
 from guard.wire.upstream import Reply
 

@@ -231,6 +231,18 @@ MISTAKES = {
         AUDIT + "  volume_bytes: 1048576", 6, "audit.volume_bytes", "and 2 segments take 33554432", "raise audit.volume"
     ),
     "more than all forwards": (AUDIT + "  forwards: 2", 6, "audit.forwards", "out of range", "of at most 1"),
+    "a ratio without a collector": (
+        GOOD + "tracing:\n  sample_ratio: 0.1", 4, "tracing.sample_ratio", "no effect without tracing.address",
+        "add `address: HOST:PORT`",
+    ),
+    "a CA without TLS": (
+        GOOD + "tracing:\n  address: a:4317\n  ca_file: secret", 5, "tracing.ca_file", "no effect without TLS",
+        "add `tls: true`",
+    ),
+    "a CA that is not there": (
+        GOOD + "tracing: {address: 'a:4317', tls: true, ca_file: none}", 3, "tracing.ca_file", "is not a file",
+        "correct the path",
+    ),
     "no models": ("listen: {}\nmodels: {}", 2, "models", "nothing would ever be let through", "unlisted_models: pass"),
     "no models at all": ("listen: {}", 1, "models", "nothing would ever be let through", "list the models"),
     "an empty file": ("", 1, "", "empty", "models: {my-model:"),

@@ -19,6 +19,7 @@ from guard.observe.suspects import LEAST_QUERIES
 from guard.recording import Outcome, Sink
 from guard.screen.live import LABEL
 from guard.sharing import Sharing, StoreFailure
+from guard.tracing import Exported
 from guard.values import (
     Action,
     Decision,
@@ -65,6 +66,7 @@ def use_everything(metrics: Metrics, decision: Decision) -> None:
     metrics.watch_selftest("digits", lambda: 1_900_000_000.5)
     metrics.watch_audit(lambda: 4096)
     metrics.audited(Sink.LOG, Outcome.WRITTEN)
+    metrics.traced(Exported.SENT)
     metrics.upstream_unresponsive(now=True)
 
 

@@ -6,7 +6,7 @@ import grpc
 
 from guard.config import Settings
 from guard.wire.passage import Passage
-from guard.wire.ports import Auditor, Screener, WireMetrics
+from guard.wire.ports import Auditor, Screener, Tracer, WireMetrics
 from guard.wire.room import Room
 from guard.wire.upstream import Call, Reply
 
@@ -19,10 +19,16 @@ class _Carrier:
 
 
 def handover(
-    screener: Screener, settings: Settings, metrics: WireMetrics, room: Room, audit: Auditor | None
+    screener: Screener,
+    settings: Settings,
+    metrics: WireMetrics,
+    room: Room,
+    audit: Auditor | None,
+    *,
+    tracer: Tracer | None,
 ) -> Passage:
     """A passage whose answer is the request as it has to be sent on, or why it must not be.
 
     `room` bounds what this and other passages hold together.
     """
-    return Passage(screener, _Carrier(), settings, metrics, audit, room=room, marks_answers=False)
+    return Passage(screener, _Carrier(), settings, metrics, audit, tracer=tracer, room=room, marks_answers=False)

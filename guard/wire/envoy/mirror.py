@@ -13,9 +13,10 @@ from guard.values import Course
 from guard.wire.answer import Context, client_of, send
 from guard.wire.envoy.messages import Head
 from guard.wire.message import Parts, take_apart
-from guard.wire.passage import Caller, Passage
+from guard.wire.passage import Passage
 from guard.wire.ports import Screener
 from guard.wire.receive import Packing, receive
+from guard.wire.request import Caller
 from guard.wire.upstream import Reply
 
 PROTOCOL = "mirror"

@@ -23,8 +23,9 @@ from guard.wire.envoy.messages import Head
 from guard.wire.message import Parts, take_apart
 from guard.wire.metadata import check_metadata, to_upstream
 from guard.wire.methods import DENIED, PASSED, SERVICE, STREAM, denied
-from guard.wire.passage import METHOD, Caller, Passage, marked
+from guard.wire.passage import METHOD, Passage, marked
 from guard.wire.ports import WireMetrics
+from guard.wire.request import Caller
 from guard.wire.screen_only import HEADER, said
 from guard.wire.status import Metadata, refusal_trailers
 

@@ -14,7 +14,7 @@ from guard.wire.envoy.mirror import MirrorHandler
 from guard.wire.envoy.process import PROCESS, Processor
 from guard.wire.listener import Listener, server_options
 from guard.wire.passage import METHOD
-from guard.wire.ports import Auditor, Screener, WireMetrics
+from guard.wire.ports import Auditor, Screener, Tracer, WireMetrics
 from guard.wire.room import Room
 from guard.wire.status import Metadata, refusal_trailers
 
@@ -33,9 +33,10 @@ class EnvoyServer:
         secret: Callable[[], Metadata],
         *,
         audit: Auditor | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._settings = settings
-        self._passage = passage = handover(screener, settings, metrics, room, audit)
+        self._passage = passage = handover(screener, settings, metrics, room, audit, tracer=tracer)
         max_message_bytes = settings.upstream.max_message_bytes
         processor = Processor(passage, metrics, max_message_bytes, secret)
         mirror = MirrorHandler(passage, screener, max_message_bytes)

@@ -10,8 +10,9 @@ from guard.errors import MalformedRequest
 from guard.pb.grpc_service_pb2 import ModelMetadataRequest, ModelMetadataResponse
 from guard.wire.answer import identified, refuse
 from guard.wire.message import Parts
-from guard.wire.passage import Caller, Passage
+from guard.wire.passage import Passage
 from guard.wire.ports import WireMetrics
+from guard.wire.request import Caller
 from guard.wire.rest.coding import compressed, decoded
 from guard.wire.rest.intake import Incoming
 from guard.wire.rest.reply import HttpReply

@@ -52,6 +52,9 @@ example-triton: $(INSTALLED) triton ## Serve a model with a real Triton behind G
 ops-test: $(INSTALLED) ## Attack a Guard that a real Prometheus and Alertmanager watch (three minutes; Debian packages prometheus, prometheus-alertmanager)
 	@$(BIN)/pytest -s tests/ops/live_alerts.py
 
+metrics-table: $(INSTALLED) ## Write the table in docs/metrics.md from the metrics that Guard has
+	@PYTHONPATH=. $(BIN)/python docs/metrics_table.py
+
 dashboards: $(INSTALLED) ## Write the Grafana dashboards from their code
 	@$(BIN)/python deploy/grafana/dashboards.py
 

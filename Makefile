@@ -58,6 +58,9 @@ metrics-table: $(INSTALLED) ## Write the table in docs/metrics.md from the metri
 dashboards: $(INSTALLED) ## Write the Grafana dashboards from their code
 	@$(BIN)/python deploy/grafana/dashboards.py
 
+panels: $(INSTALLED) triton ## Draw the dashboards' panels from a real Prometheus into docs/images (four minutes; Debian package prometheus)
+	@$(BIN)/python -m tests.ops.panels
+
 bench: $(INSTALLED) ## Measure the screening engine beside every reference (under fifteen minutes a run; DATA=folder of images, RUNS=3)
 	@$(BIN)/python -m benchmarks.engine --data $(DATA) --runs $(RUNS)
 

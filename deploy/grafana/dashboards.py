@@ -49,6 +49,12 @@ def lines(title: str, about: str, queries: Lines, unit: str = "short", span: int
     return panel
 
 
+def occasional(title: str, about: str, rate: str, by: str, unit: str) -> Any:
+    """A panel with lines over time of what is mostly nothing: one of all, and of each only while there is some."""
+    legend = ": ".join(f"{{{{{label}}}}}" for label in by.split(", "))
+    return lines(title, about, [(f"sum({rate})", "all"), (f"sum by ({by}) ({rate}) > 0", legend)], unit)
+
+
 def p_value_map() -> Any:
     """How p-values are spread over time."""
     expression = (
@@ -92,8 +98,8 @@ def _board(uid: str, title: str, about: str) -> dashboard.Dashboard:
 
 def attacks() -> dashboard.Dashboard:
     """Is there an attack now: on what, by which technique, from how many."""
-    by_detector = f"sum by (detector) (rate(guard_verdicts_total{{{MODEL}}}[$__rate_interval]))"
-    evaluations = f"sum by (detector) (rate(guard_model_evaluations_total{{{MODEL}}}[$__rate_interval]))"
+    by_detector = f"rate(guard_verdicts_total{{{MODEL}}}[$__rate_interval])"
+    evaluations = f"sum by (detector) (rate(guard_model_evaluations_total{{{MODEL}}}[$__rate_interval])) > 0"
     found = f"guard:detections:ratio5m{{{MODEL}}}"
     usual = f"guard:detections:baseline{{{MODEL}}}"
     top = f"max by (model) (guard_client_detections_top_share_ratio{{{MODEL}}})"
@@ -107,7 +113,9 @@ def attacks() -> dashboard.Dashboard:
         _board("guard-attacks", "Guard: attacks", "Is there an attack now, and which. Needs deploy/prometheus's rules.")
         .with_row(dashboard.Row("Now"))
         .with_panel(number("Adversarial in five minutes", "Share of the inputs", found, "percentunit"))
-        .with_panel(number("Usual", "What alerts compare with: between 1 % and 5 %", usual, "percentunit"))
+        .with_panel(
+            number("Usual", "What alerts compare with, 1 % to 5 %; none in the first hour", usual, "percentunit")
+        )
         .with_panel(
             number("Most from one client", "Share of the adversarial inputs; 1 behind a proxy", top, "percentunit")
         )
@@ -116,17 +124,15 @@ def attacks() -> dashboard.Dashboard:
         .with_panel(
             lines(
                 "Adversarial share",
-                "The alert is at three times what is usual",
+                "The alert is at three times what is usual; at 10 % while nobody knows what that is",
                 [
                     (found, "{{model}}"),
-                    (f"3 * {usual}", "{{model}}: alert"),
+                    (f"3 * {usual} or 0 * {found} + 0.1", "{{model}}: alert"),
                 ],
                 "percentunit",
             )
         )
-        .with_panel(
-            lines("By detector", "Adversarial inputs, by who was surest", [(by_detector, "{{detector}}")], "cps")
-        )
+        .with_panel(occasional("By detector", "Adversarial inputs, by who was surest", by_detector, "detector", "cps"))
         .with_panel(lines("Verdicts", "Inputs a second", [(verdicts, "{{verdict}}")], "cps"))
         .with_panel(lines("Deeds", "Requests a second", [(deeds, "{{decision}}")], "reqps"))
         .with_panel(
@@ -167,13 +173,13 @@ def service() -> dashboard.Dashboard:
     whole = "sum by (le) (rate(guard_request_duration_seconds_bucket[$__rate_interval]))"
     server = "sum by (le) (rate(guard_upstream_request_duration_seconds_bucket[$__rate_interval]))"
     detector = "sum by (le, detector) (rate(guard_detector_duration_seconds_bucket[$__rate_interval]))"
-    unscreened = f"sum by (reason) (rate(guard_unscreened_requests_total{{{MODEL}}}[$__rate_interval]))"
-    refused = "sum by (reason) (rate(guard_refused_requests_total[$__rate_interval]))"
-    faults = "sum by (detector, reason) (rate(guard_detector_errors_total[$__rate_interval]))"
-    answers = f"sum by (code) (rate(guard_upstream_requests_total{{{MODEL}}}[$__rate_interval]))"
+    unscreened = f"rate(guard_unscreened_requests_total{{{MODEL}}}[$__rate_interval])"
+    refused = "rate(guard_refused_requests_total[$__rate_interval])"
+    faults = "rate(guard_detector_errors_total[$__rate_interval])"
+    answers = f"rate(guard_upstream_requests_total{{{MODEL}}}[$__rate_interval])"
     asked = f"sum by (model) (rate(guard_upstream_inferences_total{{{MODEL}}}[$__rate_interval]))"
     ran = f"sum by (model) (rate(nv_inference_request_success{{{MODEL}}}[$__rate_interval]))"
-    audit = "sum by (sink, outcome) (rate(guard_audit_events_total[$__rate_interval]))"
+    audit = "rate(guard_audit_events_total[$__rate_interval])"
     tested = f"time() - max by (model) (guard_selftest_last_success_timestamp_seconds{{{MODEL}}})"
     enforced = f'min by (model) (guard_policy_mode{{{MODEL},mode="enforce"}})'
     return (
@@ -237,15 +243,12 @@ def service() -> dashboard.Dashboard:
         )
         .with_row(dashboard.Row("Failures"))
         .with_panel(
-            lines("Not screened", "Requests that nobody looked at, by reason", [(unscreened, "{{reason}}")], "reqps")
+            occasional("Not screened", "Requests that nobody looked at, by reason", unscreened, "reason", "reqps")
         )
-        .with_panel(lines("Refused", "Calls that ended in an error of Guard's own", [(refused, "{{reason}}")], "reqps"))
+        .with_panel(occasional("Refused", "Calls that ended in an error of Guard's own", refused, "reason", "reqps"))
         .with_panel(
-            lines(
-                "Detectors' faults",
-                "Inputs at which a detector could not look",
-                [(faults, "{{detector}}: {{reason}}")],
-                "cps",
+            occasional(
+                "Detectors' faults", "Inputs at which a detector could not look", faults, "detector, reason", "cps"
             )
         )
         .with_panel(
@@ -273,15 +276,16 @@ def service() -> dashboard.Dashboard:
             )
         )
         .with_panel(
-            lines(
+            occasional(
                 "Evidence",
                 "Pieces for the audit log and the captures; dropped and failed ones are lost",
-                [(audit, "{{sink}}: {{outcome}}")],
+                audit,
+                "sink, outcome",
                 "cps",
             )
         )
         .with_panel(lines("Evidence on disk", "What it takes", [("sum(guard_audit_disk_bytes)", "audit")], "bytes"))
-        .with_panel(lines("Answers", "Of the server, by gRPC status", [(answers, "{{code}}")], "reqps"))
+        .with_panel(occasional("Answers", "Of the server, by gRPC status", answers, "code", "reqps"))
     )
 
 

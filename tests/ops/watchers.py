@@ -94,8 +94,13 @@ class Prometheus:
 
 
 @contextmanager
-def watching(folder: Path, guard_port: int, *, overhead_limit_s: float) -> Iterator[tuple[Prometheus, Receiver]]:
-    """Prometheus and Alertmanager, ready; `overhead_limit_s` is in place of the limit that is shipped."""
+def watching(
+    folder: Path, guard_port: int, *, overhead_limit_s: float, triton: str | None = None
+) -> Iterator[tuple[Prometheus, Receiver]]:
+    """Prometheus and Alertmanager, ready; `overhead_limit_s` is in place of the limit that is shipped.
+
+    `triton` is where a Triton has its metrics, if there is one.
+    """
     rules = hurried((FOLDER / "guard.rules.yml").read_text()).replace("vector(0.025)", f"vector({overhead_limit_s})")
     (folder / "guard.rules.yml").write_text(rules)
     port, alerts_port = _free_port(), _free_port()
@@ -106,8 +111,10 @@ def watching(folder: Path, guard_port: int, *, overhead_limit_s: float) -> Itera
         scraping = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
         scraping["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         scraping["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{alerts_port}"]
-        scraping["scrape_configs"] = scraping["scrape_configs"][:1]  # there is no Triton here
-        scraping["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{guard_port}"]
+        targets = [f"127.0.0.1:{guard_port}", *([] if triton is None else [triton])]
+        scraping["scrape_configs"] = scraping["scrape_configs"][: len(targets)]
+        for job, target in zip(scraping["scrape_configs"], targets, strict=True):
+            job["static_configs"][0]["targets"] = [target]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(scraping))
         own = [f"--storage.path={folder / 'alerts'}", "--cluster.listen-address="]
         stack.enter_context(_running("prometheus-alertmanager", folder / "alertmanager.yml", alerts_port, own))

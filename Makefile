@@ -124,6 +124,13 @@ dialects: $(INSTALLED) ## Make .venv-mlserver and .venv-kserve, two more servers
 		echo ".venv-$$name is ready."; \
 	done
 
+ray-test: $(INSTALLED) ## Calibrate on a local Ray cluster and without one: the results are the same (downloads 80 MB)
+	@$(BIN)/python -m venv --clear .venv-ray
+	@.venv-ray/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-ray.txt
+	@echo "import site; site.addsitedir('$$(realpath $(VENV)/lib/python3*/site-packages)')" \
+		> "$$(echo .venv-ray/lib/python3*/site-packages)/guard.pth"
+	@.venv-ray/bin/python -m pytest tests/offline/test_ray.py
+
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	@echo "== ruff check";  $(BIN)/ruff check
 	@echo "== ruff format"; $(BIN)/ruff format --check
@@ -158,7 +165,7 @@ clean: ## Remove caches and build outputs
 	@find guard tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environments and what the demo made too
-	@rm -rf $(VENV) $(TRITON_VENV) $(ENVOY_VENV) $(KERNEL_VENV) $(DIALECTS:%=.venv-%) guard-demo guard-example
+	@rm -rf $(VENV) $(TRITON_VENV) $(ENVOY_VENV) $(KERNEL_VENV) $(DIALECTS:%=.venv-%) .venv-ray guard-demo guard-example
 
 $(KERNEL_VENV)/triton: | $(INSTALLED)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(KERNEL_VENV) $(TRITON_LANGUAGE)

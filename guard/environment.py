@@ -70,6 +70,19 @@ def check_otel() -> None:
         )
 
 
+def check_ray() -> None:
+    """Check that Ray is installed, which an extra brings.
+
+    Raises:
+        EnvironmentProblem: it is not; the message holds the command that mends it.
+    """
+    if not _is_installed("ray"):
+        raise EnvironmentProblem(
+            "--ray needs the Python package ray, which is not installed. Install it, in a clone of Guard, or leave "
+            "--ray out:\n  pip install '.[ray]'"
+        )
+
+
 def check_providers(asked: Sequence[str], got: Sequence[str]) -> None:
     """Check that a session runs on the execution providers that were asked for.
 

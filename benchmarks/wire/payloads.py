@@ -18,7 +18,8 @@ from benchmarks import models
 from guard.layout import of_model
 from guard.model.onnx import OnnxBackend, inspect_onnx
 from guard.offline.progress import quiet
-from guard.offline.scoring import running_engine, score
+from guard.offline.scoring import score
+from guard.offline.spread import screening
 from guard.pb.grpc_service_pb2 import ModelInferRequest
 from guard.profile import spec, store
 from guard.profile.profile import Canaries, Profile, Provenance
@@ -91,9 +92,9 @@ def write_profile(
     samples = images(payload.shape, _REFERENCE + _CALIBRATION, _SEED + 1) if samples is None else samples
     first = round(len(samples) * _REFERENCE / (_REFERENCE + _CALIBRATION))
     try:
-        with running_engine(backend, detectors, {}, secret=b"benchmark") as engine:
+        with screening(backend, detectors, {}, secret=b"benchmark") as screens:
             reference, calibration = (
-                score(engine, part, detectors, quiet(), "benign") for part in (samples[:first], samples[first:])
+                score(screens, part, detectors, quiet(), "benign") for part in (samples[:first], samples[first:])
             )
         canaries = Canaries(samples[:_CANARIES], backend.logits(torch.from_numpy(samples[:_CANARIES])).numpy())
     finally:

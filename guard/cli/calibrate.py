@@ -89,6 +89,10 @@ def calibrate(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits and training.")] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A Ray cluster that screens; local: all cores of this machine."),
+    ] = None,
 ) -> None:
     """Measure a model on clean samples and write its profile."""
     from guard import values
@@ -123,6 +127,7 @@ def calibrate(
         network=network,
         occlusion=occlusion,
         precision=precision.value,
+        ray=ray,
         conditions=tuple(parse(each) for each in condition if each != "none") if condition else None,
     )
     calibrate_to(source, data, out_folder, options, out)

@@ -36,6 +36,10 @@ def evaluate(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few attacks on 40 images, for a first look.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the choice of samples and of attacks.")] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A Ray cluster that screens; local: all cores of this machine."),
+    ] = None,
 ) -> None:
     """Attack a guarded model, measure what is caught, and write a report."""
     from guard.environment import check_onnxruntime
@@ -55,6 +59,7 @@ def evaluate(
         images=images,
         quick=quick,
         seed=seed,
+        ray=ray,
         command=shlex.join(["guard", *sys.argv[1:]]),
     )
     evaluate_to(request, out)

@@ -77,7 +77,7 @@ def run(request: Request, console: Console) -> None:
     with noise_secret() as secret_file, _servers(model_file, profile_folder, secret_file) as (sidecar, direct_port):
         ports = f"Guard on 127.0.0.1:{sidecar.grpc_port}, the model server behind it on 127.0.0.1:{direct_port}"
         console.print(f"{ports}, metrics on http://127.0.0.1:{sidecar.admin_port}/metrics", highlight=False)
-        kinds = _send(net, digits, request.seed, sidecar=sidecar, direct_port=direct_port, reporter=reporter)
+        kinds = _send(net, digits, request, sidecar=sidecar, direct_port=direct_port, reporter=reporter)
         kinds[0].noisy = screen_again(
             digits.held_out.images, profile_folder=profile_folder, model_file=model_file, secret_file=secret_file
         )
@@ -149,10 +149,11 @@ def _wait_until_ready(sidecar: Sidecar) -> None:
 
 
 def _send(
-    net: nn.Module, digits: Digits, seed: int, *, sidecar: Sidecar, direct_port: int, reporter: Reporter
+    net: nn.Module, digits: Digits, request: Request, *, sidecar: Sidecar, direct_port: int, reporter: Reporter
 ) -> list[Kind]:
     with one_thread():
-        crafted = craft(net, digits.held_out, attempts=_ATTEMPTS, seed=seed, reporter=reporter)
+        crafted = craft(net, digits.held_out, attempts=_ATTEMPTS, seed=request.seed, reporter=reporter)
+    np.savez_compressed(request.folder / "attacks.npz", inputs=np.concatenate([each.images for each in crafted]))
     direct, guarded = Client(direct_port), Client(sidecar.grpc_port)
     try:
         for client in (direct, guarded):
@@ -190,7 +191,7 @@ def _show_metrics(console: Console, sidecar: Sidecar) -> None:
 def _show_next(console: Console, folder: Path, profile: Path, elapsed_s: float) -> None:
     console.print(
         f"""
-Done in {elapsed_s:.0f} s. The model, its clean samples and its profile are in {folder}; benign scores as a picture: \
+Done in {elapsed_s:.0f} s. The model, its profile, clean samples and attacks are in {folder}; benign scores as a picture: \
 {profile / "scores.png"}.
 Your own model:
   guard calibrate --model model.onnx --data clean-samples/ --out profile/

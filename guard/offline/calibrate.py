@@ -34,7 +34,8 @@ from guard.offline.networks import Budget
 from guard.offline.occlusion import choose_occlusion
 from guard.offline.progress import Reporter, quiet
 from guard.offline.quantise import Precision, fastest_variant
-from guard.offline.scoring import running_engine, score
+from guard.offline.scoring import score
+from guard.offline.spread import screening
 from guard.offline.tune import choose_hypotheses, choose_squeezers, label_change_rates, most_telling, stable_sigmas
 from guard.offline.view import View, hashes
 from guard.profile import spec
@@ -63,6 +64,7 @@ class Options:
     `precision` is that of the replica: fp32 for the model itself; int8 or fp16, each taken only if it is faster and
     agrees; or auto, for the fastest of the three. `conditions` are the harmless changes that a deployment expects; by
     default mild ones for images, none for other inputs. `left_out` are families of attacks that networks are not shown.
+    `ray` is the address of a Ray cluster that scores the samples, or `local`.
     """
 
     seed: int = 0
@@ -75,6 +77,7 @@ class Options:
     budget: Budget = field(default_factory=Budget)
     conditions: tuple[spec.Condition, ...] | None = None
     left_out: tuple[str, ...] = ()
+    ray: str | None = None
 
 
 def calibrate(
@@ -116,17 +119,18 @@ def calibrate(
     backend.preferred_batch = sweep.batch
     measured |= {"batch": float(sweep.batch), "evaluation_s": sweep.evaluation_s}
     # No secret: its noise is only ever seen here, and repeats with the seed.
-    with running_engine(backend, detectors, files, secret=f"calibration {options.seed}".encode()) as engine:
+    secret = f"calibration {options.seed}".encode()
+    with screening(backend, detectors, files, secret=secret, ray=options.ray) as screens:
         rng = np.random.default_rng(options.seed)
         ordinary, calibration = (
-            score(engine, _changed(part, backend.info, conditions, rng), detectors, reporter, name)
+            score(screens, _changed(part, backend.info, conditions, rng), detectors, reporter, name)
             for part, name in ((reference, "reference"), (held_out, "calibration"))
         )
         made, others = {}, {}
         if attacker is not None:
             attacked = _ATTACKED_FOR_WEIGHTS if attacker.exact else _ATTACKED_BY_SURROGATE
             made = attacker.attacks(reference, seed=options.seed + 2, attacked=attacked)
-            others = score_sets(engine, made, detectors, reporter)
+            others = score_sets(screens, made, detectors, reporter)
     canaries = held_out[:_CANARIES]
     profile = Profile(
         model=backend.info,

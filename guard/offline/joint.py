@@ -9,10 +9,9 @@ from scipy import optimize, special
 
 from guard.decide.combination import Combination, rows
 from guard.offline.progress import Reporter
-from guard.offline.scoring import score
+from guard.offline.scoring import Screens, score
 from guard.profile.profile import BenignScores, Profile
 from guard.profile.spec import DetectorSpec, Joint
-from guard.screen.engine import Engine
 from guard.values import Float32Array, Float64Array
 
 _PENALTY = 1e-3
@@ -40,7 +39,7 @@ def learn(profile: Profile, attacks: Mapping[str, Sequence[BenignScores]]) -> Jo
 
 
 def score_sets(
-    engine: Engine,
+    screens: Screens,
     attacks: Mapping[str, Sequence[Float32Array]],
     detectors: Sequence[DetectorSpec],
     reporter: Reporter,
@@ -49,7 +48,7 @@ def score_sets(
     sets = [each for family in attacks.values() for each in family]
     if not sets:
         return {}
-    together = score(engine, np.concatenate(sets), detectors, reporter, "attacks")
+    together = score(screens, np.concatenate(sets), detectors, reporter, "attacks")
     ends = np.cumsum([len(each) for each in sets]).tolist()
     parts = iter(slice(end - len(each), end) for end, each in zip(ends, sets, strict=True))
     return {family: [_part(together, next(parts)) for _ in each] for family, each in attacks.items()}

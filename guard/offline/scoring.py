@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
 from guard.screen.trial import MODEL
 from guard.values import Evidence, Fault, Float32Array, Screening
+
+Screens: TypeAlias = Callable[[Float32Array], Iterator[Screening]]
+"""Screens samples (n, *shape), in their order."""
 
 _QUEUE = 64
 
@@ -61,9 +65,9 @@ def screen_all(engine: Engine, samples: Float32Array) -> Iterator[Screening]:
 
 
 def score(
-    engine: Engine, samples: Float32Array, detectors: Sequence[spec.DetectorSpec], reporter: Reporter, name: str
+    screens: Screens, samples: Float32Array, detectors: Sequence[spec.DetectorSpec], reporter: Reporter, name: str
 ) -> BenignScores:
-    """Run samples through the engine, as requests would be, and keep each detector's score.
+    """Run samples through what screens, as requests would be, and keep each detector's score.
 
     Raises:
         DataError: one can't be screened; the message calls the samples by `name`.
@@ -72,7 +76,7 @@ def score(
     scores = {detector: np.full(len(samples), np.nan) for detector in names}
     labels = np.empty(len(samples), dtype=np.int64)
     with reporter.stage(f"scoring samples ({name})", len(samples)) as advance:
-        for row, screening in enumerate(screen_all(engine, samples)):
+        for row, screening in enumerate(screens(samples)):
             fault = next((f for f in screening.findings if isinstance(f, Fault)), None)
             if screening.label is None or fault is not None:
                 reason = "the model has no label for it" if fault is None else f"{fault.detector}: {fault.reason}"

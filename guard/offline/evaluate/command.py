@@ -56,7 +56,8 @@ _PACKAGES = ("adversarial-robustness-toolbox", "torch", "numpy", "onnx", "opencv
 class Request:
     """What the command line asks for. `images` is how many are attacked and drift; `command` is for the report.
 
-    `kept` is where what took long is kept, beside the report unless said otherwise.
+    `kept` is where what took long is kept, beside the report unless said otherwise. `ray` is the address of a cluster
+    that screens, or `local`.
     """
 
     profile: Path
@@ -71,6 +72,7 @@ class Request:
     seed: int = 0
     command: str = ""
     kept: Path | None = None
+    ray: str | None = None
 
 
 def evaluate_to(request: Request, console: Console) -> Evaluation:
@@ -91,7 +93,7 @@ def evaluate_to(request: Request, console: Console) -> Evaluation:
     backend = OnnxBackend(content, profile.model)
     replica = backend if profile.replica is None else OnnxBackend(profile.bytes_of(profile.replica), profile.model)
     try:
-        with one_thread(), screen(profile, replica, rates, kept, request.seed) as screening:
+        with one_thread(), screen(profile, replica, rates, kept, request.seed, ray=request.ray) as screening:
             evaluation = _evaluate(
                 request,
                 profile=profile,

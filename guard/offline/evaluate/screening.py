@@ -18,10 +18,10 @@ from guard.errors import ConfigError, RateUnsupported
 from guard.model.backend import Backend
 from guard.offline.evaluate.kept import Arrays, Kept, key_of
 from guard.offline.evaluate.results import ByRate, Count
-from guard.offline.scoring import running_engine, screen_all
+from guard.offline.scoring import Screens
+from guard.offline.spread import screening
 from guard.offline.view import Bytes, View
 from guard.profile.profile import Profile
-from guard.screen.engine import Engine
 from guard.values import Evidence, Float64Array, IntArray, Screening, Verdict
 
 _QUEUE = 64
@@ -53,12 +53,12 @@ class Screen:
     part of the report; a server spares some of them inputs that are flagged already.
     """
 
-    def __init__(self, engine: Engine, profile: Profile, rates: Sequence[float], *, kept: Kept, seed: int) -> None:
+    def __init__(self, screens: Screens, profile: Profile, rates: Sequence[float], *, kept: Kept, seed: int) -> None:
         self.detectors = profile.scoring
         self.rates, self.conditions = tuple(rates), profile.conditions
         self.view = View(profile.model)
         self._judges = {rate: Judge(profile, false_positive_rate=rate) for rate in rates}
-        self._engine, self._kept = engine, kept
+        self._screens, self._kept = screens, kept
         self._identity = _identity(profile) | {"seed": seed}
 
     def __call__(self, images: Bytes, advance: Callable[[int], None] = lambda _: None) -> Screened:
@@ -86,7 +86,7 @@ class Screen:
         if arrays is None:
             judge = self._judges[self.rates[0]]
             found = []
-            for screening in screen_all(self._engine, self.view.own(images)):
+            for screening in self._screens(self.view.own(images)):
                 found.append((screening, judge.judge(screening)))
                 advance(1)
             arrays = _as_arrays(found, self.detectors)
@@ -139,12 +139,14 @@ def supported(profile: Profile, rates: Sequence[float], default: Sequence[float]
 
 
 @contextmanager
-def screen(profile: Profile, replica: Backend, rates: Sequence[float], kept: Kept, seed: int) -> Iterator[Screen]:
-    """A running engine over a replica, stopped at the end. The replica stays the caller's."""
+def screen(
+    profile: Profile, replica: Backend, rates: Sequence[float], kept: Kept, seed: int, *, ray: str | None = None
+) -> Iterator[Screen]:
+    """A running engine over a replica, which stays the caller's, or those of a Ray cluster; stopped at the end."""
     # No secret: a report repeats with its seed.
     secret = f"evaluation {seed}".encode()
-    with running_engine(replica, profile.detectors, profile.files, secret=secret) as engine:
-        yield Screen(engine, profile, rates, kept=kept, seed=seed)
+    with screening(replica, profile.detectors, profile.files, secret=secret, ray=ray) as screens:
+        yield Screen(screens, profile, rates, kept=kept, seed=seed)
 
 
 def _identity(profile: Profile) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""Calibration and evaluation on a local Ray cluster, with the results of one machine. `make ray-test` runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from guard.errors import ConfigError, EnvironmentProblem
+from guard.offline import spread
+from guard.offline.calibrate import Options, calibrate
+from guard.offline.evaluate.kept import Kept
+from guard.offline.evaluate.screening import screen
+from guard.profile.profile import Profile
+from guard.values import Evidence, Screening
+from tests.support import digits
+from tests.support.profiles import digits_backend, plain_profile
+
+PLAIN = Options(network=False, conditions=())
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A Ray cluster of two processes on this machine."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: `make ray-test` installs it")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield spread.LOCAL
+    ray.shutdown()
+
+
+def said(screening: Screening) -> list[tuple[object, ...]]:
+    """What was found of an input, but for how long it took."""
+    scores = [(f.detector, f.score, f.evaluations) for f in screening.findings if isinstance(f, Evidence)]
+    return [(screening.label, dict(screening.spent)), *scores]
+
+
+def test_scores_are_the_same(cluster: str) -> None:
+    """Each input gets the label, the scores and the evaluations on the cluster that it gets here, bit for bit."""
+    profile, images = plain_profile(), digits.load_data().test[0]
+    found = []
+    for where in (None, cluster):
+        backend = digits_backend()
+        given = (backend, profile.detectors, profile.files)
+        with spread.screening(*given, secret=b"the same", ray=where) as screens:
+            found.append([said(each) for each in screens(images)])
+        backend.close()
+    assert len(found[0]) == len(images)
+    assert found[0] == found[1]
+
+
+def test_calibration_is_the_same(cluster: str) -> None:
+    """A profile that was calibrated on the cluster is that of this machine, but for what was timed."""
+    samples = digits.load_data().calibration[0][:400]
+    here, there = (calibrate(digits_backend(), samples, replace(PLAIN, ray=where)) for where in (None, cluster))
+    for mine, theirs in ((here.reference, there.reference), (here.calibration, there.calibration)):
+        assert mine.labels.tobytes() == theirs.labels.tobytes()
+        assert {n: s.tobytes() for n, s in mine.scores.items()} == {n: s.tobytes() for n, s in theirs.scores.items()}
+    assert here.detectors == there.detectors
+    assert (here.files, here.query_radii, here.sample_hashes) == (there.files, there.query_radii, there.sample_hashes)
+
+
+def test_evaluation_is_the_same(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the evaluation finds of images is the same."""
+    profile: Profile = plain_profile()
+    images = np.round(digits.load_data().test[0] * 255).astype(np.uint8)
+    found = []
+    for where in (None, cluster):
+        backend, kept = digits_backend(), Kept(tmp_path_factory.mktemp("kept"))
+        with screen(profile, backend, (0.05,), kept, 0, ray=where) as screening:
+            found.append(screening(images))
+        backend.close()
+    here, there = found
+    for name in ("labels", "p_values", "by_detector", "evaluations", "judged"):
+        assert getattr(here, name).tobytes() == getattr(there, name).tobytes(), name
+
+
+def test_another_version_is_refused() -> None:
+    """A machine of the cluster that has other versions would find something else."""
+    backend = digits_backend()
+    kit = spread.Kit(backend.content, backend.info, 8, backend.providers, (), {}, b"", versions=("0", "0", "0"))
+    backend.close()
+    with pytest.raises(ConfigError, match="install the same there"):
+        spread.Worker(kit)
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ray is not installed the message says which extra brings it."""
+    monkeypatch.setattr("guard.environment._is_installed", lambda _name: False)
+    with (
+        pytest.raises(EnvironmentProblem, match=r"pip install '\.\[ray\]'"),
+        spread.screening(digits_backend(), (), {}, secret=b"", ray="local"),
+    ):
+        pass

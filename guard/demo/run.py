@@ -191,7 +191,7 @@ def _show_metrics(console: Console, sidecar: Sidecar) -> None:
 def _show_next(console: Console, folder: Path, profile: Path, elapsed_s: float) -> None:
     console.print(
         f"""
-Done in {elapsed_s:.0f} s. The model, its profile, clean samples and attacks are in {folder}; benign scores as a picture: \
+Done in {elapsed_s:.0f} s. The model, its profile, clean samples and attacks are in {folder}; benign scores: \
 {profile / "scores.png"}.
 Your own model:
   guard calibrate --model model.onnx --data clean-samples/ --out profile/

@@ -1,7 +1,8 @@
 """Screening of large sets on this machine, or on the machines of a Ray cluster.
 
-Both run the same engine. Its noise comes from the secret and the input alone, so it does not matter where an input is
-screened, nor beside which others.
+Both run the same engine. Its noise comes from the secret and the input alone, so what is found of an input does not
+depend on where it is screened, nor beside which others. What it is charged for does: a batch with room takes more
+copies than are needed in the end.
 """
 
 from __future__ import annotations

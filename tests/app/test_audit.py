@@ -163,6 +163,17 @@ def test_an_attack_is_recorded(attacked: House, send: Send) -> None:
     assert said["squeezing"]["version"].startswith(f"{__version__}+")
 
 
+def _recorded(house: House, image: np.ndarray) -> dict[str, Any]:
+    """The first record of an image."""
+    hashed = hashlib.sha256(image.tobytes()).hexdigest()
+    for _ in range(500):
+        for each in _records(house.folder):
+            if each["data"]["unmapped"]["guard"]["tensors"][0]["sha256"] == hashed:
+                return dict(each)
+        _pause()
+    raise AssertionError("there was no such record in time")
+
+
 def _named(house: House, uid: str) -> dict[str, Any]:
     for _ in range(500):
         found = [each for each in _records(house.folder) if each["id"] == uid]
@@ -174,6 +185,34 @@ def _named(house: House, uid: str) -> dict[str, Any]:
 
 def _pause() -> None:
     threading.Event().wait(0.02)
+
+
+def test_near_duplicates_are_one_group(attacked: House) -> None:
+    """Records of inputs that resemble each other name one group, and those of others another."""
+    other = next(image[None] for image in digits.load_data().test[0][::-1])
+    shifted = np.clip(attacked.bad + np.float32(1e-4), 0, 1)
+    for image in (attacked.bad, shifted, other):
+        by_grpc(attacked, "digits", image)
+    groups = [_recorded(attacked, image)["data"]["unmapped"]["guard"]["groups"] for image in (attacked.bad, shifted)]
+    assert groups[0] == groups[1] != []
+    assert groups[0] != _recorded(attacked, other)["data"]["unmapped"]["guard"]["groups"] != []
+
+
+def test_every_field_is_there(attacked: House) -> None:
+    """A responder finds who asked for what, when, by which trace, what each detector said, and by which policy."""
+    (uid,) = re.findall(r"guard_id=([0-9a-f]{32})", by_grpc(attacked, "digits", attacked.bad))
+    event = _named(attacked, uid)
+    data, rest = event["data"], event["data"]["unmapped"]["guard"]
+    assert {"request_id", "model", "model_version", "mode", "decision", "policy", "profile", "groups"} <= rest.keys()
+    assert (data["metadata"]["uid"], data["metadata"]["correlation_uid"]) == (uid, TRACE.split("-")[1])
+    assert data["policy"]["uid"] == rest["policy"] != ""
+    assert data["evidences"][0]["src_endpoint"].keys() == {"ip", "port"}
+    (tensor,) = rest["tensors"]
+    assert (tensor["name"], tensor["shape"], len(tensor["sha256"])) == ("input", [1, 1, 8, 8], 64)
+    for said in data["evidences"][0]["data"]["detectors"]:
+        assert said["version"]
+        assert said["finding"] != "evidence" or {"score", "p_value"} <= said.keys()
+    assert {each["finding"] for each in data["evidences"][0]["data"]["detectors"]} >= {"evidence", "probing"}
 
 
 def test_shadow_mode_is_recorded(attacked: House) -> None:

@@ -82,7 +82,9 @@ class Sidecar:
             more={**upstream.pages(), "/wait-for-drain": self._drain.wait},
         )
         self._audit = None if settings.audit.folder is None else AuditLog(settings.audit, self.metrics)
-        self._tracer = open_tracer(settings, self.metrics)
+        if (tracer := open_tracer(settings, self.metrics)) is not None:
+            self._closing.push_async_callback(asyncio.to_thread, tracer.close)
+        self._tracer = tracer
         self._server = GuardServer(
             screener=self._gate,
             settings=settings,
@@ -119,7 +121,6 @@ class Sidecar:
                 self.metrics.watch_audit(lambda: 0 if self._audit is None else self._audit.nbytes)
             if self._tracer is not None:
                 self._tracer.start()
-                self._closing.push_async_callback(asyncio.to_thread, self._tracer.close)
             self.admin_port = self._admin.start()
             self._closing.callback(self._admin.stop)
             self.grpc_port = await self._server.start()

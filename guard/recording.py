@@ -1,6 +1,6 @@
-"""Settings of the audit log, and what is counted of it.
+"""Settings of what is kept for people, in the audit log and the console, and what is counted of it.
 
-They are below the settings, of which they are a section, and the metrics, whose labels are its closed sets.
+They are below the settings, of which they are sections, and the metrics, whose labels are its closed sets.
 """
 
 from __future__ import annotations
@@ -109,3 +109,21 @@ class Audit(_Section):
         """What the log may take: the volume's share without that of captured inputs."""
         captured = self.captures.max_bytes if self.captures.key_file is not None else 0
         return int(self.volume_bytes * VOLUME_SHARE) - captured
+
+
+class Console(_Section):
+    """A web page for people, at /console on the admin port."""
+
+    enabled: bool = Field(
+        default=False,
+        strict=True,
+        description="show /console on the admin port: live rates, p-values, engines, and the latest flagged inputs",
+    )
+    token_file: Path | None = Field(
+        None,
+        description="file with the token that the console asks for, 16 characters or more on one line, which may be "
+        "replaced while Guard runs; needed where listen.admin_address is not on loopback",
+    )
+    keep: Annotated[int, Field(ge=1, le=1000, strict=True)] = Field(
+        50, description="flagged requests that are kept in memory for it, each with a thumbnail of one input"
+    )

@@ -18,6 +18,7 @@ import structlog
 import torch
 
 from guard.app import swap
+from guard.app.console import open_console
 from guard.app.guarded import Builder
 from guard.app.models import LoadedModel, load_models
 from guard.app.sharing import open_store
@@ -73,6 +74,7 @@ class Sidecar:
         self._hurry = asyncio.Event()
         upstream = UpstreamPages(Link(settings.upstream), settings.upstream.metrics_address)
         self._closing.callback(upstream.close)
+        self._console = open_console(settings, self)
         self._admin = AdminServer(
             settings.listen.admin_address,
             registry=self.metrics.registry,
@@ -80,17 +82,19 @@ class Sidecar:
             ready=self.unready,
             policy=self._policy,
             more={**upstream.pages(), "/wait-for-drain": self._drain.wait},
+            console=None if self._console is None else self._console.site.answer,
         )
         self._audit = None if settings.audit.folder is None else AuditLog(settings.audit, self.metrics)
         if (tracer := open_tracer(settings, self.metrics)) is not None:
             self._closing.push_async_callback(asyncio.to_thread, tracer.close)
         self._tracer = tracer
+        flagged = None if self._console is None else self._console.flagged
         self._server = GuardServer(
             screener=self._gate,
             settings=settings,
             metrics=self.metrics,
             ready=self._ready,
-            audit=self._audit,
+            auditors=[each for each in (self._audit, flagged) if each is not None],
             tracer=self._tracer,
         )
         self._thread: ThreadPoolExecutor | None = None
@@ -121,6 +125,9 @@ class Sidecar:
                 self.metrics.watch_audit(lambda: 0 if self._audit is None else self._audit.nbytes)
             if self._tracer is not None:
                 self._tracer.start()
+            if self._console is not None:
+                self._console.start()
+                self._closing.callback(self._console.close)
             self.admin_port = self._admin.start()
             self._closing.callback(self._admin.stop)
             self.grpc_port = await self._server.start()

@@ -76,7 +76,7 @@ def finding_of(sighting: Sighting, *, pseudonym: Mapping[str, str], peer: bool, 
         "policy": {"uid": sighting.provenance.policy, "name": decision.model},
         "resources": [{"type": "model", "name": decision.model, "version": _cut(sighting.request.model_version)}],
         "evidences": [
-            {"name": f"item {index}", **endpoint, "data": _item(decision.items[index], sighting.provenance)}
+            {"name": f"item {index}", **endpoint, "data": item_data(decision.items[index], sighting.provenance)}
             for index in _told(decision)
         ],
         "unmapped": {"guard": _rest(sighting, pseudonym)},
@@ -178,7 +178,8 @@ def _told(decision: Decision) -> list[int]:
     return sorted([*culprits, *(index for index, _ in zip(others, range(MOST_ITEMS - len(culprits)), strict=False))])
 
 
-def _item(item: ItemDecision, provenance: Provenance) -> dict[str, Any]:
+def item_data(item: ItemDecision, provenance: Provenance) -> dict[str, Any]:
+    """What a record tells of an item."""
     return {
         "verdict": str(item.verdict),
         "p_value": number(item.p_value),

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from guard.audit.text import words_of
 from guard.errors import DataError
 from guard.values import Float32Array
 
@@ -116,23 +117,6 @@ def _show_detectors(axis: Any, told: Mapping[str, Any]) -> None:
     axis.tick_params(labelsize="x-small")
     axis.set_xlabel("surprise: -log10 of the p-value", fontsize=_SMALL)
     axis.set_title("what each detector said", fontsize=_SMALL)
-
-
-def words_of(said: Mapping[str, Any]) -> str:
-    """What a detector said, in a few words."""
-    match said["finding"]:
-        case "evidence":
-            p_value, score = said.get("p_value"), said.get("score")
-            scored = "" if score is None else f", score {score:.3g}"
-            return f"not calibrated{scored}" if p_value is None else f"p {p_value:.3g}{scored}"
-        case "certified":
-            return f"certified within {said['radius']:.3g}"
-        case "probing":
-            return f"{said['of_client']} alike of this client, {said['of_everyone']} of all"
-        case "sharedperturbation":
-            return f"shared with {said['shared_with']} of {said['compared_with']}"
-        case kind:
-            return f"{kind}: {said['why']}" if "why" in said else str(kind)
 
 
 def _page(event: Mapping[str, Any], picture: bytes) -> bytes:

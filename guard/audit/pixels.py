@@ -39,23 +39,45 @@ def input_of(folder: Path, event: Mapping[str, Any], item: int, keys: list[bytes
     content = unseal(event["id"], folder / event["dataref"], keys)[at]
     if tensor["datatype"] == BYTES:
         return _decoded(texts_of(content, BYTES), item)
-    return _as_image(_values(tensor, content), told["input"], item)
+    model = told["input"]
+    return item_pixels(
+        content,
+        item,
+        datatype=tensor["datatype"],
+        shape=tuple(tensor["shape"]),
+        model_shape=tuple(model["shape"]),
+        layout=Layout(model["layout"]) if model["layout"] else None,
+        bounds=tuple(model["bounds"]),
+    )
 
 
-def _values(tensor: Mapping[str, Any], content: npt.NDArray[np.uint8]) -> Float32Array:
-    datatype = tensor["datatype"]
-    values = content.view(WIRE_DTYPES[datatype]).reshape(tensor["shape"])
-    return bf16_to_float32(values.astype(np.uint16)) if datatype == BF16 else values.astype(np.float32)
+def item_pixels(
+    content: npt.NDArray[np.uint8],
+    item: int,
+    *,
+    datatype: str,
+    shape: tuple[int, ...],
+    model_shape: tuple[int, ...],
+    layout: Layout | None,
+    bounds: tuple[float, float],
+) -> Float32Array:
+    """An item of a tensor's bytes as (height, width) or (height, width, 3), in 0 to 1. It alone is copied.
 
+    `shape` and `datatype` are the tensor's; what its model takes has `model_shape`, `layout` and `bounds`.
 
-def _as_image(values: Float32Array, model: Mapping[str, Any], item: int) -> Float32Array:
-    items = values if values.ndim > len(model["shape"]) else values[None]
-    if not is_image(items.shape[1:], Layout(model["layout"]) if model["layout"] else None):
+    Raises:
+        DataError: there is no such item, or it is no image.
+    """
+    values = content.view(WIRE_DTYPES[datatype]).reshape(shape)
+    items = values if values.ndim > len(model_shape) else values[None]
+    if not is_image(items.shape[1:], layout):
         raise DataError(f"the input is no image, its shape being {list(items.shape[1:])}")
     if item >= len(items):
         raise DataError(f"the request holds {len(items)} items, counted from 0; there is no item {item}")
-    low, high = model["bounds"]
-    channels = planes(items[item], Layout(model["layout"]) if model["layout"] else None)
+    chosen = items[item]
+    found = bf16_to_float32(chosen.astype(np.uint16)) if datatype == BF16 else chosen.astype(np.float32)
+    low, high = bounds
+    channels = planes(found, layout)
     shown = np.clip((channels - low) / max(high - low, 1e-12), 0, 1)
     return shown[0] if len(shown) < _COLOURS else np.moveaxis(shown[:_COLOURS], 0, -1)
 

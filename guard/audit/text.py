@@ -1,11 +1,9 @@
-"""A record in words, for a terminal."""
+"""A record in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-
-from guard.audit.picture import words_of
 
 
 def lines_of(event: Mapping[str, Any], item: int, told: Mapping[str, Any]) -> Iterator[str]:
@@ -33,3 +31,20 @@ def lines_of(event: Mapping[str, Any], item: int, told: Mapping[str, Any]) -> It
     yield f"  item {item}    {told['verdict']}" + ("" if told["p_value"] is None else f", p {told['p_value']:.3g}")
     for said in told["detectors"]:
         yield f"    {said['detector']} {said['version']}: {words_of(said)}"
+
+
+def words_of(said: Mapping[str, Any]) -> str:
+    """What a detector said, in a few words."""
+    match said["finding"]:
+        case "evidence":
+            p_value, score = said.get("p_value"), said.get("score")
+            scored = "" if score is None else f", score {score:.3g}"
+            return f"not calibrated{scored}" if p_value is None else f"p {p_value:.3g}{scored}"
+        case "certified":
+            return f"certified within {said['radius']:.3g}"
+        case "probing":
+            return f"{said['of_client']} alike of this client, {said['of_everyone']} of all"
+        case "sharedperturbation":
+            return f"shared with {said['shared_with']} of {said['compared_with']}"
+        case kind:
+            return f"{kind}: {said['why']}" if "why" in said else str(kind)

@@ -17,7 +17,7 @@ import typer
 from pydantic import ValidationError
 
 from guard.cli.words import flag, out, summary
-from guard.config import Settings, Unlisted, Upstream
+from guard.config import Settings, Unlisted, Upstream, host_and_port
 from guard.errors import AddressUnusable, ConfigError, GuardError
 from guard.values import Mode
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from guard.app import Reload, Sidecar
 
 _WITH_PROFILE = ("mode", "false_positive_rate")
-_WITH_EMBEDDED = ("profile", *_WITH_PROFILE, "address", "admin_address")
+_WITH_EMBEDDED = ("profile", *_WITH_PROFILE, "address", "admin_address", "console")
 _log = structlog.get_logger(__name__)
 
 
@@ -46,6 +46,7 @@ def serve(
     false_positive_rate: Annotated[float, typer.Option(help="With --embedded: of benign inputs.")] = 0.05,
     address: Annotated[str, typer.Option(help="With --embedded: where Guard listens.")] = "127.0.0.1:8011",
     admin_address: Annotated[str, typer.Option(help="With --embedded: metrics and health.")] = "127.0.0.1:9011",
+    console: Annotated[bool, typer.Option("--console", help="With --embedded: a web page on the admin port.")] = False,
     log_format: Annotated[LogFormat, typer.Option(help="json for machines.")] = LogFormat.TEXT,
     log_level: Annotated[str, typer.Option(help="debug logs every decision.")] = "info",
 ) -> None:
@@ -64,7 +65,7 @@ def serve(
                 _refuse(ctx, _WITH_PROFILE, "nothing is screened without --profile: give one, or leave out")
             policy = {"profile": profile, "model": embedded, "mode": mode, "false_positive_rate": false_positive_rate}
             listen = {"address": address, "admin_address": admin_address}
-            settings = _embedded_settings(embedded.stem, policy if profile is not None else {}, listen)
+            settings = _embedded_settings(embedded.stem, policy if profile is not None else {}, listen, console=console)
             with _naming_options():
                 asyncio.run(_serve(settings, embedded))
 
@@ -97,19 +98,29 @@ def _refuse(ctx: typer.Context, options: tuple[str, ...], why: str) -> None:
         raise ConfigError(f"{why}: {', '.join(given)}")
 
 
-def _embedded_settings(name: str, policy: Mapping[str, object], listen: Mapping[str, str]) -> Settings:
+def _embedded_settings(
+    name: str, policy: Mapping[str, object], listen: Mapping[str, str], *, console: bool
+) -> Settings:
     from guard.config_file import english
+    from guard.console.access import is_loopback
 
     settings = {
         "listen": listen,
+        "console": {"enabled": console},
         "unlisted_models": Unlisted.DENY if policy else Unlisted.PASS,
         "models": {name: policy} if policy else {},
     }
     try:
-        return Settings.model_validate(settings)
+        made = Settings.model_validate(settings)
     except ValidationError as exc:
         mistakes = [english.of_option(error, flag(str(error["loc"][-1]))) for error in exc.errors()]
         raise ConfigError("\n".join(mistakes)) from exc
+    if console and not is_loopback(host_and_port(made.listen.admin_address)[0]):
+        raise ConfigError(
+            f"--console would show flagged inputs to whoever reaches --admin-address {made.listen.admin_address}; let "
+            "that be 127.0.0.1, or write a policy with console.token_file and serve with --config"
+        )
+    return made
 
 
 async def _serve_policy(config: Path) -> None:
@@ -149,13 +160,21 @@ def _where(port: int, address: str) -> str:
     return f"port {port}" if port else address
 
 
+def _host(settings: Settings) -> str:
+    """The host of the admin port as URLs have it."""
+    return settings.listen.admin_address.rpartition(":")[0]
+
+
 def _announce(sidecar: Sidecar, settings: Settings, embedded: Path | None) -> None:
+    from guard.console.site import HOME
+
     http = f"HTTP on port {sidecar.http_port}, " if sidecar.http_port else ""
     for_envoy = settings.listen.envoy_address
     envoy = f"Envoy on {_where(sidecar.envoy_port, for_envoy)}, " if for_envoy else ""
     where = _where(sidecar.grpc_port, settings.listen.address)
+    page = f", the console at http://{_host(settings)}:{sidecar.admin_port}{HOME}" if settings.console.enabled else ""
     out.print(
-        f"Guard serves gRPC on {where}, {http}{envoy}metrics and health on port {sidecar.admin_port}; "
+        f"Guard serves gRPC on {where}, {http}{envoy}metrics and health on port {sidecar.admin_port}{page}; "
         f"{summary(settings)}. Ctrl-C stops it.",
         soft_wrap=True,
     )

@@ -21,7 +21,7 @@ from guard.config import (
     host_and_port,
     model_and_version,
 )
-from guard.config_file import hops, keeping
+from guard.config_file import console, hops, keeping
 from guard.config_file.document import Document, Mistake
 from guard.profile.store import MANIFEST
 
@@ -40,6 +40,7 @@ def check(document: Document) -> Iterator[Mistake]:
     yield from _check_store(document, base)
     yield from hops.check(document, base)
     yield from keeping.check(document, base)
+    yield from console.check(document, base)
     models = document.data.get("models", {})
     if models == {} and document.data.get("unlisted_models", Unlisted.DENY) == Unlisted.DENY:
         yield document.mistake(

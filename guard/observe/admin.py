@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 PATHS = ("/metrics", "/livez", "/readyz", "/policy")
+CONSOLE = "/console"
 _IDLE_CONNECTION_S = 10.0
 _SHARE = 0.05
 _BURST_S = 0.1
@@ -40,8 +41,8 @@ class AdminServer:
     """Serves the admin port on threads of its own, so that it answers while the event loop is busy.
 
     `live` says whether the process is worth keeping. `ready` lists the reasons why it can't do its job, none when it
-    can. `policy` says which policy is in force. `more` are other pages by their paths. They are called on the server's
-    threads.
+    can. `policy` says which policy is in force. `more` are other pages by their paths; `console`, if there is one, gets
+    all that is asked for at CONSOLE and below. They are called on the server's threads.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class AdminServer:
         ready: Callable[[], list[str]],
         policy: Callable[[], str],
         more: Mapping[str, Page] | None = None,
+        console: Callable[[WSGIEnvironment], Answer] | None = None,
     ) -> None:
         self._address = address
         self._scrapes = _Scrapes(make_wsgi_app(registry))
@@ -61,6 +63,7 @@ class AdminServer:
         self._policy = policy
         own = {"/livez": self._livez, "/readyz": self._readyz, "/policy": self._policyz}
         self._pages: dict[str, Page] = {**own, **(more or {})}
+        self._console = console
         self._running: tuple[_Server, Thread] | None = None
 
     def start(self) -> int:
@@ -100,15 +103,19 @@ class AdminServer:
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _answer(self, environ: WSGIEnvironment) -> Answer:
+        path = environ["PATH_INFO"]
+        if self._console is not None and (path == CONSOLE or path.startswith(f"{CONSOLE}/")):
+            return self._console(environ)
         if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
             status, headers, body = text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are served")
             return status, [*headers, ("Allow", "GET, HEAD")], body
-        if environ["PATH_INFO"] == "/metrics":
+        if path == "/metrics":
             return self._scrapes.answer(environ)
-        page = self._pages.get(environ["PATH_INFO"])
+        page = self._pages.get(path)
         if page is not None:
             return page()
-        return text(HTTPStatus.NOT_FOUND, f"nothing is here; there are {', '.join(('/metrics', *self._pages))}")
+        there = ("/metrics", *self._pages, *(() if self._console is None else (CONSOLE,)))
+        return text(HTTPStatus.NOT_FOUND, f"nothing is here; there are {', '.join(there)}")
 
     def _livez(self) -> Answer:
         return text(HTTPStatus.OK, "live") if self._live() else unavailable(["not live"])

@@ -38,6 +38,8 @@ class Pace:
     def __init__(self) -> None:
         self._evaluations = 0.0
         self._evaluation_s = 0.0
+        self.busy_s = 0.0
+        """Seconds that the engine had evaluations under way, since its start."""
 
     @property
     def evaluation_s(self) -> float:
@@ -51,6 +53,7 @@ class Pace:
 
     def evaluated(self, copies: int, seconds: float) -> None:
         """Take note of a batch."""
+        self.busy_s += seconds
         self._evaluation_s = _mean(self._evaluation_s, seconds / copies)
 
     def finished(self, evaluations: int) -> None:

@@ -117,6 +117,11 @@ class Engine:
         return len(self._live)
 
     @property
+    def busy_s(self) -> float:
+        """Seconds that evaluations were under way, since the start."""
+        return self._pace.busy_s
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing is screened."""
         return not (len(self._door) or self._live)

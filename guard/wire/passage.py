@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -57,7 +57,7 @@ class Passage:
         upstream: Server,
         settings: Settings,
         metrics: WireMetrics,
-        audit: Auditor | None = None,
+        auditors: Sequence[Auditor] = (),
         *,
         tracer: Tracer | None = None,
         room: Room | None = None,
@@ -66,7 +66,7 @@ class Passage:
         self._screener = screener
         self._upstream = upstream
         self._metrics = metrics
-        self._audit = audit
+        self._auditors = tuple(auditors)
         self._tracer = tracer
         self._screen_only = settings.screen_only
         self._marks_answers = marks_answers
@@ -216,7 +216,7 @@ class Passage:
         return replace(reply, body=marked(reply.body, decision))
 
     def finish(self, request: Request) -> None:
-        """Count a request, and record it where its decision is worth it, once for each."""
+        """Count a request, and show it to who keeps what is worth it, once for each."""
         duration_s = (request.answered_s or time.perf_counter()) - request.started_s
         self._metrics.request_finished(
             decision=request.decision,
@@ -228,10 +228,11 @@ class Passage:
         )
         self.trace(request)
         decision, infer = request.decision, request.infer
-        if self._audit is None or decision is None or infer is None:
+        if decision is None or infer is None:
             return
-        if one_of := self._audit.one_of(decision):
-            self._audit.record(sighting_of(request, decision, infer, duration_s, one_of))
+        for auditor in self._auditors:
+            if one_of := auditor.one_of(decision):
+                auditor.record(sighting_of(request, decision, infer, duration_s, one_of))
 
     def trace(self, request: Request, method: str = METHOD) -> None:
         """Have a request traced that has ended, if it is to be."""

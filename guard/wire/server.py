@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 
@@ -39,14 +39,14 @@ class GuardServer:
         settings: Settings,
         metrics: WireMetrics,
         ready: Callable[[], Awaitable[bool]],
-        audit: Auditor | None = None,
+        auditors: Sequence[Auditor] = (),
         tracer: Tracer | None = None,
         readiness_interval_s: float = 1.0,
     ) -> None:
         self._screener = screener
         self._settings = settings
         self._metrics = metrics
-        self._audit = audit
+        self._auditors = auditors
         self._tracer = tracer
         self._health = Health(ready, poll_interval_s=readiness_interval_s)
         self._tls = None if settings.listen.tls is None else ServerTls(settings.listen.tls)
@@ -71,7 +71,7 @@ class GuardServer:
         """
         server = grpc.aio.server(options=server_options(self._settings))
         upstream = Upstream(self._settings.upstream, self._metrics, link=self._link)
-        passage = Passage(self._screener, upstream, self._settings, self._metrics, self._audit, tracer=self._tracer)
+        passage = Passage(self._screener, upstream, self._settings, self._metrics, self._auditors, tracer=self._tracer)
         try:
             await self._start_rest(passage, upstream)
             await self._start_envoy(passage)
@@ -130,7 +130,7 @@ class GuardServer:
                 metrics,
                 passage.room,
                 self._link.metadata,
-                audit=self._audit,
+                auditors=self._auditors,
                 tracer=self._tracer,
             )
             tls = settings.listen.tls

@@ -118,6 +118,14 @@ MISTAKES = {
         EMBEDDED + "--profile profile --false-positive-rate 7", CONFIG,
         ["^guard: --false-positive-rate is `7`, which is out of range; write a number above 0 and below 1: share of"],
     ),
+    "a console for all": (
+        EMBEDDED + "--console --admin-address 0.0.0.0:9011",
+        CONFIG,
+        ["^guard: --console would show flagged inputs to .* --admin-address 0.0.0.0:9011; let that be 127.0.0.1"],
+    ),
+    "a console beside a policy": (
+        "serve --config policy.yaml --console", CONFIG, ["write these in the policy file instead: --console"]
+    ),
     "no address": (
         EMBEDDED + "--address here --admin-address 80",
         CONFIG,

@@ -98,9 +98,15 @@ def test_a_failed_start_in_a_log_for_machines(
 
 
 def test_embedded_without_a_profile(folder: Path, tmp_path: Path) -> None:
-    """Without a profile requests pass unscreened; the command says so, and what to do, and counts them."""
-    with Running("serve", "--embedded", folder / "digits.onnx", *FREE, cwd=tmp_path) as running:
+    """Without a profile requests pass unscreened; the command says so, and what to do, and counts them.
+
+    With --console it says where the console is.
+    """
+    with Running("serve", "--embedded", folder / "digits.onnx", *FREE, "--console", cwd=tmp_path) as running:
         grpc_port, admin_port = started(running)
+        running.wait_for(f"the console at http://127.0.0.1:{admin_port}/console")
+        status, page = get(admin_port, "/console")
+        assert (status, "What Guard does now" in page) == (200, True)
         running.wait_for("Nothing is screened without a profile, only counted")
         running.wait_for(f"guard calibrate --model {folder / 'digits.onnx'} --data .* --out")
         wait_until_ready(admin_port)

@@ -243,6 +243,24 @@ MISTAKES = {
         GOOD + "tracing: {address: 'a:4317', tls: true, ca_file: none}", 3, "tracing.ca_file", "is not a file",
         "correct the path",
     ),
+    "a console for all": (
+        GOOD + "listen: {admin_address: 0.0.0.0:9011}\nconsole:\n  enabled: true", 5, "console.enabled",
+        "0.0.0.0 is not on loopback", "a token in console.token_file",
+    ),
+    "a short token": (
+        GOOD + "console:\n  enabled: true\n  token_file: short", 5, "console.token_file", "holds no token",
+        "head -c 24 /dev/urandom | base64",
+    ),
+    "a token that is not there": (
+        GOOD + "console:\n  enabled: true\n  token_file: none", 5, "console.token_file", "can't be read",
+        "correct the path",
+    ),
+    "a console that is off": (
+        GOOD + "console:\n  keep: 5", 4, "console.keep", "no effect without console.enabled", "add `enabled: true`"
+    ),
+    "too much to keep": (
+        GOOD + "console:\n  enabled: true\n  keep: 5000", 5, "console.keep", "out of range", "at most 1000"
+    ),
     "no models": ("listen: {}\nmodels: {}", 2, "models", "nothing would ever be let through", "unlisted_models: pass"),
     "no models at all": ("listen: {}", 1, "models", "nothing would ever be let through", "list the models"),
     "an empty file": ("", 1, "", "empty", "models: {my-model:"),

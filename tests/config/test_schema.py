@@ -21,6 +21,7 @@ GOOD = [
     "{unlisted_models: pass, upstream: {address: 'unix:/run/s'}, listen: {address: '[::]:1', admin_address: 'h:2'}}",
     "{unlisted_models: pass, noise_secret_file: null, limits: {max_batch_items: 1}}",
     "{unlisted_models: pass, audit: {folder: log, pseudonym_key_file: k, forwards: 0, captures: {key_file: c}}}",
+    "{unlisted_models: pass, console: {enabled: true, token_file: token, keep: 10}}",
     "{unlisted_models: pass, query_store: {url: 'rediss://guard@store:6379/1', timeout_s: 0.5}}",
 ]
 BAD = {
@@ -35,6 +36,7 @@ BAD = {
     "malformed address": "listen: {address: localhost}",
     "malformed upstream": "upstream: {address: 'http://triton:8001'}",
     "malformed store": "query_store: {url: 'redis://:password@store'}",
+    "too much to keep": "console: {keep: 0}",
     "not a mapping": "[]",
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 
 from guard.config import Settings
@@ -23,7 +25,7 @@ def handover(
     settings: Settings,
     metrics: WireMetrics,
     room: Room,
-    audit: Auditor | None,
+    auditors: Sequence[Auditor],
     *,
     tracer: Tracer | None,
 ) -> Passage:
@@ -31,4 +33,4 @@ def handover(
 
     `room` bounds what this and other passages hold together.
     """
-    return Passage(screener, _Carrier(), settings, metrics, audit, tracer=tracer, room=room, marks_answers=False)
+    return Passage(screener, _Carrier(), settings, metrics, auditors, tracer=tracer, room=room, marks_answers=False)

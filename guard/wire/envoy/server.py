@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 
@@ -32,11 +32,11 @@ class EnvoyServer:
         room: Room,
         secret: Callable[[], Metadata],
         *,
-        audit: Auditor | None = None,
+        auditors: Sequence[Auditor] = (),
         tracer: Tracer | None = None,
     ) -> None:
         self._settings = settings
-        self._passage = passage = handover(screener, settings, metrics, room, audit, tracer=tracer)
+        self._passage = passage = handover(screener, settings, metrics, room, auditors, tracer=tracer)
         max_message_bytes = settings.upstream.max_message_bytes
         processor = Processor(passage, metrics, max_message_bytes, secret)
         mirror = MirrorHandler(passage, screener, max_message_bytes)

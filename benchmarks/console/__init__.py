@@ -1,0 +1,1 @@
+"""The pictures of the console in the documents, of a real Guard under attack."""

@@ -1,0 +1,3 @@
+"""The reference of commands, from the commands themselves."""
+
+# ruff: noqa: INP001 - MkDocs loads this file by its path

@@ -147,6 +147,10 @@ format: $(INSTALLED) ## Format the code, and mend what ruff can mend
 proto: $(INSTALLED) ## Generate guard/pb from the vendored protocol
 	@PYTHON=$(BIN)/python proto/generate.sh
 
+docs: $(INSTALLED) ## Build the documentation as a site, in build/site; its links are checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "The site is in build/site. To read it: $(BIN)/python -m http.server --directory build/site"
+
 schema: $(INSTALLED) ## Generate the JSON Schema of the policy file, for editors
 	@$(BIN)/python -c 'import json, pathlib, sys; from guard.config_file import json_schema; \
 		pathlib.Path(sys.argv[1]).write_text(json.dumps(json_schema(), indent=2) + "\n")' $(SCHEMA)
@@ -184,9 +188,9 @@ $(BIN)/pip:
 
 # An environment variable, because it holds for the build backend too. pip warns of each index that lacks a package.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing the packages pinned in constraints.txt (the first time takes minutes; no GPU? see README)"
+	@echo "Installing the packages pinned in constraints.txt (the first time takes minutes; no GPU? see docs/install.md)"
 	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
-		$(BIN)/pip install --progress-bar off --editable '.[cpu,redis,audit,otel,client,evaluate,dev]' \
+		$(BIN)/pip install --progress-bar off --editable '.[cpu,redis,audit,otel,client,evaluate,docs,dev]' \
 		2> >(grep -v '^WARNING: Location .* is ignored' >&2) \
 		| sed -unE 's/^(Collecting [[:alnum:]_.-]+).*/  \1/p; s/^(Installing) collected.*/  \1 .../p'
 	@touch $@

@@ -26,6 +26,7 @@ from tests.support.digits import DigitsData
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+START = ROOT / "docs" / "start.md"
 METRICS = ROOT / "docs" / "metrics.md"
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _MARKS = {"guard_verdict", "guard_id", "guard_items", "guard_approximate", "guard_screen_only", "guard_action"}
@@ -96,8 +97,8 @@ def test_each_command_parses(document: str, line: str) -> None:
 
 
 def test_commands_are_found() -> None:
-    """The test above is not blind: README's own commands are among those that it checks."""
-    lines = {line for document, line in lines_starting("guard") if document == "README.md"}
+    """The test above is not blind: the five-minute start's own commands are among those that it checks."""
+    lines = {line for document, line in lines_starting("guard") if document == START.name}
     assert {
         "guard calibrate --model model.onnx --data benign.npz --out profile/",
         "guard check-config policy.yaml",
@@ -126,13 +127,13 @@ def test_each_make_target_exists(document: str, line: str) -> None:
     assert named <= targets, document
 
 
-def test_the_policy_in_readme_works(tmp_path: Path, digits_onnx: Path, digits_data: DigitsData) -> None:
-    """README's policy serves as it stands, beside a model and a profile of as few samples as README asks for."""
-    (policy,) = re.findall(r"^```yaml\n(.*?)^```$", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+def test_the_policy_of_the_start_works(tmp_path: Path, digits_onnx: Path, digits_data: DigitsData) -> None:
+    """The policy of the five-minute start serves as it stands, with a profile of as few samples as it asks for."""
+    (policy,) = re.findall(r"^```yaml\n(.*?)^```$", START.read_text(), flags=re.DOTALL | re.MULTILINE)
     (tmp_path / "policy.yaml").write_text(policy)
     (tmp_path / "model.onnx").write_bytes(digits_onnx.read_bytes())
     info = inspect_onnx(digits_onnx, name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8))
-    (least,) = re.findall(r"benign inputs [^:]*: (\d+)\s+or\s+more", README.read_text())
+    (least,) = re.findall(r"benign inputs [^:]*: (\d+)\s+or\s+more", START.read_text())
     samples = digits_data.calibration[0][: int(least)]
     profile = calibrate(OnnxBackend(digits_onnx.read_bytes(), info), samples, Options(network=False))
     store.save(profile, tmp_path / "profile")

@@ -28,7 +28,7 @@ MINUTES ?= 60
 # Processes that tests run in.
 WORKERS ?= 2
 
-.PHONY: $(shell sed -nE 's/^([a-z0-9-]+):.*\#\# .*/\1/p' Makefile)
+.PHONY: $(DIALECTS:%=.venv-%) $(shell sed -nE 's/^([a-z0-9-]+):.*\#\# .*/\1/p' Makefile)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ example-inprocess: $(INSTALLED) ## Serve a model in Python that Guard screens as
 
 example-triton: $(INSTALLED) triton ## Serve a model with a real Triton behind Guard, and attack it (minutes the first time)
 	@$(BIN)/python -m examples.triton
+
+example-kserve: $(INSTALLED) .venv-kserve ## Serve a model with KServe's Python server behind Guard, and attack it (minutes the first time)
+	@$(BIN)/python -m examples.kserve
 
 ops-test: $(INSTALLED) ## Attack a Guard that a real Prometheus and Alertmanager watch (three minutes; Debian packages prometheus, prometheus-alertmanager)
 	@$(BIN)/pytest -s tests/ops/live_alerts.py
@@ -119,13 +122,7 @@ env: $(INSTALLED) ## Make .venv with everything that Guard and its tests import
 triton: $(INSTALLED) ## Make .venv-triton, which holds the real Triton server for the end-to-end tests
 	@PYTHON=$(CURDIR)/$(BIN)/python tests/e2e/triton_env.sh $(TRITON_VENV)
 
-dialects: $(INSTALLED) ## Make .venv-mlserver and .venv-kserve, two more servers for the end-to-end tests (downloads 250 MB)
-	@for name in $(DIALECTS); do \
-		$(BIN)/python -m venv --clear .venv-$$name; \
-		.venv-$$name/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-$$name.txt; \
-		touch .venv-$$name/.installed; \
-		echo ".venv-$$name is ready."; \
-	done
+dialects: $(DIALECTS:%=.venv-%) ## Make .venv-mlserver and .venv-kserve, two more servers for the end-to-end tests (downloads 250 MB)
 
 ray-test: $(INSTALLED) ## Calibrate on a local Ray cluster and without one: the results are the same (downloads 80 MB)
 	@$(BIN)/python -m venv --clear .venv-ray
@@ -185,6 +182,15 @@ $(BIN)/pip:
 		echo "Install one and name it: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --clear $(VENV)
+
+# Other servers' environments; each has a name of its own as a target.
+$(DIALECTS:%=.venv-%): .venv-%: .venv-%/.installed
+
+$(DIALECTS:%=.venv-%/.installed): .venv-%/.installed: constraints-%.txt | $(INSTALLED)
+	@$(BIN)/python -m venv --clear .venv-$*
+	@.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-$*.txt
+	@touch $@
+	@echo ".venv-$* is ready."
 
 # An environment variable, because it holds for the build backend too. pip warns of each index that lacks a package.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip

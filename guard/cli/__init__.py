@@ -27,7 +27,6 @@ from guard.errors import GuardError
 app = typer.Typer(
     help="Guard screens inference traffic for adversarial inputs.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(demo)

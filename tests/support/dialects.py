@@ -97,8 +97,8 @@ def _lay_out_mlserver(folder: Path, ports: list[int]) -> list[str]:
 
 
 def _lay_out_kserve(folder: Path, ports: list[int]) -> list[str]:
-    shutil.copy(_SUPPORT / "kserve_server.py", folder / "server.py")
-    return ["python", str(folder / "server.py"), str(ports[1]), str(ports[0])]
+    server = _SUPPORT.parents[1] / "examples" / "kserve" / "server.py"
+    return ["python", str(server), str(ports[1]), str(ports[0]), str(folder / "model.onnx")]
 
 
 _LAID_OUT: dict[str, Callable[[Path, list[int]], list[str]]] = {

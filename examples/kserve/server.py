@@ -1,6 +1,6 @@
-"""A real KServe server of the classifier of digits, on loopback. Its arguments are the ports of HTTP and of gRPC.
+"""KServe's Python server with the classifier of digits, on loopback: python server.py HTTP-PORT GRPC-PORT MODEL.onnx.
 
-Runs in KServe's own environment (`make dialects`), copied beside the ONNX file.
+Runs in an environment of its own (`make .venv-kserve`), or in the pod of inferenceservice.yaml.
 """
 
 import sys
@@ -19,12 +19,15 @@ LOOPBACK = "127.0.0.1"
 class Digits(Model):  # type: ignore[misc]  # KServe has an environment of its own
     """What KServe calls."""
 
+    def __init__(self, name: str, model: Path) -> None:
+        super().__init__(name)
+        self._model = model
+
     def load(self) -> bool:
         """Open the session."""
-        model = Path(__file__).with_name("model.onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(str(self._model), options, providers=["CPUExecutionProvider"])
         self.ready = True
         return self.ready
 
@@ -67,7 +70,7 @@ def stay_on_loopback() -> None:
 
 if __name__ == "__main__":
     stay_on_loopback()
-    http_port, grpc_port = map(int, sys.argv[1:])
-    digits = Digits("digits")
+    http_port, grpc_port, model = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    digits = Digits("digits", model)
     digits.load()
     ModelServer(http_port=http_port, grpc_port=grpc_port, workers=1, grace_period=1).start([digits])

@@ -1,10 +1,9 @@
-"""Triton and Guard as child processes."""
+"""The servers of the examples as child processes: Guard, and what others share."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,13 +19,6 @@ from examples.prepare import MODEL, Files
 
 _READY_S = 120.0
 _STOP_S = 15.0
-_CONFIG = f"""name: "{MODEL}"
-backend: "python"
-max_batch_size: 64
-input [{{ name: "input" data_type: TYPE_FP32 dims: [1, 8, 8] }}]
-output [{{ name: "logits" data_type: TYPE_FP32 dims: [10] }}]
-instance_group [{{ count: 1 kind: KIND_CPU }}]
-"""
 
 
 def ports(count: int) -> list[int]:
@@ -36,24 +28,6 @@ def ports(count: int) -> list[int]:
         for each in bound:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in bound]
-
-
-@contextmanager
-def triton(command: Path, folder: Path, files: Files) -> Iterator[str]:
-    """A Triton that serves the model: its gRPC address."""
-    version = folder / "models" / MODEL / "1"
-    version.mkdir(parents=True, exist_ok=True)
-    shutil.copy(files.model, version / "model.onnx")
-    shutil.copy(Path(__file__).with_name("model.py"), version / "model.py")
-    (version.parent / "config.pbtxt").write_text(_CONFIG)
-    grpc_port, http_port, metrics_port = ports(3)
-    options = {"model-repository": folder / "models", "grpc-port": grpc_port, "http-port": http_port}
-    options |= dict.fromkeys(("grpc-address", "http-address", "metrics-address"), "127.0.0.1")
-    options["metrics-port"] = metrics_port
-    arguments = [f"--{name}={value}" for name, value in options.items()]
-    with _running([str(command), "--disable-auto-complete-config", *arguments], folder / "triton.log") as process:
-        _wait(f"http://127.0.0.1:{http_port}/v2/health/ready", process, folder / "triton.log")
-        yield f"127.0.0.1:{grpc_port}"
 
 
 @contextmanager
@@ -73,15 +47,20 @@ models:
 """
     )
     command = [sys.executable, "-m", "guard", "serve", "--config", str(folder / "policy.yaml")]
-    with _running(command, folder / "guard.log") as process:
-        _wait(f"http://127.0.0.1:{admin_port}/readyz", process, folder / "guard.log")
+    with running(command, folder / "guard.log") as process:
+        wait(f"http://127.0.0.1:{admin_port}/readyz", process, folder / "guard.log")
         yield f"127.0.0.1:{grpc_port}"
 
 
 @contextmanager
-def _running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process, and what it starts, for as long as the context lasts."""
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)  # noqa: S603 - our own
+        process = subprocess.Popen(  # noqa: S603 - our own
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
     try:
         yield process
     finally:
@@ -89,11 +68,12 @@ def _running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byt
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_S)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # Triton's Python backend may outlive it
+            os.killpg(process.pid, signal.SIGKILL)  # what it started may outlive it, as Triton's Python backend does
         process.wait()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server says that it is ready, or end with the end of its log."""
     ends_s = time.monotonic() + _READY_S
     while process.poll() is None and time.monotonic() < ends_s:
         unready = contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError)

@@ -1,0 +1,1 @@
+"""A classifier on KServe's Python server, behind Guard."""

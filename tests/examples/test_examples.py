@@ -16,15 +16,10 @@ import numpy as np
 import pytest
 
 from examples.triton.__main__ import main
+from tests.examples.commands import ROOT, command, counts
 
-ROOT = Path(__file__).parents[2]
 TRITON = ROOT / ".venv-triton" / "bin" / "triton"
 START_S = 120.0
-
-
-def command(example: str, *options: object) -> list[str]:
-    """What starts an example."""
-    return [sys.executable, "-m", f"examples.{example}", *map(str, options)]
 
 
 def post(url: str, document: Any) -> tuple[int, dict[str, Any]]:
@@ -78,15 +73,10 @@ def test_triton(folder: Path) -> None:
         command("triton", "--dir", folder, "--triton", TRITON), cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    counts = {kind: list(map(int, numbers.split())) for kind, numbers in rows(ran.stdout)}
-    assert counts["clean"][0] == counts["attacked"][0] == 20
-    assert counts["clean"][1] >= 15
-    assert counts["attacked"][2] > counts["clean"][2]
-
-
-def rows(table: str) -> list[tuple[str, str]]:
-    """The kinds of samples in the table, and their numbers."""
-    return re.findall(r"(clean|attacked)\W+(\d+\D+\d+\D+\d+)", re.sub("[│|]", " ", table))
+    clean, attacked = counts(ran.stdout)
+    assert clean[0] == attacked[0] == 20
+    assert clean[1] >= 15
+    assert attacked[2] > clean[2]
 
 
 def test_triton_is_missing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

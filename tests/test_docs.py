@@ -28,7 +28,10 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 START = ROOT / "docs" / "start.md"
 METRICS = ROOT / "docs" / "metrics.md"
-DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md"),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 _MARKS = {"guard_verdict", "guard_id", "guard_items", "guard_approximate", "guard_screen_only", "guard_action"}
 
 

@@ -31,11 +31,7 @@ PINS = {
 INSTALLED = [
     *PYPROJECT["build-system"]["requires"],
     *PROJECT["dependencies"],
-<<<<<<< HEAD
-    *(line for extra in ("cpu", "redis", "audit", "otel", "client", "evaluate", "dev") for line in EXTRAS[extra]),
-=======
-    *(line for extra in ("cpu", "redis", "audit", "client", "evaluate", "docs", "dev") for line in EXTRAS[extra]),
->>>>>>> a69d752 (The documentation is a site: pages for what README held and more, reference from docstrings, settings and commands from the code, links and formulas checked)
+    *(line for extra in ("cpu", "redis", "audit", "otel", "client", "evaluate", "docs", "dev") for line in EXTRAS[extra]),
 ]
 MACHINE_PATH = re.compile(r"(?<![\w.~}*-])/(work|home|root)(?=[/\s'\"`]|$)")
 REGISTRY_HOST = re.compile(

@@ -28,8 +28,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def settings(schema: Mapping[str, Any]) -> str:
     """A table for each section of the policy, in the order of the schema."""
     defs = schema["$defs"]
-    tables = list(_tables("", schema, defs))
-    return "\n\n".join(f"## {_heading(path)}\n\n{table}" for path, table in sorted(tables, key=lambda each: each[0] != ""))
+    return "\n\n".join(f"## {_heading(path)}\n\n{table}" for path, table in _tables("", schema, defs))
 
 
 def _heading(path: str) -> str:

@@ -55,7 +55,7 @@ class Digits(Model):  # type: ignore[misc]  # KServe has an environment of its o
 
 def stay_on_loopback() -> None:
     """Have KServe listen on this machine only: it has no setting for that, and listens everywhere."""
-    server_class = grpc.aio._server.Server
+    server_class = grpc.aio._server.Server  # noqa: SLF001 - KServe makes it by a function, which tells no class
     bind, configure = server_class.add_insecure_port, uvicorn.Config.__init__
 
     def bind_here(server: Any, address: str) -> Any:

@@ -21,11 +21,12 @@ from guard.cli.doctor import doctor
 from guard.cli.evaluate import evaluate
 from guard.cli.profile import profile_app
 from guard.cli.serve import serve
-from guard.cli.words import out
+from guard.cli.words import EPILOG, out
 from guard.errors import GuardError
 
 app = typer.Typer(
     help="Guard screens inference traffic for adversarial inputs.",
+    epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from guard.cli.words import out
-from guard.errors import DataError
+from guard.cli.words import AsJson, out, print_json, progress
+from guard.errors import DataError, FileUnusable
 
 audit_app = typer.Typer(help="Look at the audit log.", no_args_is_help=True)
 
@@ -24,11 +25,15 @@ def verify(
     folder: Folder,
     *,
     head: Annotated[str, typer.Option(help="A hash that Guard's log told: it must be in the chain.")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Say whether the log is as Guard wrote it; else where it was changed, and how."""
     from guard.audit.verify import verify
 
     found = verify(folder)
+    if as_json:
+        print_json(asdict(found) | {"heads": len(found.heads), "head_found": head in found.heads if head else None})
+        raise typer.Exit(DataError.exit_code if found.problems or (head and head not in found.heads) else 0)
     for note in found.notes:
         out.print(note, soft_wrap=True)
     for problem in found.problems[:_MOST_SHOWN]:
@@ -51,9 +56,10 @@ def show(
     ] = None,
     item: Annotated[int | None, typer.Option(min=0, help="Which of a batch; without it the first culprit.")] = None,
     picture: Annotated[Path | None, typer.Option("--out", help="Write a picture here: .png or .html.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print what is recorded of a request, and draw its input, its heat map and what each detector said."""
-    from guard.audit.keys import CAPTURE_KEY, check_key
+    from guard.audit.keys import CAPTURE_KEY
     from guard.audit.picture import draw, evidence_of
     from guard.audit.pixels import input_of
     from guard.audit.records import record_of
@@ -62,16 +68,18 @@ def show(
     event = record_of(folder, decision)
     culprits = event["data"]["unmapped"]["guard"]["culprits"]
     chosen = item if item is not None else next(iter(culprits), 0)
-    for line in lines_of(event, chosen, evidence_of(event, chosen)):
+    if as_json:
+        print_json(event)
+    for line in () if as_json else lines_of(event, chosen, evidence_of(event, chosen)):
         out.print(line, soft_wrap=True)
     if picture is None:
         return
     image = None
     if key or "dataref" in event:
-        keys = [check_key(CAPTURE_KEY, path, _read(path)) for path in key or ()]
+        keys = [_key(CAPTURE_KEY, path) for path in key or ()]
         image = input_of(folder, event, chosen, keys)
     draw(event, chosen, image, picture)
-    out.print(f"drawn in {picture}", soft_wrap=True)
+    progress(as_json=as_json).print(f"drawn in {picture}", soft_wrap=True)
 
 
 @audit_app.command()
@@ -79,12 +87,17 @@ def export(
     folder: Folder,
     *,
     file: Annotated[Path, typer.Option("--out", help="The Parquet file to write.")],
+    as_json: AsJson = False,
 ) -> None:
     """Write all records to a Parquet file, a row for each (needs the extra `audit`)."""
     from guard.audit.export import export
     from guard.audit.records import records
 
-    out.print(f"{export(records(folder), file)} records are in {file}", soft_wrap=True)
+    written = export(records(folder), file)
+    if as_json:
+        print_json({"file": str(file), "records": written})
+    else:
+        out.print(f"{written} records are in {file}", soft_wrap=True)
 
 
 @audit_app.command()
@@ -92,16 +105,26 @@ def pseudonym(
     client: Annotated[str, typer.Argument(help="A client as Guard's log has it, for example ipv4:10.0.0.7.")],
     *,
     key: Annotated[Path, typer.Option(help="The file that audit.pseudonym_key_file names.")],
+    as_json: AsJson = False,
 ) -> None:
     """Print the pseudonym of a client, to look for in records."""
-    from guard.audit.keys import PSEUDONYM_KEY, check_key, key_id, pseudonym
+    from guard.audit.keys import PSEUDONYM_KEY, key_id, pseudonym
 
-    content = check_key(PSEUDONYM_KEY, key, _read(key))
-    out.print(f"{pseudonym(content, client)} (key {key_id(content)})", soft_wrap=True)
+    content = _key(PSEUDONYM_KEY, key)
+    if as_json:
+        print_json({"client": client, "pseudonym": pseudonym(content, client), "key": key_id(content)})
+    else:
+        out.print(f"{pseudonym(content, client)} (key {key_id(content)})", soft_wrap=True)
 
 
-def _read(path: Path) -> bytes:
+def _key(setting: str, path: Path) -> bytes:
+    """The key that a file holds, which has to be the one that Guard used."""
+    from guard.audit.keys import check_key
+
     try:
-        return path.read_bytes()
+        return check_key(setting, path, path.read_bytes())
     except OSError as exc:
-        raise DataError(f"--key {path} can't be read ({os.strerror(exc.errno or 0)})") from exc
+        why = f"can't be read ({os.strerror(exc.errno or 0)})"
+    except FileUnusable as exc:
+        why = exc.problem.partition(f"{path} ")[2]
+    raise DataError(f"--key {path} {why}; name the file that the policy has as {setting}")

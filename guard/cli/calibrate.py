@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from guard.cli.words import LARGEST_SEED, out
+from guard.cli.words import LARGEST_SEED, AsJson, print_json, progress
 
 
 class Mutation(StrEnum):
@@ -93,6 +93,7 @@ def calibrate(
         str | None,
         typer.Option(metavar="ADDRESS", help="A Ray cluster that screens; local: all cores of this machine."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a model on clean samples and write its profile."""
     from guard import values
@@ -105,6 +106,7 @@ def calibrate(
     from guard.offline.command import Source, calibrate_to
     from guard.offline.conditions import parse
     from guard.offline.images import read_preprocessing
+    from guard.offline.show import facts
 
     check_onnxruntime()
     configure_logging(json=False, level="warning")
@@ -130,4 +132,6 @@ def calibrate(
         ray=ray,
         conditions=tuple(parse(each) for each in condition if each != "none") if condition else None,
     )
-    calibrate_to(source, data, out_folder, options, out)
+    profile = calibrate_to(source, data, out_folder, options, progress(as_json=as_json))
+    if as_json:
+        print_json({"folder": str(out_folder), **facts(profile)})

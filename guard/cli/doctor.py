@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from guard.cli.words import out
+from guard.cli.words import AsJson, out, print_json
 
 if TYPE_CHECKING:
     from guard.doctor import Finding
@@ -27,7 +26,7 @@ def doctor(
     http_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Where the guarded server may serve HTTP; it may be a way round.")
     ] = 8000,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look at a deployment, from the machine that Guard runs on, and say what to do. It exits with 6 for problems."""
     from guard.doctor import Level, examine
@@ -44,7 +43,7 @@ def doctor(
             out.print(*lines(finding), sep="\n", style=styles[finding.level], soft_wrap=True)
     counts = {level: sum(finding.level is level for finding in found) for level in Level}
     if as_json:
-        out.print_json(json.dumps({"counts": counts, "findings": [asdict(finding) for finding in found]}))
+        print_json({"counts": counts, "findings": [asdict(finding) for finding in found]})
     else:
         out.print(", ".join(f"{number} {level}" for level, number in counts.items()))
     if counts[Level.PROBLEM]:

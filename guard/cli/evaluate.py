@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from guard.cli.words import LARGEST_SEED, out
+from guard.cli.words import LARGEST_SEED, AsJson, print_json, progress
 
 
 def evaluate(
@@ -40,6 +40,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="ADDRESS", help="A Ray cluster that screens; local: all cores of this machine."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Attack a guarded model, measure what is caught, and write a report."""
     from guard.environment import check_onnxruntime
@@ -62,4 +63,6 @@ def evaluate(
         ray=ray,
         command=shlex.join(["guard", *sys.argv[1:]]),
     )
-    evaluate_to(request, out)
+    evaluation = evaluate_to(request, progress(as_json=as_json))
+    if as_json:
+        print_json(evaluation.as_json())

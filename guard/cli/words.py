@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from typing import Annotated, Any, Final, TypeAlias
+
+import typer
 from rich.console import Console
 
 from guard.config import Settings
@@ -10,6 +14,36 @@ out = Console(markup=False, emoji=False, highlight=False)
 """Standard output. Paths and names are shown as they are."""
 
 LARGEST_SEED = 2**31 - 1
+
+AsJson: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="For machines: the result as JSON; all else goes to standard error.")
+]
+"""What commands with a result take."""
+
+EXIT_CODES: Final = {
+    0: "it went well",
+    1: "none of the others",
+    2: "a mistake in what was typed, or in a policy",
+    3: "the installation can't do what was asked",
+    4: "samples or records can't be used; an audit log was changed",
+    5: "a profile can't be used: damaged, of another model, or too small for the rate",
+    6: "the model can't be used; for `guard doctor`: something has to be mended",
+    7: "the guarded server can't be reached",
+    130: "Ctrl-C",
+}
+"""How commands end. Each class of guard/errors.py says its own."""
+
+EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+
+
+def progress(*, as_json: bool) -> Console:
+    """Where a command says how far it is, and what it found in words: standard output unless a machine reads that."""
+    return Console(stderr=True, markup=False, emoji=False, highlight=False) if as_json else out
+
+
+def print_json(result: Any) -> None:
+    """Print a result for machines."""
+    out.print_json(json.dumps(result))
 
 
 def flag(parameter: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from guard.offline.picture import draw
 from guard.offline.progress import Reporter
 from guard.offline.show import print_profile
 from guard.profile import store
+from guard.profile.profile import Profile
 from guard.profile.spec import Preprocessing, ServerPreprocessing
 from guard.values import Layout, ModelInfo
 
@@ -88,7 +90,7 @@ class Source:
             )
 
 
-def calibrate_to(source: Source, data: Path, out: Path, options: Options, console: Console) -> None:
+def calibrate_to(source: Source, data: Path, out: Path, options: Options, console: Console) -> Profile:
     """Calibrate and write the profile to `out`, with a picture.
 
     Raises:
@@ -115,6 +117,7 @@ def calibrate_to(source: Source, data: Path, out: Path, options: Options, consol
     picture = draw(profile, out)
     print_profile(console, profile)
     console.print(f"The profile is in {out}; benign scores as a picture: {picture}", soft_wrap=True)
+    return profile
 
 
 def _check_bounds(info: ModelInfo) -> None:
@@ -131,12 +134,14 @@ def make_folder(folder: Path, option: str) -> None:
     """Make a folder, and those around it, unless it is there.
 
     Raises:
-        ConfigError: it can't be made; the message names the command line's `option`.
+        ConfigError: it can't be made or written to; the message names the command line's `option`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ConfigError(f"{option} {folder} can't be made a folder ({exc.strerror}); name another") from exc
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option} {folder} can't be written to; change its permissions, or name another")
 
 
 def _open(source: Source, shape: tuple[int, ...]) -> Backend:

@@ -126,7 +126,10 @@ def _read(path: Path) -> npt.NDArray[np.generic]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: --data takes a folder, an npz or an npy") from None
     except _DAMAGE as exc:
-        raise DataError(f"{path} can't be read as numpy data ({exc}): save it again, without Python objects") from exc
+        raise DataError(
+            f"{path} is damaged, or no file that numpy wrote, or holds Python objects: save it again with numpy.savez "
+            "or numpy.save"
+        ) from exc
     what = "is none of these" if path.exists() else "does not exist"
     raise DataError(f"{path} {what}: --data takes a folder of images or npy files, an npz or an npy")
 
@@ -167,7 +170,9 @@ def _read_file(file: Path) -> npt.NDArray[np.generic]:
         try:
             return _read_npy(file)
         except _DAMAGE as exc:
-            raise DataError(f"{file} can't be read as numpy data ({exc}): remove it or save it again") from exc
+            raise DataError(
+                f"{file} is damaged, or no file that numpy wrote, or holds Python objects: remove it or save it again"
+            ) from exc
     image = cv2.imread(str(file), cv2.IMREAD_ANYCOLOR)
     if image is None:
         raise DataError(f"{file} can't be read as an image: remove it or save it again")

@@ -35,8 +35,12 @@ def read_preprocessing(file: Path) -> Preprocessing:
     """
     try:
         said = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise ConfigError(f"--preprocessing {file} can't be read as YAML: {exc}") from exc
+    except OSError as exc:
+        raise ConfigError(f"--preprocessing {file} can't be read ({exc.strerror}); check the path") from exc
+    except (UnicodeDecodeError, yaml.YAMLError) as exc:
+        mark, problem = getattr(exc, "problem_mark", None), getattr(exc, "problem", None)
+        where = "" if mark is None else f":{mark.line + 1}"
+        raise ConfigError(f"--preprocessing {file}{where}: this is not YAML: {problem or 'it is no text'}") from exc
     kind = ServerPreprocessing if isinstance(said, dict) and "upstream_model" in said else ImagePreprocessing
     try:
         return kind.model_validate(said)

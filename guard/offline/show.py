@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -67,6 +71,24 @@ def _replica(profile: Profile) -> str:
     )
 
 
+def facts(profile: Profile) -> dict[str, Any]:
+    """The same for machines."""
+    detectors: list[dict[str, Any]] = []
+    for spec in profile.detectors:
+        scores = profile.reference.scores.get(spec.name)
+        names = ("low", "median", "high")
+        benign = None if scores is None else dict(zip(names, _quantiles(scores).tolist(), strict=True))
+        detectors.append({"name": spec.name, "settings": spec.model_dump(mode="json"), "benign_scores": benign})
+    return {
+        "model": asdict(profile.model) | {"layout": str(of_model(profile.model))},
+        "replica": None if profile.replica is None else profile.replica.model_dump(mode="json"),
+        "conditions": [each.model_dump(mode="json") for each in profile.conditions],
+        "made": asdict(profile.provenance),
+        "detectors": detectors,
+        "rates": list(_supported(len(profile.calibration))),
+    }
+
+
 def print_profile(console: Console, profile: Profile) -> None:
     """Print `describe`."""
     console.print(describe(profile), highlight=False)
@@ -77,13 +99,20 @@ def _rates(n: int) -> Table:
     rates = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("false-positive rate asked", "true rate, with 95 % confidence"):
         rates.add_column(heading)
-    for rate in (0.1, 0.05, 0.02, 0.01, 0.005, 0.001):
-        if stats.samples_needed(rate) <= n:
-            low, high = stats.true_rate_interval(n, stats.p_value_threshold(n, rate))
-            rates.add_row(f"{rate:g}", f"{low:.2g} to {high:.2g}")
+    for each in _supported(n):
+        if each["true_rate"] is not None:
+            low, high = each["true_rate"]
+            rates.add_row(f"{each['rate']:g}", f"{low:.2g} to {high:.2g}")
         else:
-            rates.add_row(f"{rate:g}", f"needs {stats.samples_needed(rate)} calibration samples, {n} are there")
+            rates.add_row(f"{each['rate']:g}", f"needs {each['samples_needed']} calibration samples, {n} are there")
     return rates
+
+
+def _supported(n: int) -> Iterator[dict[str, Any]]:
+    for rate in (0.1, 0.05, 0.02, 0.01, 0.005, 0.001):
+        needed = stats.samples_needed(rate)
+        true = stats.true_rate_interval(n, stats.p_value_threshold(n, rate)) if needed <= n else None
+        yield {"rate": rate, "samples_needed": needed, "samples": n, "true_rate": true}
 
 
 def _settings(spec: DetectorSpec) -> str:

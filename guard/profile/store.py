@@ -83,7 +83,11 @@ def load(directory: Path) -> Profile:
         packed = (directory / ARRAYS).read_bytes()
     except FileNotFoundError as exc:
         raise ProfileError(f"{directory} holds no profile: {Path(exc.filename).name} is missing; {_REMAKE}") from exc
-    except (OSError, ValueError) as exc:
+    except NotADirectoryError as exc:
+        raise ProfileError(f"{directory} is no folder: name the one that `guard calibrate` wrote") from exc
+    except OSError as exc:
+        raise ProfileError(f"{exc.filename} can't be read ({exc.strerror}); check its permissions") from exc
+    except ValueError as exc:
         raise ProfileError(f"{directory / MANIFEST} can't be read ({exc}); {_REMAKE}") from exc
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ProfileError(f"{directory / MANIFEST} is not a profile of format {FORMAT}; {_REMAKE}")

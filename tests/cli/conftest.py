@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 from collections.abc import Iterator
@@ -71,7 +72,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory, busy: str) -> Path:
     arrays = bytearray((folder / "damaged" / store.ARRAYS).read_bytes())
     arrays[len(arrays) // 2] ^= 0xFF
     (folder / "damaged" / store.ARRAYS).write_bytes(arrays)
+    _write_wrong(folder)
+    _write_denied(folder)
     return folder
+
+
+def _write_wrong(folder: Path) -> None:
+    """Files that are not what their names say."""
+    (folder / "syntax.yaml").write_text("models: {digits: {profile: profile\n  model: x")
+    (folder / "key").write_text("x\n")
+    (folder / "short.yaml").write_text(f"noise_secret_file: key\n{GOOD_POLICY}")
+    (folder / "tls.yaml").write_text("listen: {tls: {certificate_file: gone.crt, key_file: gone.key}}\n" + GOOD_POLICY)
+    (folder / "junk").mkdir()
+    (folder / "junk" / "1.png").write_text("no image")
+    (folder / "text.npz").write_text("hello")
+    samples = np.zeros((200, 1, 8, 8), np.float32)
+    np.savez(folder / "two.npz", a=samples, b=samples)
+    manifest = (folder / "profile" / store.MANIFEST).read_text()
+    for name, content in (("cut", manifest[:200]), ("older", json.dumps({**json.loads(manifest), "format": 0}))):
+        shutil.copytree(folder / "profile", folder / name)
+        (folder / name / store.MANIFEST).write_text(content)
+
+
+def _write_denied(folder: Path) -> None:
+    """Files that nobody may read, and a folder that nobody may write to."""
+    for name, like in (("denied.yaml", "policy.yaml"), ("denied.onnx", "digits.onnx"), ("denied.npz", "clean.npz")):
+        shutil.copy(folder / like, folder / name)
+        (folder / name).chmod(0)
+    shutil.copytree(folder / "profile", folder / "sealed")
+    (folder / "sealed" / store.MANIFEST).chmod(0)
+    (folder / "closed").mkdir(mode=0o555)
 
 
 def _write_samples(folder: Path) -> None:

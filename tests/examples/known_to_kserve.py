@@ -28,4 +28,4 @@ def unknown(value: Any, kind: str, where: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(list(unknown(json.load(sys.stdin), "V1beta1InferenceService", ""))))
+    json.dump(list(unknown(json.load(sys.stdin), "V1beta1InferenceService", "")), sys.stdout)

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,10 +16,12 @@ _COMMAND = Path(sys.executable).with_name("guard")
 _WIDE = "300"  # columns, so that no message of the option parser is wrapped
 
 
-def guard(*arguments: object, cwd: Path, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
+def guard(
+    *arguments: object, cwd: Path, timeout_s: float = 120.0, before: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, `before` it what it is started by."""
     return subprocess.run(
-        [_COMMAND, *map(str, arguments)],
+        [*before, _COMMAND, *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "COLUMNS": _WIDE},
         capture_output=True,

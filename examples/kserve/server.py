@@ -55,8 +55,10 @@ class Digits(Model):  # type: ignore[misc]  # KServe has an environment of its o
 
 def stay_on_loopback() -> None:
     """Have KServe listen on this machine only: it has no setting for that, and listens everywhere."""
-    server_class = grpc.aio._server.Server  # noqa: SLF001 - KServe makes it by a function, which tells no class
-    bind, configure = server_class.add_insecure_port, uvicorn.Config.__init__
+    library: Any = grpc.aio
+    server_class = library._server.Server  # noqa: SLF001 - KServe makes it by a function, which tells no class
+    config_class: Any = uvicorn.Config
+    bind, configure = server_class.add_insecure_port, config_class.__init__
 
     def bind_here(server: Any, address: str) -> Any:
         return bind(server, f"{LOOPBACK}:{address.rpartition(':')[2]}")
@@ -65,7 +67,7 @@ def stay_on_loopback() -> None:
         configure(config, *args, **(options | {"host": LOOPBACK}))
 
     server_class.add_insecure_port = bind_here
-    uvicorn.Config.__init__ = configure_here
+    config_class.__init__ = configure_here
 
 
 if __name__ == "__main__":

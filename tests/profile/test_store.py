@@ -185,11 +185,14 @@ def test_damage_is_explained(saved: Path, damage: Callable[[Path], object], says
     assert str(caught.value).endswith("make it again with `guard calibrate`")
 
 
-@pytest.mark.parametrize("name", ["absent", "file"])
-def test_not_a_directory(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("absent", r"make it again with `guard calibrate`"), ("file", r"is no folder: name the one that `guard calibrate`")],
+)
+def test_not_a_directory(tmp_path: Path, name: str, says: str) -> None:
     """A path where no directory is has no profile, and the error says so."""
     (tmp_path / "file").touch()
-    with pytest.raises(ProfileError, match=r"make it again with `guard calibrate`"):
+    with pytest.raises(ProfileError, match=says):
         load(tmp_path / name)
 
 

@@ -31,7 +31,11 @@ PINS = {
 INSTALLED = [
     *PYPROJECT["build-system"]["requires"],
     *PROJECT["dependencies"],
-    *(line for extra in ("cpu", "redis", "audit", "otel", "client", "evaluate", "docs", "dev") for line in EXTRAS[extra]),
+    *(
+        line
+        for extra in ("cpu", "redis", "audit", "otel", "client", "evaluate", "docs", "dev")
+        for line in EXTRAS[extra]
+    ),
 ]
 MACHINE_PATH = re.compile(r"(?<![\w.~}*-])/(work|home|root)(?=[/\s'\"`]|$)")
 REGISTRY_HOST = re.compile(

@@ -88,7 +88,7 @@ def soak(running: Screens, images: Float32Array, plan: Plan, *, tick: Progress |
         next_s = min(due, traffic.due[0][0]) if traffic.due else due
         time.sleep(max(0.0, next_s - time.perf_counter()))
     traffic.finish()
-    time.sleep(0.2)  # cancelled ones are let go when the engine's thread comes by
+    _settle(running, plan.patience_s)
     warm = rss[int(len(rss) * _WARM_UP) :]
     sizes = [mb for _, mb in warm]
     return Soak(
@@ -104,6 +104,13 @@ def soak(running: Screens, images: Float32Array, plan: Plan, *, tick: Progress |
         typical_ms=traffic.typical_s * 1000,
         **traffic.counts,
     )
+
+
+def _settle(running: Screens, patience_s: float) -> None:
+    """Wait for the engine to let go of cancelled requests, which it does when its thread comes by."""
+    until = time.perf_counter() + patience_s
+    while (running.live or running.depth) and time.perf_counter() < until:
+        time.sleep(0.01)
 
 
 def _rss_mb() -> float:

@@ -5,14 +5,16 @@ A profile says it; where nobody did, it is told by the shape, channels being fir
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
-from torch import Tensor
 
 from guard.values import Layout, ModelInfo
+
+if TYPE_CHECKING:  # torch takes a second to import, and commands that load no model need none of it
+    from torch import Tensor
 
 _CHANNELS: Final = (1, 3, 4)
 _MATRIX: Final = 2

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from guard.observe.metrics import Metrics
-from guard.values import Mode
+from docs import metrics_table
 from tests.deploy.rules import ROOT, rules
 
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
@@ -24,24 +23,7 @@ ADDED = {"job", "namespace", "instance", "le", "version"}
 @pytest.fixture(scope="module")
 def registry() -> CollectorRegistry:
     """All that Guard exports once it has a model."""
-    metrics = Metrics()
-    metrics.watch_model(
-        model="digits",
-        detectors=("network",),
-        mode=Mode.ENFORCE,
-        fingerprint="abc",
-        false_positive_rate=0.01,
-        calibration_samples=400,
-        created="",
-    )
-    metrics.policy_in_force("1a2b")
-    metrics.watch_queue("digits", lambda: 0)
-    metrics.watch_memory("digits", lambda: 0)
-    metrics.watch_selftest("digits", lambda: 0.0)
-    metrics.watch_sharing("digits", lambda: True)
-    metrics.watch_drift("digits", suspected=lambda: None, evidence=lambda _scope: 0.0)
-    metrics.watch_credentials("listen.tls", lambda: False, {"listen.tls.certificate_file": lambda: 0.0})
-    return metrics.registry
+    return metrics_table.live()
 
 
 def expressions() -> list[tuple[str, str]]:

@@ -27,13 +27,14 @@ def export(events: Iterable[Mapping[str, Any]], path: Path) -> int:
         raise EnvironmentProblem(
             'Parquet needs pyarrow, which is not installed; run `pip install "guard-sidecar[audit]"`'
         ) from exc
-    schema, written = _schema(pa), 0
+    schema, written, rows = _schema(pa), 0, map(_row, events)
+    some = list(itertools.islice(rows, _ROWS))  # before there is a file: without a log there shall be none
     try:
         with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-            rows = map(_row, events)
-            while some := list(itertools.islice(rows, _ROWS)):
+            while some:
                 writer.write_table(pa.Table.from_pylist(some, schema=schema))
                 written += len(some)
+                some = list(itertools.islice(rows, _ROWS))
     except OSError as exc:
         raise DataError(f"{path} can't be written ({exc.strerror or exc}); name another with --out") from exc
     return written

@@ -23,7 +23,10 @@ def records(folder: Path) -> Iterator[Mapping[str, Any]]:
     except OSError as exc:
         raise DataError(f"{folder} can't be read ({exc.strerror}); name the audit log's folder") from exc
     if not segments:
-        raise DataError(f"{folder} holds no audit log: there is no guard-audit-*.jsonl in it; name audit.folder")
+        raise DataError(
+            f"{folder} holds no audit log: there is no guard-audit-*.jsonl in it; "
+            "name the folder that the policy has as audit.folder"
+        )
     for segment in segments:
         with segment.open("rb") as file:
             for raw in file:

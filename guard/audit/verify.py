@@ -51,7 +51,10 @@ def verify(folder: Path) -> Verified:
     except OSError as exc:
         raise DataError(f"{folder} can't be read ({exc.strerror}); name the audit log's folder") from exc
     if not segments:
-        raise DataError(f"{folder} holds no audit log: there is no guard-audit-*.jsonl in it; name audit.folder")
+        raise DataError(
+            f"{folder} holds no audit log: there is no guard-audit-*.jsonl in it; "
+            "name the folder that the policy has as audit.folder"
+        )
     found, removed, start = Verified(segments=len(segments)), set[str](), None
     place = Problem("", 0, "")
     before: Link | None = None

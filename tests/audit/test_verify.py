@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from guard.audit.export import export
+from guard.audit.records import records
 from guard.audit.segments import segments_of
 from guard.audit.verify import verify
 from guard.errors import DataError
@@ -139,3 +141,11 @@ def test_no_log(tmp_path: Path) -> None:
         verify(tmp_path)
     with pytest.raises(DataError, match="name the audit log's folder"):
         verify(tmp_path / "gone")
+
+
+def test_no_export_of_no_log(tmp_path: Path) -> None:
+    """Where there is no log no file is written."""
+    out = tmp_path / "found.parquet"
+    with pytest.raises(DataError, match="holds no audit log"):
+        export(records(tmp_path), out)
+    assert not out.exists()

@@ -195,7 +195,7 @@ MISTAKES = {
         "evaluate profile --model again.onnx --data clean.npz --out made", PROFILE,
         ["--model again.onnx is another model than the profile", "name that one's file, or calibrate"],
     ),
-    "no audit log": ("audit verify empty", DATA, ["empty holds no audit log", "name audit.folder"]),
+    "no audit log": ("audit verify empty", DATA, ["empty holds no audit log", "the policy has as audit.folder"]),
     "no key in the file": (
         "audit pseudonym me --key key", DATA,
         ["--key key holds 2 bytes", "name the file that the policy"],

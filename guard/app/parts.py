@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import structlog
 
 from guard.app.models import LoadedModel
 from guard.app.selftest import SelfTest
@@ -15,6 +16,8 @@ from guard.decide import universal
 from guard.decide.drift import Drift
 from guard.decide.universal import UniversalWatch
 from guard.layout import is_image
+
+_log = structlog.get_logger(__name__)
 
 
 def _nothing() -> None:
@@ -34,7 +37,10 @@ class Part:
 def self_test(model: LoadedModel, made: Mapping[str, Part], made_of: tuple[object, ...]) -> Part:
     """What tests a model's detectors; none where the policy wants none or the profile keeps no attacks."""
     policy, inputs = model.policy, model.profile.known_attacks
-    if policy.self_test_interval_s == 0 or inputs is None or not len(inputs):
+    if policy.self_test_interval_s == 0:
+        return Part(made_of)
+    if inputs is None or not len(inputs):
+        _log.warning("no self-test: the profile keeps no known attacks, so calibrate again", model=model.info.name)
         return Part(made_of)
     tester = SelfTest(
         model.info.name,

@@ -57,6 +57,14 @@ def _policy(settings: Settings, loaded: Mapping[str, LoadedModel]) -> Iterator[F
     for name, model in loaded.items():
         yield Finding("profiles", Level.OK, f"{name}: the profile is of the policy's model, and supports its rate")
         yield from _provider(name, model)
+        known = model.profile.known_attacks
+        if model.policy.self_test_interval_s and (known is None or not len(known)):
+            yield Finding(
+                "self-test",
+                Level.WARNING,
+                f"{name}: the profile keeps no known attacks, so nobody sees it if detectors fail silently",
+                "calibrate again, or set self_test_interval_s: 0 to do without",
+            )
         if model.policy.mode is Mode.SHADOW:
             yield Finding(
                 "mode",

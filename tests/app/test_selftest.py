@@ -11,6 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from guard.app import Sidecar
+from guard.app.models import load_models
+from guard.app.parts import self_test
 from guard.app.selftest import SelfTest
 from guard.profile import store
 from tests.app.parts import policy
@@ -87,6 +89,19 @@ async def test_it_counts_as_no_traffic(sidecar: Sidecar) -> None:
 def test_no_series_without_a_test(sidecar: Sidecar, model: str) -> None:
     """A profile without attacks, and a policy that wants no test, have no series that an alert could wait for."""
     assert value(sidecar, SUCCEEDED, model=model) is None
+
+
+def test_no_test_is_said(tmp_path: Path) -> None:
+    """A model whose policy wants a test that its profile has nothing for is named in the log, and no other is."""
+    store.save(replace(digits_profile(), known_attacks=None), tmp_path)
+    models = {"without": policy(tmp_path), "off": policy(tmp_path, self_test_interval_s=0)}
+    loaded = load_models(settings("127.0.0.1:1", models), {})
+    with capture_logs() as logs:
+        parts = [self_test(model, {}, ()) for model in loaded.values()]
+    for model in loaded.values():
+        model.close()
+    assert [part.it for part in parts] == [None, None]
+    assert [(line["log_level"], line["model"]) for line in logs] == [("warning", "without")]
 
 
 def test_an_engine_that_stopped(sidecar: Sidecar) -> None:

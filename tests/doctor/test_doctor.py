@@ -20,6 +20,7 @@ from guard.errors import ConfigError
 from guard.profile import store
 from tests.support.certificates import DAY, Authority
 from tests.support.command import guard
+from tests.support.digits import load_data
 from tests.support.loop import LoopThread
 from tests.support.profiles import plain_profile
 from tests.support.sidecars import embedded, running, wait_until
@@ -40,7 +41,9 @@ def folder(digits_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp("doctor")
     (made / "digits.onnx").write_bytes(digits_onnx.read_bytes())
     (made / "secret").write_bytes(b"s" * 32)
-    store.save(plain_profile(), made / "profile")
+    store.save(plain_profile(), made / "forgetful")
+    known = load_data().calibration[0][:4]
+    store.save(replace(plain_profile(), known_attacks=known), made / "profile")
     other = onnx.load(digits_onnx)
     weights = next(each for each in other.graph.initializer if each.data_type == onnx.TensorProto.FLOAT)
     weights.CopyFrom(onnx.numpy_helper.from_array(1 - onnx.numpy_helper.to_array(weights), weights.name))
@@ -94,6 +97,21 @@ def test_all_is_well(loop: LoopThread, folder: Path) -> None:
         "clock": {Level.OK},
     }
     assert found["provider"][0].found == "digits: runs on CPUExecutionProvider"
+
+
+def test_a_profile_without_known_attacks(loop: LoopThread, folder: Path) -> None:
+    """Where the profile keeps nothing to test detectors with, that is said; not where the policy wants no test."""
+    with embedded(loop, {"digits": folder / "digits.onnx"}) as upstream:
+        path = policy(folder, upstream)
+        text = path.read_text().replace(f"{folder}/profile", f"{folder}/forgetful")
+        found = []
+        for wanted in (text, text.replace("mode: enforce", "mode: enforce, self_test_interval_s: 0")):
+            path.write_text(wanted)
+            found.append(look(path).get("self-test"))
+    assert found[1] is None
+    assert [(each.level, each.remedy) for each in found[0]] == [
+        (Level.WARNING, "calibrate again, or set self_test_interval_s: 0 to do without")
+    ]
 
 
 def test_another_model_is_served(loop: LoopThread, folder: Path) -> None:

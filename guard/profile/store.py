@@ -82,7 +82,9 @@ def load(directory: Path) -> Profile:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         packed = (directory / ARRAYS).read_bytes()
     except FileNotFoundError as exc:
-        raise ProfileError(f"{directory} holds no profile: {Path(exc.filename).name} is missing; {_REMAKE}") from exc
+        raise ProfileError(
+            f"{directory} holds no profile: {Path(exc.filename).name} is missing; name the folder of one, or {_REMAKE}"
+        ) from exc
     except NotADirectoryError as exc:
         raise ProfileError(f"{directory} is no folder: name the one that `guard calibrate` wrote") from exc
     except OSError as exc:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import re
 import shlex
+import textwrap
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
 import typer
+import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.samples import Sample
 from typer.core import TyperGroup
@@ -28,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 START = ROOT / "docs" / "start.md"
 METRICS = ROOT / "docs" / "metrics.md"
+SCHEMA = json.loads((ROOT / "deploy" / "policy.schema.json").read_text())
 DOCUMENTS = [
     *(README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md"),
     *sorted((ROOT / "docs").rglob("*.md")),
@@ -43,6 +48,22 @@ def code_lines(document: Path) -> list[str]:
     blocks += re.findall(r"^ {4}(\S.*)$", fence.sub("", text), flags=re.MULTILINE)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", fence.sub("", text))]
     return [re.sub(r"\s+#.*", "", line) for line in (*blocks, *spans)]
+
+
+def policies(document: Path) -> list[dict[str, object]]:
+    """Blocks of code that are policies, or parts of one: mappings with one of a policy's sections."""
+    text = document.read_text()
+    fence = re.compile(r"^```.*?\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+    blocks = fence.findall(text) + re.findall(r"(?:^ {4}.*\n(?:[ \t]*\n)*)+", fence.sub("", text), flags=re.MULTILINE)
+    found = []
+    for block in blocks:
+        try:
+            content = yaml.safe_load(textwrap.dedent(block))
+        except yaml.YAMLError:
+            continue  # another language
+        if isinstance(content, dict) and content.keys() & SCHEMA["properties"].keys():
+            found.append(content)
+    return found
 
 
 def lines_starting(word: str) -> list[tuple[str, str]]:
@@ -221,3 +242,18 @@ def test_links_lead_somewhere(document: Path) -> None:
         headings = re.findall(r"^#+ (.+)$", linked.read_text(), flags=re.MULTILINE) if anchor else []
         anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
         assert not anchor or anchor in anchors, target
+
+
+WITH_POLICIES = [document for document in DOCUMENTS if policies(document)]
+
+
+def test_documents_with_policies() -> None:
+    """They are found, in fences and indented: or the next test would hold nothing to the schema."""
+    assert {"start.md", "audit.md", "console.md", "network.md", "tracing.md"} <= {each.name for each in WITH_POLICIES}
+
+
+@pytest.mark.parametrize("document", WITH_POLICIES, ids=lambda each: each.name)
+def test_policies_are_as_the_schema_has_them(document: Path) -> None:
+    """Each policy in a document, or part of one, has settings that there are, with values that they may have."""
+    for policy in policies(document):
+        jsonschema.validate(policy, SCHEMA)

@@ -104,7 +104,7 @@ def test_embedded_without_a_profile(folder: Path, tmp_path: Path) -> None:
     """
     with Running("serve", "--embedded", folder / "digits.onnx", *FREE, "--console", cwd=tmp_path) as running:
         grpc_port, admin_port = started(running)
-        running.wait_for(f"the console at http://127.0.0.1:{admin_port}/console")
+        assert f"the console at http://127.0.0.1:{admin_port}/console" in running.output
         status, page = get(admin_port, "/console")
         assert (status, "What Guard does now" in page) == (200, True)
         running.wait_for("Nothing is screened without a profile, only counted")

@@ -26,7 +26,7 @@ from guard.offline.quantise import halve
 from guard.profile import spec
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
-from guard.screen.slots import live_items
+from guard.screen.live_items import live_items
 from guard.screen.trial import MODEL, NETWORK
 from guard.values import Float32Array, ModelInfo, OutputKind
 

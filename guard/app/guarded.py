@@ -34,7 +34,7 @@ from guard.queries.record import Seal
 from guard.queries.watch import QueryWatch
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
-from guard.screen.slots import live_items
+from guard.screen.live_items import live_items
 from guard.values import Provenance
 from guard.verify import Verifier
 

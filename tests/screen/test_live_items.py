@@ -8,7 +8,7 @@ import torch
 from guard.profile import spec
 from guard.screen.build import build_detectors
 from guard.screen.engine import Engine
-from guard.screen.slots import LIVE_ITEMS, filling, live_items
+from guard.screen.live_items import LIVE_ITEMS, filling, live_items
 from guard.screen.trial import MODEL, Detector
 from tests.screen.parts import TIMEOUT_S, FakeBackend, HeldBackend, item, steady
 

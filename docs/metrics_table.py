@@ -33,7 +33,7 @@ def live() -> CollectorRegistry:
     metrics = Metrics()
     metrics.watch_model(
         model="digits",
-        detectors=("squeezing",),
+        detectors=("squeezing", "occlusion", "queries"),
         mode=Mode.ENFORCE,
         fingerprint="abc",
         false_positive_rate=0.01,
@@ -41,11 +41,11 @@ def live() -> CollectorRegistry:
         created="2025-01-02T03:04:05Z",
     )
     metrics.policy_in_force("1a2b")
-    metrics.watch_queue("digits", lambda: 0)
+    metrics.watch_engine("digits", depth=lambda: 0, busy_s=lambda: 0.0)
     metrics.watch_memory("digits", lambda: 0)
     metrics.watch_sharing("digits", lambda: True)
     metrics.watch_drift("digits", suspected=lambda: None, evidence=lambda _scope: 0.0)
-    metrics.watch_selftest("digits", lambda: 0.0)
+    metrics.watch_selftest("digits", lambda: 0.0, 60.0)
     metrics.watch_audit(lambda: 0)
     for section, files in _CREDENTIALS.items():
         metrics.watch_credentials(section, lambda: False, {f"{section}.{file}": lambda: 0.0 for file in files})

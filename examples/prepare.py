@@ -12,16 +12,18 @@ from torch import nn
 
 from guard.demo.digits import BOUNDS, SHAPE, Split, load_digits, train_classifier
 from guard.model.onnx import OnnxBackend, inspect_onnx
-from guard.offline.calibrate import Options, calibrate
+from guard.offline.calibrate import calibrate
 from guard.offline.evaluate.craft import generate
 from guard.offline.evaluate.suite import find
 from guard.offline.evaluate.target import with_gradients
 from guard.offline.nets import one_thread, to_onnx
+from guard.offline.options import Options
 from guard.offline.progress import Reporter
 from guard.profile import store
 
 FOLDER = Path("guard-example")
 MODEL = "digits"
+OPTIONS = Options(occlusion=False, conditions=())
 _ATTACK = "PGD, L-inf 0.2"
 _SAMPLES = 40
 
@@ -35,7 +37,7 @@ class Files:
     samples: Path
 
 
-def prepare(folder: Path, console: Console) -> Files:
+def prepare(folder: Path, console: Console, options: Options = OPTIONS) -> Files:
     """Train, calibrate and attack, unless the folder has it all from before."""
     files = Files(folder / f"{MODEL}.onnx", folder / "profile", folder / "samples.npz")
     if files.samples.exists():  # it is written last
@@ -48,7 +50,6 @@ def prepare(folder: Path, console: Console) -> Files:
         files.model.write_bytes(to_onnx(net, SHAPE))
         info = inspect_onnx(files.model, name=MODEL, bounds=BOUNDS, dims=SHAPE)
         backend = OnnxBackend(files.model.read_bytes(), info)
-        options = Options(occlusion=False, conditions=())
         store.save(calibrate(backend, digits.calibration.images, options, reporter), files.profile)
         clean, attacked = _attacked(net, digits.held_out)
     np.savez(files.samples, clean=clean, attacked=attacked)

@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument("--pace", type=float, default=0.25, help="seconds between two inputs")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="how long")
     chosen = parser.parse_args()
-    seen, began_s, told_s = Counter[str](), time.monotonic(), time.monotonic()
+    seen, began_s = Counter[str](), time.monotonic()
+    told_s = began_s - 9  # a first line soon, so that who waits sees that it works
     for verdict in verdicts(chosen.address, chosen.model, np.load(chosen.file)["inputs"]):
         seen[verdict] += 1
         now_s = time.monotonic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import metadata
 
-from guard.errors import EnvironmentProblem
+from guard.errors import EnvironmentProblem, ProviderMissing
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
@@ -50,7 +50,7 @@ def check_redis() -> None:
     """
     if not _is_installed("redis"):
         raise EnvironmentProblem(
-            "query_store needs the Python package redis, which is not installed. Install it, in a clone of Guard, or "
+            "query_store needs the Python package redis, which is not installed; install it, in a clone of Guard, or "
             "remove query_store from the policy:\n"
             "  pip install '.[redis]'"
         )
@@ -65,7 +65,7 @@ def check_otel() -> None:
     if not _is_installed("opentelemetry-sdk") or not _is_installed("opentelemetry-exporter-otlp-proto-grpc"):
         raise EnvironmentProblem(
             "tracing needs the Python packages opentelemetry-sdk and opentelemetry-exporter-otlp-proto-grpc, which are "
-            "not both installed. Install them, in a clone of Guard, or remove tracing from the policy:\n"
+            "not both installed; install them, in a clone of Guard, or remove tracing from the policy:\n"
             "  pip install '.[otel]'"
         )
 
@@ -78,7 +78,7 @@ def check_ray() -> None:
     """
     if not _is_installed("ray"):
         raise EnvironmentProblem(
-            "--ray needs the Python package ray, which is not installed. Install it, in a clone of Guard, or leave "
+            "--ray needs the Python package ray, which is not installed; install it, in a clone of Guard, or leave "
             "--ray out:\n  pip install '.[ray]'"
         )
 
@@ -90,18 +90,18 @@ def check_providers(asked: Sequence[str], got: Sequence[str]) -> None:
     `get_providers()`; it may name more than was asked, for ONNX Runtime always adds the CPU.
 
     Raises:
-        EnvironmentProblem: a provider that was asked for is missing.
+        ProviderMissing: a provider that was asked for is missing.
     """
     missing = [provider for provider in asked if provider not in got]
     if missing:
         msg = (
-            f"ONNX Runtime could not load {', '.join(missing)} and fell back to {', '.join(got) or 'nothing'}. "
-            "Check that `nvidia-smi` lists a GPU and that its driver, CUDA and cuDNN are those that the installed "
+            f"ONNX Runtime could not load {', '.join(missing)} and fell back to {', '.join(got) or 'nothing'}; "
+            "check that `nvidia-smi` lists a GPU and that its driver, CUDA and cuDNN are those that the installed "
             "onnxruntime-gpu was built for. If the CPU wheel is installed, change it for the other:\n"
             "  pip uninstall --yes onnxruntime\n"
             "  pip install '.[gpu]'"
         )
-        raise EnvironmentProblem(msg)
+        raise ProviderMissing(msg)
 
 
 def _is_installed(distribution: str) -> bool:

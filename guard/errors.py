@@ -7,6 +7,7 @@
     │   ├── AddressUnusable    ... an address to listen on
     │   └── FileUnusable       ... a file that it names
     ├── EnvironmentProblem     the installation can't do what was asked
+    │   └── ProviderMissing    ... run a model where it was asked to
     ├── DataError              calibration or evaluation data can't be used
     ├── ProfileError           a profile can't be read
     │   ├── ProfileMismatch    ... or was made for another model
@@ -31,7 +32,7 @@
     ├── UpstreamUnavailable    the guarded server can't be reached
     └── SeveralProblems        more than one of the above, found together
 
-Those of the SDK are in guard/client/errors.py.
+Those of the SDK are in guard/client/errors.py, and PolicyUnusable, a ConfigError, is in guard/config_file/document.py.
 
 Each class carries a stable `code` for logs and an `exit_code` for the command line. Messages are written for the
 person who must act: what is wrong, then what to do. Foreign exceptions are translated where they enter.
@@ -85,6 +86,12 @@ class EnvironmentProblem(GuardError):
 
     code = "environment"
     exit_code = 3
+
+
+class ProviderMissing(EnvironmentProblem):
+    """ONNX Runtime can't run a model where it was asked to, such as on a GPU."""
+
+    code = "provider"
 
 
 class DataError(GuardError):

@@ -84,6 +84,10 @@ class Gate:
         guarded = self._listed.get(model, version)
         return model if guarded is None else guarded.info.name
 
+    def version(self, model: str, version: str) -> str:
+        """The version that the guarded server is to be asked for, where a request asks for this one ("" for none)."""
+        return self._listed.version(model, version)
+
     def course(self, model: str, version: str = "") -> Course:
         """When a request for a model may reach the guarded server.
 
@@ -155,12 +159,15 @@ class Gate:
             items = tuple(unscreened_item(UnscreenedReason.UNVERIFIED) for _ in inputs)
             return decide(decision_id, name, policy, items)
         budget_s = ends_s - time.monotonic()
-        probing = asyncio.create_task(_look_back(guarded.watch, inputs, budget_s, client))
+        looking = None
+        if guarded.watch is not None:
+            looking = asyncio.create_task(_look_back(guarded.watch, inputs, budget_s, client))
         try:
             screened = await _screen_all(guarded.engine, inputs, budget_s, decision_id, client)
-            findings = await probing
+            findings = () if looking is None else await looking
         finally:
-            probing.cancel()
+            if looking is not None:
+                looking.cancel()
         items = tuple(guarded.judge.judge(s) if isinstance(s, Screening) else s for s in screened)
         if guarded.drift is not None and (change := guarded.drift.observe(items, client)) is not None:
             log_drift(_log, name, change)
@@ -214,11 +221,9 @@ def _why_unread(error: GuardError, decision_id: str) -> UnscreenedReason:
 
 
 async def _look_back(
-    query_watch: QueryWatch | None, inputs: Float32Array, budget_s: float, client: str
+    query_watch: QueryWatch, inputs: Float32Array, budget_s: float, client: str
 ) -> tuple[Probing | Fault, ...]:
-    """What was sent before that resembles each item; nothing where nobody remembers. Cancelled with the caller."""
-    if query_watch is None:
-        return ()
+    """What was sent before that resembles each item. Cancelled with the caller."""
     look = partial(query_watch.look, inputs, client)
     return await _found(watch.NAME, look, max(budget_s, 0.0) + _GRACE_S, len(inputs))
 

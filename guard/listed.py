@@ -14,7 +14,7 @@ from guard.decode.preprocessing import ImageReader
 from guard.errors import MalformedRequest, ModelNotListed
 from guard.queries.watch import QueryWatch
 from guard.screen.engine import Engine
-from guard.values import NOT_GUARDED, ModelInfo, Provenance
+from guard.values import NOT_GUARDED, Mode, ModelInfo, Provenance
 
 _NUMBER = re.compile(r"\s*[+-]?0*([0-9]{1,19})")
 
@@ -24,6 +24,7 @@ class GuardedModel:
     """A model under guard. `info` has the name that its policy has.
 
     `unverified` says why a version of it ("" for the server's own) is not known to be the profile's; None if it is.
+    `recognised` says which version is, "" where that isn't known.
     `watch` remembers its queries and `drift` looks for drift, None where the policy says not to. `universal` compares
     what is flagged, None where inputs are no images. `images` reads encoded ones, None for a model that takes tensors.
     `provenance` lacks the policy, which is of all models.
@@ -39,6 +40,7 @@ class GuardedModel:
     universal: UniversalWatch | None = None
     images: ImageReader | None = None
     provenance: Provenance = NOT_GUARDED
+    recognised: Callable[[], str] = str
 
     @property
     def approximate(self) -> bool:
@@ -84,6 +86,18 @@ class Listed:
         elif version and self._unlisted is Unlisted.DENY and guarded.unverified("") is None:
             self._check_version(guarded, model, version)
         return guarded
+
+    def version(self, model: str, version: str) -> str:
+        """The version that the server is to be asked for, where a request asks for one, or for "", the server's own.
+
+        That is the one which is known to be the profile's, wherever another would be refused: the server may choose
+        another at any moment, and would then answer what was screened by the model of before.
+        """
+        guarded = self.get(model, version)
+        if version or guarded is None or guarded.policy.mode is not Mode.ENFORCE:
+            return version
+        recognised = guarded.recognised()
+        return recognised if self.get(model, recognised) is guarded else version
 
     def provenance(self, model: str, version: str) -> Provenance:
         """By what a request for a version of a model is judged."""

@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 VOLUME_SHARE: Final = 0.8
 """How much of the volume the log and captured inputs take at most: who fills an `emptyDir` is evicted."""
 
+LEAST_SEGMENTS: Final = 2
+"""What the log needs: a file that is written, and one before it."""
+
 MIN_KEY_BYTES: Final = 16
 CAPTURE_KEY_BYTES: Final = 32
 """AES-256."""
@@ -105,10 +108,24 @@ class Audit(_Section):
     captures: Captures = Field(Captures(), description="inputs that are kept, encrypted; off without a key")
 
     @property
+    def room_bytes(self) -> int:
+        """What the log and captured inputs may take together: their share of the volume."""
+        return int(self.volume_bytes * VOLUME_SHARE)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What is left to captured inputs, also while they take less; nothing where none is kept."""
+        return self.captures.max_bytes if self.captures.key_file is not None else 0
+
+    @property
+    def captured_bytes(self) -> int:
+        """What captured inputs may take. Those of an earlier policy may take what the log does not need."""
+        return self.reserved_bytes or max(0, self.room_bytes - LEAST_SEGMENTS * self.segment_bytes)
+
+    @property
     def log_bytes(self) -> int:
-        """What the log may take: the volume's share without that of captured inputs."""
-        captured = self.captures.max_bytes if self.captures.key_file is not None else 0
-        return int(self.volume_bytes * VOLUME_SHARE) - captured
+        """What the log may take where no other inputs are captured than the settings say."""
+        return self.room_bytes - self.reserved_bytes
 
 
 class Console(_Section):

@@ -156,6 +156,11 @@ class Verifier(Watch):
         """The version that answered like the profile's model."""
         self._unverified = "the served model was not compared with its profile yet; retry in a moment"
 
+    @property
+    def recognised(self) -> str:
+        """The version that answered like the profile's model; "" where none did, or the server tells no version."""
+        return self._recognised or ""
+
     def unverified(self, version: str = "") -> str | None:
         """Why requests for a version ("" for the server's own) can't be judged, in words for their clients.
 

@@ -20,6 +20,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_LONGEST = ("test_detection.py", "test_demo.py", "test_walk.py", "test_grpc.py", "test_http.py", "test_mistakes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of a minute and more come first: at the end one of two processes would wait for the other's."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
+
+
 @pytest.fixture(scope="session")
 def digits_onnx() -> Path:
     """A small classifier of digits: input `input` FP32 [N, 1, 8, 8] in 0..1, output `logits` FP32 [N, 10]."""

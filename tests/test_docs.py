@@ -24,13 +24,17 @@ from guard.app import Sidecar
 from guard.cli import app
 from guard.config_file import load_settings
 from guard.model.onnx import OnnxBackend, inspect_onnx
-from guard.offline.calibrate import Options, calibrate
+from guard.offline.calibrate import calibrate
+from guard.offline.options import Options
+from guard.offline.source import read_preprocessing
 from guard.profile import store
+from guard.profile.spec import ImagePreprocessing
 from tests.support.digits import DigitsData
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 START = ROOT / "docs" / "start.md"
+YOUR_MODEL = ROOT / "docs" / "your-model.md"
 METRICS = ROOT / "docs" / "metrics.md"
 SCHEMA = json.loads((ROOT / "deploy" / "policy.schema.json").read_text())
 DOCUMENTS = [
@@ -167,6 +171,15 @@ def test_the_policy_of_the_start_works(tmp_path: Path, digits_onnx: Path, digits
     settings = load_settings(tmp_path / "policy.yaml")
     assert settings.models["digits"].false_positive_rate == 0.01
     asyncio.run(Sidecar(settings).stop())  # it is whole; it need not listen
+
+
+def test_the_preprocessing_of_the_own_model_works(tmp_path: Path) -> None:
+    """What the page on one's own model says of encoded images is read as it stands."""
+    (block,) = re.findall(r"^```\n(input: .*?)^```$", YOUR_MODEL.read_text(), flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "preprocessing.yaml").write_text(block)
+    read = read_preprocessing(tmp_path / "preprocessing.yaml")
+    assert isinstance(read, ImagePreprocessing)
+    assert (read.input, read.size_px, read.colour) == ("IMAGE", (224, 224), "rgb")
 
 
 def test_metrics_are_documented() -> None:

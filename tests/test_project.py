@@ -126,6 +126,21 @@ def test_pins_hold_for_every_build() -> None:
     assert [f"{name}=={version}" for name, version in PINS.items() if "+" in version] == []
 
 
+PIP_INSTALL = re.compile(r"pip install (?!--|playwright)")
+OF_A_CLONE = re.compile(r"pip install '\.\[([a-z,]+)\]'")
+
+
+def test_what_is_to_be_installed_is_there() -> None:
+    """Guard is on no index: whoever is told to install a part of it is told so for a clone, by an extra that exists."""
+    told = [path for path in project_files() if path.is_relative_to(ROOT / "guard") or path.suffix == ".md"]
+    lines = lines_matching(PIP_INSTALL, told)
+    assert len(lines) > 10
+    for line in lines:
+        named = [extra for each in OF_A_CLONE.findall(line) for extra in each.split(",")]
+        assert named, line
+        assert set(named) <= EXTRAS.keys(), line
+
+
 def test_each_ruff_ignore_has_a_reason() -> None:
     """A rule that is switched off in pyproject.toml says why, on its line."""
     ignores = PYPROJECT_TEXT.partition("[tool.ruff.lint]")[2].partition("[tool.ruff.lint.pydocstyle]")[0]

@@ -1,13 +1,17 @@
 """Measures the audit log: `python -m benchmarks.audit`.
 
-First CPU time on the caller's thread (the event loop, in Guard) and on the writer's, for one record; then requests to
-two running Guards, with and without a log, in turns, so that what else the machine does meets both alike.
+First CPU time on the caller's thread (the event loop, in Guard), on the writer's, and in the kernel that writes files,
+for one record: alone, with its input, and with its input where as many are kept as may be by default, so that one goes
+for each. Then requests to running Guards, with and without a log, in turns, so that what else the machine does meets
+all alike.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,11 +38,12 @@ from tests.support.sidecars import client_of, embedded, running, wait_until
 from tests.support.sidecars import settings as served
 
 RESULT = Path(__file__).parents[1] / "results" / "audit.json"
-SIDES_PX = (28, 224)
+SIDES_PX = (8, 28, 224)
 _CALLS = 20_000
 _RECORDS = 500
 _TURNS, _REQUESTS = 200, 5
 _US = 1e-3
+_STAT_BLOCK_BYTES = 512
 
 
 def main() -> None:
@@ -75,19 +80,39 @@ def _one_request(folder: Path) -> dict[str, float]:
 
 
 def _one_record(folder: Path, side: int) -> dict[str, float]:
-    """What a record costs its request, and the writer; with the input kept as well."""
+    """What a record costs its request, the writer and the kernel; with the input kept as well."""
     image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
     seen = [sighting(rejected(str(index)), image) for index in range(_RECORDS)]
-    found = {}
+    found: dict[str, float] = {}
     folder.mkdir()
-    for name, captured in (("written", False), ("captured", True)):
+    with writing(settings(folder / "first", captured=True)) as (log, _):
+        log.record(seen[0])  # which imports what the others find imported
+    for name, captured in (("written", False), ("captured", True), ("captured_full", True)):
         given = settings(folder / name, captured=captured, max_queued_events=_RECORDS, max_queued_bytes=1 << 40)
-        before_s = time.process_time()
+        if name == "captured_full":
+            found["kept_before"] = _fill(folder / name / "captures", given, folder / "captured" / "captures")
+        started_s = time.perf_counter()
         with writing(given) as (log, _):
-            rest = iter(seen)
+            found[f"start_{name}_ms"] = round((time.perf_counter() - started_s) * 1e3, 1)
+            before, rest = resource.getrusage(resource.RUSAGE_SELF), iter(seen)
             found[f"request_{name}"] = _cost_us(lambda rest=rest, log=log: log.record(next(rest)), _RECORDS)  # type: ignore[misc]  # mypy sees no default of a lambda
-        found[f"writer_{name}"] = round((time.process_time() - before_s) / _RECORDS * 1e6 - found[f"request_{name}"], 1)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        each_us = 1e6 / _RECORDS
+        found[f"writer_{name}"] = round((after.ru_utime - before.ru_utime) * each_us - found[f"request_{name}"], 1)
+        found[f"kernel_{name}"] = round((after.ru_stime - before.ru_stime) * each_us, 1)
     return found
+
+
+def _fill(folder: Path, given: Audit, like: Path) -> int:
+    """Keep as many inputs as there may be of the size of those in another folder: how many."""
+    folder.mkdir(parents=True)
+    size = next(like.iterdir()).stat().st_blocks * _STAT_BLOCK_BYTES
+    most, soon_s = given.captures.max_bytes // size, int(time.time()) + 3600
+    for index in range(most):
+        file = folder / f"{soon_s + index // 100:010d}-{index}.sealed"
+        file.touch()
+        os.truncate(file, size)  # it counts as what it would take, and is made in a moment
+    return most
 
 
 def _running(folder: Path) -> dict[str, Any]:

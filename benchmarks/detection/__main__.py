@@ -19,7 +19,7 @@ from benchmarks.detection import left_out as without
 from benchmarks.detection.subjects import SUBJECTS, Name
 from benchmarks.detection.table import markdown
 from benchmarks.detection.workshop import Workshop
-from guard.offline.calibrate import Options
+from guard.offline.options import Options
 
 _RESULTS = Path("benchmarks/results")
 _WORK = Path(".cache/detection")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from benchmarks.detection.workshop import Workshop
-from guard.offline.calibrate import Options
+from guard.offline.options import Options
 
 FAMILIES: Final = {
     ("single_step",): ("FGSM",),

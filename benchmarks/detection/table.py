@@ -12,7 +12,13 @@ from benchmarks.detection.subjects import SUBJECTS, Name
 def markdown(name: Name, found: dict[str, Any]) -> str:
     """Every attack, laundered and not, and every drift, with counts; what was asked for beside what was reached."""
     rates = [f"{rate:g}" for rate in found["rates"]]
-    parts = _attacks(found, rates), _drift(found, rates), published.markdown(name), _facts(found)
+    parts = (
+        _attacks(found, rates),
+        _knowing(found, rates),
+        _drift(found, rates),
+        published.markdown(name),
+        _facts(found),
+    )
     return "\n".join([*_head(SUBJECTS[name].title, found, rates), *(line for part in parts for line in part), ""])
 
 
@@ -49,6 +55,29 @@ def _attacks(found: dict[str, Any], rates: Sequence[str]) -> Iterable[str]:
     yield ""
 
 
+def _knowing(found: dict[str, Any], rates: Sequence[str]) -> Iterable[str]:
+    rows = (found.get("knowing") or {}).get("rows")
+    if not rows:
+        return
+    yield "## Attackers that know Guard"
+    yield ""
+    yield "Won are 8-bit images that the model gets wrong and Guard does not flag, *undefended* all that it does."
+    yield "Then what each detector alone would let pass at the highest rate, and the attacker's evaluations an image."
+    yield ""
+    detectors = list(rows[0]["alone"])
+    heads = ["undefended", *(f"won at {float(rate):.0%}" for rate in rates), *detectors, "evaluations", "median L2"]
+    yield "| attack | knows | " + " | ".join(heads) + " |"
+    yield "| --- | --- |" + " --- |" * len(heads)
+    for row in rows:
+        won = [_count(row["won"][rate]) for rate in rates]
+        alone = [_share(row["alone"][each]["share"]) for each in detectors]
+        cost = [f"{row['evaluations_an_image']:.0f}", _number(row["median_l2"])]
+        undefended = "none" if row["undefended"] is None else _count(row["undefended"], interval=False)
+        cells = [undefended, *won, *alone, *cost]
+        yield f"| {row['attack']}, {row['setting']} | {'yes' if row['knows'] else 'no'} | " + " | ".join(cells) + " |"
+    yield ""
+
+
 def _drift(found: dict[str, Any], rates: Sequence[str]) -> Iterable[str]:
     yield "## Honest images under drift"
     yield ""
@@ -75,6 +104,10 @@ def _count(count: dict[str, Any], *, interval: bool = True) -> str:
     low, high = count["interval_95"]
     between = f", {low:.0%} to {high:.0%}" if interval else ""
     return f"{count['share']:.1%} ({count['count']} of {count['of']}{between})"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3g}"
 
 
 def _mean(shares: Sequence[float]) -> str:

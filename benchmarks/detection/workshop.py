@@ -12,9 +12,11 @@ from rich.console import Console
 
 from benchmarks import models
 from benchmarks.detection.subjects import SUBJECTS, Name
-from guard.offline.calibrate import Options
-from guard.offline.command import Source, calibrate_to
-from guard.offline.evaluate.command import KEPT, Request, evaluate_to
+from guard.offline.command import calibrate_to
+from guard.offline.evaluate.command import KEPT, evaluate_to
+from guard.offline.evaluate.request import Request
+from guard.offline.options import Options
+from guard.offline.source import Source
 from guard.profile import store
 
 

@@ -17,6 +17,7 @@ from benchmarks.references.art_detectors import ArtNetwork, ArtSqueezing
 from guard.model.backend import Backend
 from guard.model.sweep import best_batch
 from guard.offline import nets
+from guard.offline.residual import ResidualNet
 from guard.profile import spec
 from guard.screen.backends import network_backend
 from guard.values import Evidence
@@ -47,7 +48,7 @@ def network(bench: Bench) -> Iterator[Row]:
     """A network of the kind that calibration trains. What it costs does not hang on its weights, so it has none yet."""
     lenet = bench.subject.name == "LeNet-5"
     shape = bench.subject.info.shape
-    net = nets.SmallNet(shape, 2, bench.subject.info.bounds).eval()
+    net = ResidualNet(shape, 2, bench.subject.info.bounds).eval()
     art = ArtNetwork(net, shape)
     design = spec.NetworkSpec(sha256="")
     backend = network_backend(design, nets.to_onnx(net, shape), bench.subject.info)

@@ -19,6 +19,7 @@ from benchmarks.references.art_smoothing import ArtSmoothing
 from guard.model.backend import Backend
 from guard.model.sweep import best_batch
 from guard.offline import nets
+from guard.offline.residual import ResidualNet
 from guard.profile import spec
 from guard.screen.backends import network_backend
 from guard.screen.engine import Engine
@@ -119,7 +120,7 @@ def network(subject: Subject, backend: Backend) -> Iterator[Figure]:
     shape, where = subject.info.shape, providers(subject.device)
     if where is None:
         return  # said of ONNX Runtime already
-    net = nets.SmallNet(shape, 2, subject.info.bounds).eval()
+    net = ResidualNet(shape, 2, subject.info.bounds).eval()
     content = nets.to_onnx(net, shape)
     art = ArtNetwork(net.to(subject.device), shape)
     design = spec.NetworkSpec(sha256="")

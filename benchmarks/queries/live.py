@@ -30,7 +30,7 @@ from benchmarks.queries.attacks import Budget
 from benchmarks.queries.service import DirectClient, HttpClient, Memory, model_server, sidecar
 from guard.background import LoopThread
 from guard.observe.logs import configure_logging
-from guard.offline.calibrate import Options
+from guard.offline.options import Options
 from guard.values import Float32Array
 
 ATTACKS: Final = ("Square", "HopSkipJump")

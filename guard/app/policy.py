@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from guard.app.models import LoadedModel, load_model
 from guard.config import ModelPolicy, Settings
-from guard.config_file import explain, load_settings, locate, salvage
+from guard.config_file import PolicyUnusable, explain, load_settings, locate, problems_of, salvage
 from guard.environment import check_otel, check_redis
-from guard.errors import ConfigError, GuardError
+from guard.errors import GuardError
 
 FREE: Final = frozenset({"models", "unlisted_models"})
 """The sections that may change while Guard runs."""
@@ -33,26 +33,26 @@ def load_policy(
     """Read a policy file and load the models that it names, but those that run as they are.
 
     Raises:
-        ConfigError: each line of the message is a mistake, with its place in the file; no model stays open.
+        PolicyUnusable: there are mistakes, in the file or in what it names; no model stays open.
     """
     try:
         settings: Settings | None = load_settings(path)
         mistakes = []
-    except ConfigError:
+    except PolicyUnusable:
         mistakes = explain(path)
         if not mistakes:  # it was mended this moment
             raise
         settings = salvage(path)
-    problems = [str(mistake) for mistake in mistakes]
+    problems = problems_of(mistakes)
     if settings is None:
-        raise ConfigError("\n".join(problems))
-    told = {f"{mistake.path}:{mistake.line}" for mistake in mistakes}
+        raise PolicyUnusable(problems)
+    told = {at for at, _ in problems}
     loaded: dict[str, LoadedModel] = {}
-    problems += [f"{at}: {error}" for at, error in _problems(path, settings, loaded, runs) if at not in told]
+    problems += [(at, error) for at, error in _problems(path, settings, loaded, runs) if at not in told]
     if problems:
         for model in loaded.values():
             model.close()
-        raise ConfigError("\n".join(problems))
+        raise PolicyUnusable(problems)
     return settings, loaded
 
 

@@ -23,6 +23,9 @@ from guard.values import Float32Array, Screening, Verdict
 NEEDED_SHARE: Final = 0.5
 """Noise is drawn anew for each secret, so one of the inputs may be missed; where most are, something is broken."""
 
+RETRY_S: Final = 60.0
+"""How soon it is made again where it failed, for which an alert waits."""
+
 _CLIENT = "guard itself"
 _GRACE_S = 1.0
 _JOIN_S = 5.0
@@ -31,6 +34,8 @@ _log = structlog.get_logger(__name__)
 
 class SelfTest:
     """Screens a model's known adversarial inputs (n, *shape) every `interval_s` seconds, on a thread of its own.
+
+    After one that failed the next comes in a minute, if not sooner.
 
     `engine` and `judge` are those of the model's requests; `budget_s` is how long the policy lets screening take.
     """
@@ -47,9 +52,10 @@ class SelfTest:
     ) -> None:
         self.succeeded_s = 0.0
         """When it succeeded last, in Unix time; 0 if it did not yet."""
+        self.interval_s = interval_s
         self._model, self._inputs = model, inputs
         self._engine, self._judge = engine, judge
-        self._budget_s, self._interval_s = budget_s, interval_s
+        self._budget_s = budget_s
         self._failed = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="guard-selftest", daemon=True)
@@ -96,7 +102,7 @@ class SelfTest:
                 found = Counter()
             if not self._stopping.is_set():
                 self._report(found)
-            self._stopping.wait(self._interval_s)
+            self._stopping.wait(min(self.interval_s, RETRY_S) if self._failed else self.interval_s)
 
     def _report(self, found: Counter[str]) -> None:
         if found[Verdict.ADVERSARIAL] >= NEEDED_SHARE * len(self._inputs):

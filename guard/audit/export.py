@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from guard.errors import DataError, EnvironmentProblem
+from guard.errors import EnvironmentProblem
+from guard.output import writing
 
 _ROWS: Final = 4096
 
@@ -25,18 +26,16 @@ def export(events: Iterable[Mapping[str, Any]], path: Path) -> int:
         from pyarrow import parquet  # noqa: PLC0415 - as above
     except ImportError as exc:
         raise EnvironmentProblem(
-            'Parquet needs pyarrow, which is not installed; run `pip install "guard-sidecar[audit]"`'
+            "Parquet needs the Python package pyarrow, which is not installed. Install it, in a clone of Guard:\n"
+            "  pip install '.[audit]'"
         ) from exc
     schema, written, rows = _schema(pa), 0, map(_row, events)
     some = list(itertools.islice(rows, _ROWS))  # before there is a file: without a log there shall be none
-    try:
-        with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-            while some:
-                writer.write_table(pa.Table.from_pylist(some, schema=schema))
-                written += len(some)
-                some = list(itertools.islice(rows, _ROWS))
-    except OSError as exc:
-        raise DataError(f"{path} can't be written ({exc.strerror or exc}); name another with --out") from exc
+    with writing(path), parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        while some:
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+            written += len(some)
+            some = list(itertools.islice(rows, _ROWS))
     return written
 
 

@@ -79,12 +79,13 @@ class AuditLog:
         segments = Segments(
             self._folder,
             segment_bytes=settings.segment_bytes,
-            max_bytes=settings.log_bytes,
+            max_bytes=settings.room_bytes,
             retention_s=settings.retention_s,
             removed=_removed,
+            beside=lambda: max(settings.reserved_bytes, captures.nbytes),
         )
-        kept = settings.captures
-        self._files = segments, Captures(self._folder, ttl_s=kept.ttl_s, max_bytes=kept.max_bytes)
+        captures = Captures(self._folder, ttl_s=settings.captures.ttl_s, max_bytes=settings.captured_bytes)
+        self._files = segments, captures
         self._thread.start()
 
     def close(self) -> None:
@@ -130,7 +131,8 @@ class AuditLog:
 
     def _run(self) -> None:
         assert self._files is not None  # noqa: S101 - `start` opened them
-        while (batch := self._take()) is not None:
+        batch: list[Sighting] | None = []  # at first, what is there may be more than there may be now
+        while batch is not None:
             try:
                 self._write(batch, *self._files)
             except Exception:  # noqa: BLE001 - whatever fails is counted, and the thread goes on
@@ -138,6 +140,7 @@ class AuditLog:
                 self._gone(len(batch))
             with self._changed:
                 self._held_bytes -= sum(each.tensor_bytes for each in batch)
+            batch = self._take()
 
     def _take(self) -> list[Sighting] | None:
         """What waits; nothing where it is time to tidy up, and None at the end."""
@@ -157,7 +160,8 @@ class AuditLog:
             with self._changed:
                 self._lost += lost
         written = max(0, written - len(lost_too))
-        self._counts.audited(Sink.LOG, Outcome.WRITTEN, written)
+        if written:
+            self._counts.audited(Sink.LOG, Outcome.WRITTEN, written)
         if written < len(batch):
             for reference in (event.get("dataref") for event in events[written:]):
                 if reference is not None:

@@ -8,6 +8,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,8 @@ from matplotlib.patches import Rectangle
 
 from guard.audit.text import words_of
 from guard.errors import DataError
-from guard.values import Float32Array
+from guard.output import writing
+from guard.values import Float32Array, Occlusion
 
 SUFFIXES: Final = (".png", ".html")
 _LEAST_P = 1e-4
@@ -26,18 +28,23 @@ _DPI = 110
 _SMALL = "small"
 
 
-def draw(event: Mapping[str, Any], item: int, image: Float32Array | None, path: Path) -> None:
+def draw(
+    event: Mapping[str, Any], item: int, image: Float32Array | None, path: Path, seen: Occlusion | None = None
+) -> None:
     """Write a record's item as PNG or, with the whole record below it, as HTML, by the path's ending.
 
+    The heat map is what covering parts of the input showed now, or else what the record has of that.
+
     Raises:
-        DataError: the record does not tell of the item, or the path has another ending.
+        DataError: the record does not tell of the item, or the path has another ending or can't be written.
     """
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path} ends neither in .png nor in .html; name such a file with --out")
-    picture = _figure(event, item, evidence_of(event, item), image)
+    picture = _figure(event, evidence_of(event, item), item, image, None if seen is None else asdict(seen))
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", dpi=_DPI)
-    path.write_bytes(buffer.getvalue() if path.suffix == ".png" else _page(event, buffer.getvalue()))
+    with writing(path):
+        path.write_bytes(buffer.getvalue() if path.suffix == ".png" else _page(event, buffer.getvalue()))
 
 
 def evidence_of(event: Mapping[str, Any], item: int) -> Mapping[str, Any]:
@@ -53,13 +60,20 @@ def evidence_of(event: Mapping[str, Any], item: int) -> Mapping[str, Any]:
     return found
 
 
-def _figure(event: Mapping[str, Any], item: int, told: Mapping[str, Any], image: Float32Array | None) -> Figure:
+def _figure(
+    event: Mapping[str, Any],
+    told: Mapping[str, Any],
+    item: int,
+    image: Float32Array | None,
+    now: Mapping[str, Any] | None,
+) -> Figure:
     rest = event["data"]["unmapped"]["guard"]
-    seen = next((each["occlusion"] for each in told["detectors"] if "occlusion" in each), None)
+    seen = now or next((each["occlusion"] for each in told["detectors"] if "occlusion" in each), None)
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.3))
     _show_input(left, image)
+    middle.set_title(f"what the answer hangs on (occlusion{', made now' if now else ''})", fontsize=_SMALL)
     _show_heat(middle, image, seen, tuple(rest["input"]["shape"]), rest["input"]["layout"])
     _show_detectors(right, told)
     p_value = "" if told["p_value"] is None else f", p = {told['p_value']:.3g}"
@@ -85,11 +99,11 @@ def _show_heat(
     axis: Any, image: Float32Array | None, seen: Mapping[str, Any] | None, shape: tuple[int, ...], layout: str
 ) -> None:
     """How much of the label's margin each part of the input holds, over the input in grey."""
-    axis.set_title("what the answer hangs on (occlusion)", fontsize=_SMALL)
     axis.set_xticks([])
     axis.set_yticks([])
     if seen is None:
-        axis.text(0.5, 0.5, "no heat map:\nocclusion did not look", ha="center", va="center", transform=axis.transAxes)
+        words = "no heat map: occlusion did not look\n(--model and --profile make one)"
+        axis.text(0.5, 0.5, words, ha="center", va="center", fontsize=_SMALL, transform=axis.transAxes)
         return
     height, width = shape[:2] if layout in {"hw", "hwc"} else shape[-2:]
     within = (-0.5, width - 0.5, height - 0.5, -0.5)

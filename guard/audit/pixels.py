@@ -16,15 +16,14 @@ from guard.errors import DataError
 from guard.layout import is_image, planes
 from guard.values import Float32Array, Layout
 
-_GREY = 1
 _COLOURS = 3
 
 
-def input_of(folder: Path, event: Mapping[str, Any], item: int, keys: list[bytes]) -> Float32Array:
-    """An item of a record's input as (height, width) or (height, width, 3), in 0 to 1.
+def input_of(folder: Path, event: Mapping[str, Any], item: int, keys: list[bytes]) -> bytes | Float32Array:
+    """An item of a record's input as it came: an encoded image, or values as its model takes them.
 
     Raises:
-        DataError: it was not kept, can't be opened, or is no image.
+        DataError: it was not kept, or can't be opened.
     """
     if "dataref" not in event:
         raise DataError(
@@ -38,17 +37,22 @@ def input_of(folder: Path, event: Mapping[str, Any], item: int, keys: list[bytes
     tensor = told["tensors"][at]
     content = unseal(event["id"], folder / event["dataref"], keys)[at]
     if tensor["datatype"] == BYTES:
-        return _decoded(texts_of(content, BYTES), item)
-    model = told["input"]
-    return item_pixels(
-        content,
-        item,
-        datatype=tensor["datatype"],
-        shape=tuple(tensor["shape"]),
-        model_shape=tuple(model["shape"]),
-        layout=Layout(model["layout"]) if model["layout"] else None,
-        bounds=tuple(model["bounds"]),
-    )
+        texts = texts_of(content, BYTES)
+        _check(item, len(texts))
+        return texts[item]
+    return _item(content, item, tensor["datatype"], tuple(tensor["shape"]), len(told["input"]["shape"]))
+
+
+def pixels_of(event: Mapping[str, Any], came: bytes | Float32Array) -> Float32Array:
+    """An item of a record's input as (height, width) or (height, width, 3), in 0 to 1.
+
+    Raises:
+        DataError: it is no image.
+    """
+    if isinstance(came, bytes):
+        return _decoded(came)
+    model = event["data"]["unmapped"]["guard"]["input"]
+    return _shown(came, Layout(model["layout"]) if model["layout"] else None, tuple(model["bounds"]))
 
 
 def item_pixels(
@@ -68,24 +72,31 @@ def item_pixels(
     Raises:
         DataError: there is no such item, or it is no image.
     """
+    return _shown(_item(content, item, datatype, shape, len(model_shape)), layout, bounds)
+
+
+def _item(content: npt.NDArray[np.uint8], item: int, datatype: str, shape: tuple[int, ...], rank: int) -> Float32Array:
     values = content.view(WIRE_DTYPES[datatype]).reshape(shape)
-    items = values if values.ndim > len(model_shape) else values[None]
-    if not is_image(items.shape[1:], layout):
-        raise DataError(f"the input is no image, its shape being {list(items.shape[1:])}")
-    if item >= len(items):
-        raise DataError(f"the request holds {len(items)} items, counted from 0; there is no item {item}")
-    chosen = items[item]
-    found = bf16_to_float32(chosen.astype(np.uint16)) if datatype == BF16 else chosen.astype(np.float32)
+    items = values if values.ndim > rank else values[None]
+    _check(item, len(items))
+    return bf16_to_float32(items[item].astype(np.uint16)) if datatype == BF16 else items[item].astype(np.float32)
+
+
+def _check(item: int, items: int) -> None:
+    if item >= items:
+        raise DataError(f"the request holds {items} items, counted from 0; there is no item {item}")
+
+
+def _shown(values: Float32Array, layout: Layout | None, bounds: tuple[float, float]) -> Float32Array:
+    if not is_image(values.shape, layout):
+        raise DataError(f"the input is no image, its shape being {list(values.shape)}")
     low, high = bounds
-    channels = planes(found, layout)
-    shown = np.clip((channels - low) / max(high - low, 1e-12), 0, 1)
+    shown = np.clip((planes(values, layout) - low) / max(high - low, 1e-12), 0, 1)
     return shown[0] if len(shown) < _COLOURS else np.moveaxis(shown[:_COLOURS], 0, -1)
 
 
-def _decoded(texts: list[bytes], item: int) -> Float32Array:
-    if item >= len(texts):
-        raise DataError(f"the request holds {len(texts)} items, counted from 0; there is no item {item}")
-    decoded = cv2.imdecode(np.frombuffer(texts[item], np.uint8), cv2.IMREAD_COLOR)
+def _decoded(encoded: bytes) -> Float32Array:
+    decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     if decoded is None:
-        raise DataError(f"item {item} is no image that can be read")
+        raise DataError("the input is no image that can be read")
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.float32) / np.float32(255)

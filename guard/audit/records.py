@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ from guard.audit.segments import segments_of
 from guard.errors import DataError
 
 
-def records(folder: Path) -> Iterator[Mapping[str, Any]]:
-    """The records of requests in a folder, the oldest first. Lines that are none are left out: `verify` names them.
+def quietly(_segments: int) -> None:
+    """Tell nobody."""
+
+
+def log_of(folder: Path) -> list[Path]:
+    """The segments of the log in a folder, the oldest first.
 
     Raises:
         DataError: there is no log.
@@ -27,12 +31,38 @@ def records(folder: Path) -> Iterator[Mapping[str, Any]]:
             f"{folder} holds no audit log: there is no guard-audit-*.jsonl in it; "
             "name the folder that the policy has as audit.folder"
         )
-    for segment in segments:
+    return segments
+
+
+def lines_of(segment: Path) -> Iterator[bytes]:
+    """The lines of a segment, as they are.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    try:
         with segment.open("rb") as file:
-            for raw in file:
-                line = read(raw.rstrip(b"\n"))
-                if line is not None and line.sound and line.event.get("type") == FOUND:
-                    yield line.event
+            yield from file
+    except OSError as exc:
+        raise DataError(
+            f"{segment} can't be read ({exc.strerror}): look as the user that Guard runs as, or as one of its group"
+        ) from exc
+
+
+def records(folder: Path, advance: Callable[[int], object] = quietly) -> Iterator[Mapping[str, Any]]:
+    """The records of requests in a folder, the oldest first. Lines that are none are left out: `verify` names them.
+
+    `advance` is called with the number of segments just read.
+
+    Raises:
+        DataError: there is no log, or it can't be read.
+    """
+    for segment in log_of(folder):
+        for raw in lines_of(segment):
+            line = read(raw.rstrip(b"\n"))
+            if line is not None and line.sound and line.event.get("type") == FOUND:
+                yield line.event
+        advance(1)
 
 
 def record_of(folder: Path, uid: str) -> Mapping[str, Any]:

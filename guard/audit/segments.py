@@ -35,7 +35,8 @@ def first_of(segment: Path) -> int:
 class Segments:
     """Appends to the log in a folder. For one thread; `nbytes` for any.
 
-    `removed` makes the event that says which segments went, and with which hash their last line ended.
+    `max_bytes` is what the log may take, less what `beside` says that others take of it. `removed` makes the event that
+    says which segments went, and with which hash their last line ended.
 
     Raises:
         ConfigError: the folder can't be written to, or another Guard does.
@@ -49,9 +50,10 @@ class Segments:
         max_bytes: int,
         retention_s: float,
         removed: Callable[[Sequence[str], str], _Event],
+        beside: Callable[[], int] = lambda: 0,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        self._folder, self._removed, self._now_s = folder, removed, now_s
+        self._folder, self._removed, self._beside, self._now_s = folder, removed, beside, now_s
         self._segment_bytes, self._max_bytes, self._retention_s = segment_bytes, max_bytes, retention_s
         self._lock = _locked(folder)
         self._closed = {path: path.stat().st_size for path in segments_of(folder)}
@@ -82,10 +84,11 @@ class Segments:
         return written
 
     def expire(self) -> None:
-        """Remove what is older than records are kept."""
+        """Remove what is older than records are kept, and what is more than the log may take now."""
         if self._file is not None and self._now_s() - self._opened_s > self._retention_s / _PARTS:
             self._close_segment()
-        if any(self._is_old(path) for path in self._closed):
+        oldest = next(iter(self._closed), None)
+        if oldest is not None and (self._is_old(oldest) or self.nbytes > self._max_bytes - self._beside()):
             self._make_room()
 
     def close(self) -> None:
@@ -112,19 +115,19 @@ class Segments:
             self._close_segment()
         if self._file is None:
             self._open_segment()
-        going, left = [], self.nbytes - self._size + self._segment_bytes
+        going, left = [], self.nbytes - self._size + self._segment_bytes + self._beside()
         for path, size in self._closed.items():
             if left > self._max_bytes or self._is_old(path):
                 going.append(path)
                 left -= size
             else:
                 break
-        if going:
-            line, link = write(self._removed([path.name for path in going], _last_of(going[-1]).hash), self.last)
+        if there := [path for path in going if path.exists()]:  # what somebody else removed, Guard did not
+            line, link = write(self._removed([path.name for path in there], _last_of(there[-1]).hash), self.last)
             self._write(line, link)  # first, so that no segment is ever missing without a word
-            for path in going:
-                path.unlink(missing_ok=True)
-                del self._closed[path]
+        for path in going:
+            path.unlink(missing_ok=True)
+            del self._closed[path]
 
     def _is_old(self, path: Path) -> bool:
         try:

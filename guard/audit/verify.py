@@ -6,14 +6,16 @@ hash that Guard tells its own log whenever it closes the audit log.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from guard.audit.chain import GENESIS, WHOLE, Line, Link, read
 from guard.audit.log import REMOVED
-from guard.audit.segments import first_of, segments_of
-from guard.errors import DataError
+from guard.audit.records import lines_of, log_of, quietly
+from guard.audit.segments import first_of
+
+_CUT = "its lines were cut off: with --head, a hash that Guard's own log told shows which"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +42,13 @@ class Verified:
     heads: set[str] = field(default_factory=set)
 
 
-def verify(folder: Path) -> Verified:
-    """Look at each line of the log in a folder.
+def verify(folder: Path, advance: Callable[[int], object] = quietly) -> Verified:
+    """Look at each line of the log in a folder. `advance` is called with the number of segments just read.
 
     Raises:
-        DataError: there is no log.
+        DataError: there is no log, or it can't be read.
     """
-    try:
-        segments = segments_of(folder)
-    except OSError as exc:
-        raise DataError(f"{folder} can't be read ({exc.strerror}); name the audit log's folder") from exc
-    if not segments:
-        raise DataError(
-            f"{folder} holds no audit log: there is no guard-audit-*.jsonl in it; "
-            "name the folder that the policy has as audit.folder"
-        )
+    segments = log_of(folder)
     found, removed, start = Verified(segments=len(segments)), set[str](), None
     place = Problem("", 0, "")
     before: Link | None = None
@@ -72,19 +66,27 @@ def verify(folder: Path) -> Verified:
                 removed.add(str(line.event.get("data", {}).get("lasthash")))
             before = line.link
             found.heads.add(line.link.hash)
+        advance(1)
     found.last = before or Link()
     if start is not None:
         _check_start(*start, removed, found)
+    elif not found.problems:
+        what = f"no line of the log is left: Guard was interrupted before it had written one, or {_CUT}"
+        found.problems.append(Problem(segments[0].name, 1, what))
     return found
 
 
 def _lines(segment: Path, found: Verified) -> Iterator[tuple[int, Line | None]]:
-    with segment.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if raw.endswith(b"\n") or WHOLE.search(raw):
-                yield number, read(raw.removesuffix(b"\n"))
-            else:
-                found.notes.append(f"{segment.name}:{number}: the writer was interrupted within this line")
+    number = 0
+    for number, raw in enumerate(lines_of(segment), 1):
+        if raw.endswith(b"\n") or WHOLE.search(raw):
+            yield number, read(raw.removesuffix(b"\n"))
+        else:
+            found.notes.append(f"{segment.name}:{number}: the writer was interrupted within this line")
+    if not number:
+        found.notes.append(
+            f"{segment.name}:1: it is empty: the writer was interrupted before its first line, or {_CUT}"
+        )
 
 
 def _problems(segment: Path, number: int, line: Line, before: Link | None) -> Iterator[Problem]:

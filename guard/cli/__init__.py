@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that `guard --help` and mist
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -22,7 +23,9 @@ from guard.cli.evaluate import evaluate
 from guard.cli.profile import profile_app
 from guard.cli.serve import serve
 from guard.cli.words import EPILOG, out
-from guard.errors import GuardError
+from guard.errors import DataError, GuardError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 app = typer.Typer(
     help="Guard screens inference traffic for adversarial inputs.",
@@ -46,11 +49,20 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except GuardError as exc:
-        Console(stderr=True, markup=False, emoji=False, highlight=False).print(
-            f"guard: {exc}", style="red", soft_wrap=True
-        )
-        sys.exit(exc.exit_code)
+        _end(exc)
+    except OSError as exc:
+        if exc.errno not in _NO_ROOM:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest there when it ends
+        _end(DataError(f"what a command prints or writes has no room ({exc.strerror}); make some where it goes"))
     sys.exit(0)
+
+
+def _end(error: GuardError) -> NoReturn:
+    Console(stderr=True, markup=False, emoji=False, highlight=False).print(
+        f"guard: {error}", style="red", soft_wrap=True
+    )
+    sys.exit(error.exit_code)
 
 
 def _version(*, show: bool) -> None:

@@ -102,11 +102,9 @@ def calibrate(
     from guard.config_file import load_upstream
     from guard.environment import check_onnxruntime
     from guard.observe.logs import configure_logging
-    from guard.offline.calibrate import Options
-    from guard.offline.command import Source, calibrate_to
-    from guard.offline.conditions import parse
-    from guard.offline.images import read_preprocessing
-    from guard.offline.show import facts
+    from guard.offline.command import calibrate_to
+    from guard.offline.options import Options, parse
+    from guard.offline.source import Source, read_preprocessing
 
     check_onnxruntime()
     configure_logging(json=False, level="warning")
@@ -134,4 +132,6 @@ def calibrate(
     )
     profile = calibrate_to(source, data, out_folder, options, progress(as_json=as_json))
     if as_json:
+        from guard.offline.show import facts
+
         print_json({"folder": str(out_folder), **facts(profile)})

@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from guard.cli.words import AsJson, out, print_json, summary
+from guard.config import Settings
 from guard.errors import ConfigError
+
+if TYPE_CHECKING:
+    from guard.app.models import LoadedModel
 
 
 def check_config(
@@ -20,7 +24,7 @@ def check_config(
     as_json: AsJson = False,
 ) -> None:
     """Check a policy file, and load its profiles and models: every mistake, with its line and what to do."""
-    from guard.config_file import json_schema
+    from guard.config_file import PolicyUnusable, json_schema
     from guard.environment import check_onnxruntime
 
     if schema:
@@ -28,15 +32,14 @@ def check_config(
         return
     if policy is None:
         raise ConfigError("name the policy file: guard check-config policy.yaml")
-    from guard.app.policy import load_policy
 
     check_onnxruntime()
     try:
-        settings, models = load_policy(policy)
-    except ConfigError as exc:
+        settings, models = _loaded(policy)
+    except PolicyUnusable as exc:
         if not as_json:
             raise
-        print_json({"policy": str(policy), "mistakes": str(exc).splitlines()})
+        print_json({"policy": str(policy), "mistakes": exc.mistakes})
         raise typer.Exit(exc.exit_code) from exc
     for model in models.values():
         model.close()
@@ -44,3 +47,15 @@ def check_config(
         print_json({"policy": str(policy), "mistakes": [], "settings": settings.model_dump(mode="json")})
     else:
         out.print(f"{policy} is fine: {summary(settings)}.", soft_wrap=True)
+
+
+def _loaded(policy: Path) -> tuple[Settings, dict[str, LoadedModel]]:
+    """The settings and their models. Where there is no model to load, mistakes are told before imports of seconds."""
+    from guard.config_file import load_settings, salvage
+
+    readable = salvage(policy)
+    if readable is None or not readable.models:
+        load_settings(policy)
+    from guard.app.policy import load_policy
+
+    return load_policy(policy)

@@ -29,12 +29,15 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Look at a deployment, from the machine that Guard runs on, and say what to do. It exits with 6 for problems."""
-    from guard.doctor import Level, examine
+    from guard.config_file import load_settings
     from guard.environment import check_onnxruntime
     from guard.observe.logs import configure_logging
 
     check_onnxruntime()
     configure_logging(json=False, level="critical")  # what it finds, it says itself
+    load_settings(policy)  # mistakes are told before the imports, which take seconds
+    from guard.doctor import Level, examine
+
     styles = {Level.OK: "green", Level.NOTE: "", Level.WARNING: "yellow", Level.PROBLEM: "red"}
     found = []
     for finding in examine(policy, http_port):

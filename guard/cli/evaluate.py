@@ -45,7 +45,8 @@ def evaluate(
     """Attack a guarded model, measure what is caught, and write a report."""
     from guard.environment import check_onnxruntime
     from guard.observe.logs import configure_logging
-    from guard.offline.evaluate.command import Request, evaluate_to
+    from guard.offline.data import look_for
+    from guard.offline.evaluate.request import Request, guarded
 
     check_onnxruntime()
     configure_logging(json=False, level="warning")
@@ -63,6 +64,10 @@ def evaluate(
         ray=ray,
         command=shlex.join(["guard", *sys.argv[1:]]),
     )
+    guarded(request)  # with the samples looked for before the imports, which take seconds
+    look_for(data)
+    from guard.offline.evaluate.command import evaluate_to
+
     evaluation = evaluate_to(request, progress(as_json=as_json))
     if as_json:
         print_json(evaluation.as_json())

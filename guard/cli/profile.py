@@ -21,10 +21,11 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print what a profile holds."""
-    from guard.offline.show import facts, print_profile
     from guard.profile import store
 
     held = store.load(profile)
+    from guard.offline.show import facts, print_profile
+
     if as_json:
         print_json({"folder": str(profile), **facts(held)})
     else:

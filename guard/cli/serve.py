@@ -63,6 +63,8 @@ def serve(
         elif embedded is not None:
             if profile is None:
                 _refuse(ctx, _WITH_PROFILE, "nothing is screened without --profile: give one, or leave out")
+            else:
+                _look_at(profile)
             policy = {"profile": profile, "model": embedded, "mode": mode, "false_positive_rate": false_positive_rate}
             listen = {"address": address, "admin_address": admin_address}
             settings = _embedded_settings(embedded.stem, policy if profile is not None else {}, listen, console=console)
@@ -96,6 +98,13 @@ def _refuse(ctx: typer.Context, options: tuple[str, ...], why: str) -> None:
     given = [flag(name) for name in options if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
     if given:
         raise ConfigError(f"{why}: {', '.join(given)}")
+
+
+def _look_at(profile: Path) -> None:
+    """Tell what is wrong with a profile before the imports, which take seconds."""
+    from guard.profile import store
+
+    store.load(profile)
 
 
 def _embedded_settings(
@@ -137,14 +146,15 @@ async def _serve_policy(config: Path) -> None:
 
 async def _serve(settings: Settings, embedded: Path | None, reload: Reload | None = None) -> None:
     """Run until SIGINT or SIGTERM, with the embedded server behind Guard if a model file says so. SIGUSR1 drains it."""
-    from guard.app import serve
     from guard.embedded import EmbeddedServer
+
+    server = None if embedded is None else EmbeddedServer({embedded.stem: embedded})
+    from guard.app import serve  # after the model's file was read: this takes seconds
 
     stop, drain = asyncio.Event(), asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, drain.set)
-    server = None if embedded is None else EmbeddedServer({embedded.stem: embedded})
     if server is not None:
         port = await server.start()
         settings = settings.model_copy(update={"upstream": Upstream(address=f"127.0.0.1:{port}")})

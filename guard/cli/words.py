@@ -25,7 +25,7 @@ EXIT_CODES: Final = {
     1: "none of the others",
     2: "a mistake in what was typed, or in a policy",
     3: "the installation can't do what was asked",
-    4: "samples or records can't be used; an audit log was changed",
+    4: "samples or records can't be used, or results can't be written; an audit log was changed",
     5: "a profile can't be used: damaged, of another model, or too small for the rate",
     6: "the model can't be used; for `guard doctor`: something has to be mended",
     7: "the guarded server can't be reached",

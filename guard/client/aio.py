@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, Unpack
@@ -13,7 +12,6 @@ from guard.client.attempts import Attempts
 from guard.client.calls import DEADLINE_S, SCREEN_ONLY, Caller, Headers
 from guard.client.errors import CallFailed
 from guard.client.values import Address, Answer, Options, Retry, Screened, Tls
-from guard.errors import ConfigError
 
 
 class _Stock(Protocol):
@@ -90,7 +88,8 @@ class AsyncClient:
         return reading.screened(stock.parameters_of(result.get_response()), required=self._require_verdict)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, for good."""
+        self._caller.closed = True
         await self._stock.client.close()
 
     async def _call(
@@ -124,7 +123,7 @@ class _Grpc:
 class _Http:
     def __init__(self, address: Address, tls: Tls | None) -> None:
         self._triton = stock.module("http.aio")
-        context = True if tls is None else _context(tls)
+        context = True if tls is None else stock.context_of(tls)
         # What a call may take is for its deadline to say.
         self.client = self._triton.InferenceServerClient(
             address.target, ssl=tls is not None, ssl_context=context, conn_timeout=None
@@ -144,13 +143,3 @@ class _Http:
             raise attempts.out_of_time() from error
         except (OSError, aiohttp.ClientError) as error:
             raise reading.unreachable(error) from error
-
-
-def _context(tls: Tls) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
-        if tls.certificate_file is not None:
-            context.load_cert_chain(tls.certificate_file, tls.key_file)
-    except OSError as exc:
-        raise ConfigError(f"the files of Tls can't be used ({exc}); correct them") from exc
-    return context

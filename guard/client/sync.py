@@ -32,7 +32,7 @@ class Client:
     verdict is an error. Over HTTP a client belongs to one thread, as tritonclient's does.
 
     Raises:
-        ConfigError: the address, or a file of `tls`, can't be used.
+        ConfigError: the address, or a file of `tls`, can't be used; no connection is made to find that out.
         EnvironmentProblem: tritonclient is not installed.
     """
 
@@ -65,7 +65,11 @@ class Client:
         return self._stock.client
 
     def tensor(self, name: str, values: Any) -> Any:
-        """An InferInput that holds a numpy array."""
+        """An InferInput that holds a numpy array.
+
+        Raises:
+            ConfigError: it is none, or of a type that the protocol doesn't have.
+        """
         return self._caller.tensor(name, values)
 
     def infer(
@@ -82,6 +86,7 @@ class Client:
         Raises:
             AdversarialInputRejected, InputRejected: Guard's policy rejects them.
             DeadlinePassed, CallFailed: there is no answer.
+            ConfigError: a header can't be sent, or the client is closed.
             NotGuarded: there is no verdict, with `require_verdict`.
         """
         result = self._call(model_name, inputs, deadline_s, self._caller.headers(headers), options)
@@ -103,6 +108,7 @@ class Client:
 
         Raises:
             DeadlinePassed, CallFailed: there is no answer.
+            ConfigError: a header can't be sent, or the client is closed.
             NotGuarded: there is no verdict, with `require_verdict`.
         """
         asked = self._caller.headers(headers) | SCREEN_ONLY
@@ -110,7 +116,8 @@ class Client:
         return reading.screened(stock.parameters_of(result.get_response()), required=self._require_verdict)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, for good."""
+        self._caller.closed = True
         self._stock.client.close()
 
     def _call(
@@ -171,5 +178,29 @@ class _Http:
         ssl_options = {name: str(path) for name, path in files.items() if path is not None}
         # What a call may take is for its deadline to say.
         return self._triton.InferenceServerClient(
-            address.target, ssl=tls is not None, ssl_options=ssl_options, connection_timeout=None, network_timeout=None
+            address.target,
+            ssl=tls is not None,
+            ssl_options=ssl_options,
+            ssl_context_factory=_context,
+            connection_timeout=None,
+            network_timeout=None,
         )
+
+
+def _context(cafile: str) -> Any:
+    """A context of gevent's. Its `create_default_context` makes one of Python's, whose handshake no deadline ends."""
+    import gevent.ssl  # noqa: PLC0415 - with tritonclient only
+
+    class Context(gevent.ssl.SSLContext):  # type: ignore[misc]  # gevent has no types
+        def wrap_socket(self, sock: Any, **options: Any) -> Any:
+            made = super().wrap_socket(sock, **options, do_handshake_on_connect=False)
+            try:
+                made.do_handshake()
+            except BaseException:  # a deadline is one: gevent would leave the socket open
+                made.close()
+                raise
+            return made
+
+    context = Context(gevent.ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cafile)
+    return context

@@ -10,8 +10,9 @@ from typing import Any, Final, TypedDict
 from guard.errors import ConfigError
 from guard.values import Action, Verdict
 
-_ADDRESS: Final = re.compile(r"(?:(grpcs?|https?)://)?((?:\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):[0-9]{1,5})/?")
+_ADDRESS: Final = re.compile(r"(?:(grpcs?|https?)://)?((?:\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):([0-9]{1,5}))/?")
 _UNIX: Final = re.compile(r"unix:\S+")
+_LARGEST_PORT: Final = 65535
 
 
 class Options(TypedDict, total=False):
@@ -103,7 +104,7 @@ def address_of(text: str) -> Address:
     """Read an address.
 
     Raises:
-        ConfigError: it has another form.
+        ConfigError: it has another form, or its port is over 65535, of which gRPC would take the lower 16 bits.
     """
     if _UNIX.fullmatch(text):
         return Address(text, http=False, tls=False)
@@ -113,5 +114,7 @@ def address_of(text: str) -> Address:
             f"{text!r} is no address to call: write grpc://host:port, grpcs://host:port, http://host:port, "
             "https://host:port or unix:path"
         )
+    if int(found[3]) > _LARGEST_PORT:
+        raise ConfigError(f"{text!r} is no address to call: port {found[3]} is over {_LARGEST_PORT}; correct it")
     scheme = found[1] or "grpc"
     return Address(found[2], http=scheme.startswith("http"), tls=scheme.endswith("s"))

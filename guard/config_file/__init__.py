@@ -7,6 +7,7 @@ and settings together show.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,17 +16,19 @@ from pydantic import BaseModel, ValidationError
 from guard.config import Settings, Upstream
 from guard.config_file import checks, english
 from guard.config_file.checks import MIN_SECRET_BYTES
-from guard.config_file.document import Document, Mistake, Unreadable
-from guard.errors import ConfigError
+from guard.config_file.document import Document, Mistake, PolicyUnusable, Unreadable
+from guard.errors import ConfigError, GuardError
 
 __all__ = [
     "MIN_SECRET_BYTES",
     "Mistake",
+    "PolicyUnusable",
     "explain",
     "json_schema",
     "load_settings",
     "load_upstream",
     "locate",
+    "problems_of",
     "salvage",
 ]
 
@@ -39,11 +42,11 @@ def load_settings(path: Path) -> Settings:
     """Read settings from a YAML file. Relative paths in it are relative to the file, and absolute in the result.
 
     Raises:
-        ConfigError: the file has mistakes; the message has a line `file:line: problem; remedy` for each.
+        PolicyUnusable: the file has mistakes; the message has a line `file:line: problem; remedy` for each.
     """
     settings, mistakes = _read(path)
     if settings is None or mistakes:
-        raise ConfigError("\n".join(str(mistake) for mistake in mistakes))
+        raise PolicyUnusable(problems_of(mistakes))
     return _resolved(settings, path)
 
 
@@ -51,12 +54,12 @@ def load_upstream(path: Path) -> Upstream:
     """Read of a policy how the guarded server is reached. What else is in it need not be right yet.
 
     Raises:
-        ConfigError: the file, or its section `upstream`, has mistakes.
+        PolicyUnusable: the file, or its section `upstream`, has mistakes.
     """
     mistakes = [each for each in explain(path) if each.where.partition(".")[0] in {"", "upstream"}]
     settings = salvage(path)
     if mistakes or settings is None:
-        raise ConfigError("\n".join(str(mistake) for mistake in mistakes))
+        raise PolicyUnusable(problems_of(mistakes))
     return settings.upstream
 
 
@@ -114,10 +117,14 @@ def explain(path: Path) -> list[Mistake]:
     return _read(path)[1]
 
 
+def problems_of(mistakes: Iterable[Mistake]) -> list[tuple[str, GuardError]]:
+    """Mistakes as the errors that they are, with their places."""
+    return [(mistake.place, ConfigError(f"{mistake.problem}; {mistake.remedy}")) for mistake in mistakes]
+
+
 def locate(path: Path, where: tuple[str, ...]) -> str:
     """`file:line` of a key in a policy file that was read already."""
-    mistake = Document(path).mistake(where, "", "")
-    return f"{mistake.path}:{mistake.line}"
+    return Document(path).mistake(where, "", "").place
 
 
 def json_schema() -> dict[str, Any]:

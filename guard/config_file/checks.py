@@ -159,16 +159,19 @@ def _check_secret(document: Document, base: Path) -> Iterator[Mistake]:
     if not isinstance(secret_file, str):
         return
     path = base / secret_file
+    remedy = f"run `head -c 32 /dev/urandom > {path}`"
     try:
         with path.open("rb") as file:
             length = len(file.read(MIN_SECRET_BYTES))
     except OSError as exc:
         problem = f"{path} can't be read ({exc.strerror})"
+        if not isinstance(exc, FileNotFoundError):  # one that is there may be other replicas' too
+            remedy = "correct the path, or who may read it"
     else:
         if length == MIN_SECRET_BYTES:
             return
         problem = f"{path} holds {length} bytes, and a secret needs {MIN_SECRET_BYTES} or more"
-    yield document.mistake(("noise_secret_file",), problem, f"run `head -c 32 /dev/urandom > {path}`")
+    yield document.mistake(("noise_secret_file",), problem, remedy)
 
 
 def _check_store(document: Document, base: Path) -> Iterator[Mistake]:

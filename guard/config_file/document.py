@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from guard.errors import ConfigError, GuardError
+
 KeyPath: TypeAlias = Sequence[str | int]
 
 _STRING_TAG = "tag:yaml.org,2002:str"
@@ -32,7 +34,27 @@ class Mistake:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.problem}; {self.remedy}"
+        return f"{self.place}: {self.problem}; {self.remedy}"
+
+    @property
+    def place(self) -> str:
+        """`file:line`."""
+        return f"{self.path}:{self.line}"
+
+
+class PolicyUnusable(ConfigError):
+    """All that is wrong with a policy file and with what it names, each with its place, `file:line`.
+
+    It ends a command with the exit code of the first. A message has a line for each, or more where it lists commands.
+    """
+
+    code = "policy"
+
+    def __init__(self, problems: Sequence[tuple[str, GuardError]]) -> None:
+        self.problems = tuple(problems)
+        self.mistakes = tuple(f"{at}: {error}" for at, error in problems)
+        super().__init__("\n".join(self.mistakes))
+        self.exit_code = next((error.exit_code for _, error in problems), ConfigError.exit_code)
 
 
 class Unreadable(Exception):

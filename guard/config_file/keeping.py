@@ -12,9 +12,7 @@ from guard.audit.keys import CAPTURE_KEY, PSEUDONYM_KEY, watch_key
 from guard.config import Tracing
 from guard.config_file.document import Document, Mistake
 from guard.errors import FileUnusable
-from guard.recording import VOLUME_SHARE, Audit
-
-_LEAST_SEGMENTS = 2
+from guard.recording import LEAST_SEGMENTS, VOLUME_SHARE, Audit
 
 
 def check(document: Document, base: Path) -> Iterator[Mistake]:
@@ -36,11 +34,11 @@ def check(document: Document, base: Path) -> Iterator[Mistake]:
         settings = Audit.model_validate(audit)
     except ValidationError:
         return
-    if settings.log_bytes < _LEAST_SEGMENTS * settings.segment_bytes:
+    if settings.log_bytes < LEAST_SEGMENTS * settings.segment_bytes:
         yield document.mistake(
             ("audit", "volume_bytes" if "volume_bytes" in audit else "segment_bytes"),
             f"{VOLUME_SHARE:.0%} of audit.volume_bytes, less what captures take, is {settings.log_bytes} bytes, and "
-            f"{_LEAST_SEGMENTS} segments take {_LEAST_SEGMENTS * settings.segment_bytes}",
+            f"{LEAST_SEGMENTS} segments take {LEAST_SEGMENTS * settings.segment_bytes}",
             "raise audit.volume_bytes to the volume's size limit, or lower segment_bytes or captures.max_bytes",
         )
 

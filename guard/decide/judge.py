@@ -55,11 +55,11 @@ class Judge:
             least = math.ceil(stats.least_rate(n, confidence) * 10_000) / 10_000
             raise RateUnsupported(
                 f"the profile holds {n} calibration samples, and a false-positive rate of {false_positive_rate:g} "
-                f"needs {needed}: calibrate with more clean samples, or ask for {least:g} or more"
+                f"needs {needed}; calibrate with more clean samples, or ask for {least:g} or more"
             )
         self.threshold = stats.p_value_threshold(n, false_positive_rate, confidence)
 
-    def certain(self, label: int, findings: Iterable[Finding]) -> bool:  # noqa: ARG002 - as the engine asks
+    def certain(self, findings: Iterable[Finding]) -> bool:
         """Whether an item with these findings is flagged whatever else is found: more evidence never takes any away."""
         scores = {f.detector: f.score for f in findings if isinstance(f, Evidence) and math.isfinite(f.score)}
         return bool(scores) and self._p_value(scores) <= self.threshold

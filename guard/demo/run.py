@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +24,14 @@ from guard.demo.report import as_json, show
 from guard.demo.stable import noise_secret, screen_again
 from guard.demo.traffic import MODEL, Client, Kind, send_all
 from guard.embedded import EmbeddedServer
-from guard.errors import ConfigError, UpstreamUnavailable
+from guard.errors import UpstreamUnavailable
 from guard.model.onnx import OnnxBackend, inspect_onnx
-from guard.offline.calibrate import Options, calibrate
-from guard.offline.command import make_folder
+from guard.offline.calibrate import calibrate
 from guard.offline.nets import one_thread, to_onnx
+from guard.offline.options import Options
 from guard.offline.picture import draw
 from guard.offline.progress import Reporter
+from guard.output import writing
 from guard.profile import store
 from guard.values import Mode
 
@@ -53,21 +54,15 @@ class Request:
 
     folder: Path
     seed: int = 0
-    json_file: Path | None = None
     keep_running: bool = False
 
 
-def run(request: Request, console: Console) -> None:
-    """Run the demo.
+def run(request: Request, console: Console, tell: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+    """Run the demo in a folder that is there, and tell its results to a machine if one asks for them.
 
     Raises:
         GuardError: something it needs is missing; the message says what to do.
     """
-    if request.json_file is not None and not request.json_file.parent.is_dir():
-        raise ConfigError(f"--json: the folder {request.json_file.parent} does not exist; create it first")
-    if request.json_file is not None and request.json_file.is_dir():
-        raise ConfigError(f"--json: {request.json_file} is a folder; name a file")
-    make_folder(request.folder, "--dir")
     started = time.monotonic()
     reporter = Reporter(console)
     digits = load_digits(request.seed)
@@ -84,10 +79,8 @@ def run(request: Request, console: Console) -> None:
         accuracy = _accuracy(net, digits)
         show(console, kinds, asked=ASKED_RATE, accuracy=accuracy)
         _show_metrics(console, sidecar)
-        if request.json_file is not None:
-            result = as_json(kinds, asked=ASKED_RATE, accuracy=accuracy, seed=request.seed)
-            request.json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-            console.print(f"The same for machines: {request.json_file}", highlight=False)
+        if tell is not None:
+            tell(as_json(kinds, asked=ASKED_RATE, accuracy=accuracy, seed=request.seed))
         _show_next(console, request.folder, profile_folder, time.monotonic() - started)
         if request.keep_running:
             _wait(console)
@@ -96,8 +89,9 @@ def run(request: Request, console: Console) -> None:
 def _prepare(net: nn.Module, digits: Digits, request: Request, reporter: Reporter) -> tuple[Path, Path]:
     """Write the model and its profile, made by the code behind `guard calibrate`."""
     model_file, profile_folder = request.folder / "digits.onnx", request.folder / "profile"
-    model_file.write_bytes(to_onnx(net, SHAPE))
-    np.savez_compressed(request.folder / "clean.npz", inputs=digits.calibration.images)
+    with writing(request.folder):
+        model_file.write_bytes(to_onnx(net, SHAPE))
+        np.savez_compressed(request.folder / "clean.npz", inputs=digits.calibration.images)
     info = inspect_onnx(model_file, name=MODEL, bounds=BOUNDS, dims=SHAPE)
     backend = OnnxBackend(model_file.read_bytes(), info)
     options = Options(seed=request.seed, shared_noise=True)  # it asks for certificates as well
@@ -153,7 +147,8 @@ def _send(
 ) -> list[Kind]:
     with one_thread():
         crafted = craft(net, digits.held_out, attempts=_ATTEMPTS, seed=request.seed, reporter=reporter)
-    np.savez_compressed(request.folder / "attacks.npz", inputs=np.concatenate([each.images for each in crafted]))
+    with writing(request.folder):
+        np.savez_compressed(request.folder / "attacks.npz", inputs=np.concatenate([each.images for each in crafted]))
     direct, guarded = Client(direct_port), Client(sidecar.grpc_port)
     try:
         for client in (direct, guarded):

@@ -41,13 +41,20 @@ def reachable_around(settings: Settings, http_port: int = HTTP_PORT) -> Iterator
     if upstream.address.startswith("unix:"):
         yield Finding(CHECK, Level.OK, f"the server listens at {upstream.address}: the file's permissions say who may")
         return
+    if _takes_grpc(upstream) is None:
+        found = f"no server answers at {upstream.address}, so whether there is a way round Guard can't be seen"
+        yield Finding(CHECK, Level.NOTE, found, "start it, and look again")
+        return
     host, _ = host_and_port(upstream.address)
     stranger = _without_proof(upstream)
     proves = stranger != upstream
     # Where there is something to prove, nobody is to get in without it; else nobody from another machine.
     hosts = [host] if proves or not _is_loopback(host) else own_addresses()
     yield _judged("gRPC", hosts, proves, lambda each: _takes_grpc(_at(stranger, each)))
-    if settings.listen.http_address is None or host_and_port(settings.listen.http_address)[1] != http_port:
+    if _is_own(host) and settings.listen.http_address and host_and_port(settings.listen.http_address)[1] == http_port:
+        found = f"HTTP at port {http_port} of this machine is Guard's own (listen.http_address), so it was not asked"
+        yield Finding(CHECK, Level.NOTE, found, "say with --http-port where the server has its own, if it serves HTTP")
+    else:
         yield _judged("HTTP", hosts, proves, lambda each: _takes_http(each, http_port))
 
 
@@ -117,6 +124,16 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_own(host: str) -> bool:
+    """Whether a host is this machine, by any of its names."""
+    own = own_addresses()
+    try:
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        addresses = {host}
+    return any(_is_loopback(address) or address in own for address in addresses)
 
 
 def _at(upstream: Upstream, host: str) -> Upstream:

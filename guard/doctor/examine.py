@@ -12,11 +12,12 @@ from guard.app.models import LoadedModel
 from guard.app.policy import load_policy
 from guard.channel import Link
 from guard.config import Settings, Unlisted, host_and_port
-from guard.config_file import load_settings
+from guard.config_file import PolicyUnusable, load_settings
 from guard.doctor.around import HTTP_PORT, reachable_around
-from guard.doctor.machine import certificates, clock, limits
+from guard.doctor.clock import clock
+from guard.doctor.machine import certificates, limits
 from guard.doctor.values import Finding, Level
-from guard.errors import ConfigError
+from guard.errors import EnvironmentProblem, GuardError, ProviderMissing
 from guard.model.onnx import OnnxBackend
 from guard.screen.trial import MODEL
 from guard.values import Mode
@@ -24,7 +25,10 @@ from guard.verify import Verifier
 
 _LOOK_S = 30.0
 _ADMIN_S = 3.0
+_PROVIDER = "provider"
 _CUDA = "CUDAExecutionProvider"
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""This machine is asked itself, and no proxy that the environment names."""
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - looked for, and not bound
 
 
@@ -32,14 +36,15 @@ def examine(path: Path, http_port: int = HTTP_PORT) -> Iterator[Finding]:
     """Look at the deployment that a policy file describes, from the machine that Guard runs on.
 
     Raises:
-        ConfigError: the file itself can't be read as a policy; `guard check-config` has all that is wrong with it.
+        PolicyUnusable: the file itself can't be read as a policy; `guard check-config` has all that is wrong with it.
     """
     settings = load_settings(path)
     loaded: Mapping[str, LoadedModel] = {}
     try:
         settings, loaded = load_policy(path)
-    except ConfigError as error:
-        yield from (Finding("profiles", Level.PROBLEM, line) for line in str(error).splitlines() if line.strip())
+    except PolicyUnusable as error:
+        yield from (_unusable(at, problem) for at, problem in error.problems)
+        yield from _left_out(settings)
     try:
         yield from _policy(settings, loaded)
         yield from _served(settings, loaded)
@@ -51,6 +56,26 @@ def examine(path: Path, http_port: int = HTTP_PORT) -> Iterator[Finding]:
     finally:
         for model in loaded.values():
             model.close()
+
+
+def _unusable(at: str, problem: GuardError) -> Finding:
+    """What keeps a model from being loaded: what is wrong, and behind the first semicolon what to do."""
+    found, _, remedy = str(problem).partition("; ")
+    match problem:
+        case ProviderMissing():
+            check = _PROVIDER
+        case EnvironmentProblem():
+            check = "installation"
+        case _:
+            check = "profiles"
+    return Finding(check, Level.PROBLEM, f"{at}: {found}", remedy)
+
+
+def _left_out(settings: Settings) -> Iterator[Finding]:
+    """Where one model can't be loaded none is, so that of the sound ones nothing else can be said."""
+    if settings.models:
+        found = f"{', '.join(settings.models)}: not looked at further, because the policy can't be loaded"
+        yield Finding("models", Level.NOTE, found, "mend the problems above, and look again")
 
 
 def _policy(settings: Settings, loaded: Mapping[str, LoadedModel]) -> Iterator[Finding]:
@@ -86,20 +111,18 @@ def _policy(settings: Settings, loaded: Mapping[str, LoadedModel]) -> Iterator[F
 
 
 def _provider(name: str, model: LoadedModel) -> Iterator[Finding]:
-    """What really runs the replica: loading it has checked that nothing fell back."""
+    """What really runs the replica, by its session's own account."""
     import onnxruntime  # noqa: PLC0415 - only once it is known that one is installed
 
     replica = model.backends[MODEL]
     if not isinstance(replica, OnnxBackend):
-        yield Finding("provider", Level.OK, f"{name}: the guarded server answers Guard's own evaluations")
+        yield Finding(_PROVIDER, Level.OK, f"{name}: the guarded server answers Guard's own evaluations")
         return
     used = replica.providers[0]
     if used != _CUDA and _CUDA in onnxruntime.get_available_providers():
-        yield Finding(
-            "provider", Level.NOTE, f"{name}: runs on {used}, and CUDA is there", "set device: cuda to use it"
-        )
+        yield Finding(_PROVIDER, Level.NOTE, f"{name}: runs on {used}, and CUDA is there", "set device: cuda to use it")
     else:
-        yield Finding("provider", Level.OK, f"{name}: runs on {used}")
+        yield Finding(_PROVIDER, Level.OK, f"{name}: runs on {used}")
 
 
 def _served(settings: Settings, loaded: Mapping[str, LoadedModel]) -> Iterator[Finding]:
@@ -133,7 +156,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
     host = _EVERYWHERE.get(host, f"[{host}]" if ":" in host else host)
     url = f"http://{host}:{port}/readyz"
     try:
-        with urllib.request.urlopen(url, timeout=_ADMIN_S):
+        with _DIRECTLY.open(url, timeout=_ADMIN_S):
             yield Finding("guard", Level.OK, f"a Guard runs here and is ready ({url})")
     except urllib.error.HTTPError as error:
         with error:

@@ -1,14 +1,12 @@
-"""Clock, certificates and limits."""
+"""Certificates and limits."""
 
 from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 
-from guard.app.models import LoadedModel
 from guard.config import Settings
 from guard.credentials import ends_of, watch_credentials
 from guard.doctor.values import Finding, Level
@@ -16,30 +14,15 @@ from guard.errors import FileUnusable
 
 _DAY_S = 86_400
 _SOON_DAYS = 14
-_SLACK_S = 120
 _LEAST_FILES = 4096
 _MEMORY = Path("/proc/meminfo")
 _KIBIBYTE = 1024
 
 
-def clock(models: Mapping[str, LoadedModel]) -> Iterator[Finding]:
-    """A clock that is behind the making of a profile is wrong, or was when it was made."""
-    now = datetime.now(UTC)
-    made = {name: datetime.fromisoformat(model.profile.provenance.created) for name, model in models.items()}
-    ahead = [name for name, when in made.items() if (_aware(when) - now).total_seconds() > _SLACK_S]
-    if ahead:
-        yield Finding(
-            "clock",
-            Level.PROBLEM,
-            f"it is {now:%Y-%m-%d %H:%M} here, before the profiles of {', '.join(ahead)} were made",
-            "set this machine's clock, by NTP: certificates, deadlines and logs depend on it",
-        )
-    elif made:
-        yield Finding("clock", Level.OK, f"{now:%Y-%m-%d %H:%M} UTC, after all profiles were made")
-
-
 def certificates(settings: Settings) -> Iterator[Finding]:
     """When certificates end."""
+    if settings.listen.tls is None and settings.upstream.tls is None:
+        yield Finding("certificates", Level.OK, "there are none: the policy has neither listen.tls nor upstream.tls")
     for section, tls in (("listen.tls", settings.listen.tls), ("upstream.tls", settings.upstream.tls)):
         if tls is None:
             continue
@@ -54,20 +37,21 @@ def certificates(settings: Settings) -> Iterator[Finding]:
 def limits(settings: Settings) -> Iterator[Finding]:
     """What the system allows, beside what the policy does."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= files < _LEAST_FILES:
-        yield Finding(
-            "limits",
-            Level.WARNING,
-            f"a process may open {files} files here, and each connection is one",
-            f"raise it to {_LEAST_FILES} or more (ulimit -n, LimitNOFILE=, or the container's ulimits)",
-        )
+    few = 0 <= files < _LEAST_FILES
+    yield Finding(
+        "limits",
+        Level.WARNING if few else Level.OK,
+        f"a process may open {files if files >= 0 else 'any number of'} files here, and each connection is one",
+        f"raise it to {_LEAST_FILES} or more (ulimit -n, LimitNOFILE=, or the container's ulimits)" if few else "",
+    )
     held, free = settings.limits.max_inflight_bytes, _available_bytes()
-    if free is not None and held > free // 2:
+    if free is not None:
+        much = held > free // 2
         yield Finding(
             "limits",
-            Level.WARNING,
+            Level.WARNING if much else Level.OK,
             f"requests in flight may hold {held} bytes, and {free} bytes of memory are free",
-            "lower limits.max_inflight_bytes, or give Guard more memory",
+            "lower limits.max_inflight_bytes, or give Guard more memory" if much else "",
         )
     if settings.upstream.max_message_bytes > held:
         yield Finding(
@@ -94,7 +78,3 @@ def _available_bytes() -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * _KIBIBYTE for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _aware(when: datetime) -> datetime:
-    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)

@@ -59,8 +59,8 @@ class ServedModel:
     """An ONNX file in a session with one intra-op thread; requests may run at once, each on its own thread.
 
     Raises:
-        ConfigError: the file can't be read, or has inputs or outputs that the v2 protocol can't carry.
-        BackendError: ONNX Runtime can't load the file.
+        ConfigError: the file has inputs or outputs that the v2 protocol can't carry.
+        BackendError: the file can't be read, or ONNX Runtime can't load it.
     """
 
     def __init__(self, name: str, path: Path) -> None:
@@ -161,8 +161,12 @@ class ServedModel:
 
 
 def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise ConfigError(f"there is no model file {path}: name an ONNX file")
+    try:
+        there = path.is_file()
+    except OSError as exc:  # for example a folder on the way may not be entered
+        raise BackendError(f"{path} can't be read ({exc.strerror}); change permissions, or name another") from exc
+    if not there:
+        raise BackendError(f"there is no model file {path}: name an ONNX file")
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

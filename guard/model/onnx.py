@@ -68,12 +68,12 @@ class OnnxBackend:
         self.preferred_batch = batch
         self.content = model
         """The ONNX file."""
-        self.providers = providers
         self.device = torch.device("cuda" if _CUDA in providers and torch.cuda.is_available() else "cpu")
         """Where its batches are best made."""
         self._bind = bound or self.device.type == "cuda"
         self._buckets: list[Buckets] = []
         self._session = open_session(model, providers)
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         declared = {output.name: output.type for output in self._session.get_outputs()}
         self._output_datatype = _DATATYPES.get(declared.get(info.output_name, ""), "FP32")
         self._by_address = datatypes.BF16 in {info.datatype, self._output_datatype}  # which numpy does not have
@@ -156,12 +156,13 @@ def _element(datatype: str) -> np.dtype[np.generic] | int:
 
 
 def open_session(model: bytes, providers: tuple[str, ...]) -> Any:
-    """Open a session, sure to run where it was asked to.
+    """Open a session, sure to run where it was asked to: before ONNX Runtime warns in words of its own, and after.
 
     Raises:
         BackendError: the bytes are no ONNX model that this runtime can load.
-        EnvironmentProblem: the runtime fell back to another provider.
+        ProviderMissing: the runtime has not, or fell back from, a provider.
     """
+    check_providers(providers, [each for each in providers if each in ort.get_available_providers()])
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -173,7 +174,7 @@ def open_session(model: bytes, providers: tuple[str, ...]) -> Any:
         )
     except Exception as exc:  # as in logits
         raise BackendError(
-            f"not a loadable ONNX model: {exc}. Export it again as one file, its weights inside"
+            f"not a loadable ONNX model: {exc}; export it again as one file, its weights inside"
         ) from exc
     check_providers(providers, session.get_providers())
     return session

@@ -29,8 +29,9 @@ CONSOLE = "/console"
 _IDLE_CONNECTION_S = 10.0
 _SHARE = 0.05
 _BURST_S = 0.1
-"""Making the metrics takes that share of the time in the long run, and as much at once. Beyond it scrapers get what was
-made last, a moment ago: they share the interpreter with requests."""
+"""Making the metrics takes that share of a processor's time in the long run, and as much at once. Beyond it scrapers
+get what was made last, a moment ago: they share the interpreter with requests. Waiting for the processor costs nothing,
+or a busy machine would show old metrics just when they matter."""
 
 _STOP_POLL_S = 0.1
 
@@ -147,8 +148,9 @@ class _Scrapes:
             self._at_s = began_s
             if self._spent_s > _BURST_S and asked in self._last:
                 return self._last[asked]
+            worked_s = time.thread_time()
             made = self._made(environ)
-            self._spent_s += time.monotonic() - began_s
+            self._spent_s += time.thread_time() - worked_s
             self._last = {asked: made}  # no more, for scrapers may ask in any words
             return made
 

@@ -8,7 +8,7 @@ import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from guard import errors
-from guard.observe.labels import OTHER, Closed
+from guard.observe.labels import OTHER, Closed, WatchedCounter
 from guard.recording import Outcome, Sink
 from guard.sharing import Sharing, StoreFailure
 from guard.tracing import Exported
@@ -37,7 +37,7 @@ class Families:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._of_models: list[Closed[Counter] | Closed[Histogram]] = []
+        self._of_models: list[Closed[Counter] | Closed[Histogram] | WatchedCounter] = []
         self._states_of_models: list[Gauge] = []
         self._traffic()
         self._detection()
@@ -98,6 +98,13 @@ class Families:
         )
         self.inflight = self._gauge("guard_inflight_requests", "Inference requests being handled.")
         self.queued = self._gauge("guard_queued_items", "Items waiting for the engine.", "model")
+        self.engine_busy = WatchedCounter(
+            "guard_engine_busy_seconds_total",
+            "Time that the engine had evaluations under way.",
+            "model",
+            self._registry,
+        )
+        self._of_models.append(self.engine_busy)
 
     def _detection(self) -> None:
         self.items = self._counter(
@@ -176,6 +183,9 @@ class Families:
             "guard_selftest_last_success_timestamp_seconds",
             "When known adversarial inputs were found so last, in Unix time; 0: not yet.",
             "model",
+        )
+        self.selftest_interval = self._gauge(
+            "guard_selftest_interval_seconds", "How often the policy wants known adversarial inputs screened.", "model"
         )
         self.drift_suspected = self._gauge(
             "guard_drift_suspected", "1 while scores are no longer like the calibration data's.", "model", "scope"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Generic, TypeVar
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 OTHER = "other"
 """The value of a label outside its closed set, for example of a model that isn't guarded."""
@@ -47,3 +49,31 @@ class Closed(Generic[_Metric]):
             if child is None:
                 child = self._children[known_labels] = self._metric.labels(*known_labels)
         return child
+
+
+class WatchedCounter(Collector):
+    """A counter that somebody else keeps, and that is asked for at each scrape. The client library has none such."""
+
+    def __init__(self, name: str, text: str, label: str, registry: CollectorRegistry) -> None:
+        self._name, self._text, self._label = name, text, label
+        self._asked: dict[str, Callable[[], float]] = {}
+        registry.register(self)
+
+    def watch(self, value: str, count: Callable[[], float]) -> None:
+        """Export what `count` says, called from another thread, under this value of the label."""
+        self._asked[value] = count
+
+    def remove(self, value: str) -> None:
+        """Export it no more."""
+        self._asked.pop(value, None)
+
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        """The metric without its series, by which the registry knows its name."""
+        yield CounterMetricFamily(self._name, self._text, labels=(self._label,))
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The metric as it is now."""
+        for family in self.describe():
+            for value, count in tuple(self._asked.items()):
+                family.add_metric((value,), count())
+            yield family

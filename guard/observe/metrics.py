@@ -134,9 +134,13 @@ class Metrics:
         self._families.reloads[outcome,].inc()
         self._families.reload_successful.set(outcome is not Reloaded.REFUSED)
 
-    def watch_queue(self, model: str, depth: Callable[[], int]) -> None:
-        """Export how many items wait for a model's engine, asked of `depth` at each scrape, from another thread."""
+    def watch_engine(self, model: str, *, depth: Callable[[], int], busy_s: Callable[[], float]) -> None:
+        """Export how many items wait for a model's engine, and for how long it has been busy.
+
+        Both are asked for at each scrape, from another thread.
+        """
         self._families.queued.labels(model).set_function(depth)
+        self._families.engine_busy.watch(model, busy_s)
 
     def watch_memory(self, model: str, size: Callable[[], int]) -> None:
         """Export how many queries of a model are remembered, asked of `size` at each scrape, from another thread."""
@@ -150,9 +154,10 @@ class Metrics:
             self._families.drift_suspected.labels(model, scope).set_function(partial(_answers, suspected, scope))
             self._families.drift_evidence.labels(model, scope).set_function(partial(evidence, scope))
 
-    def watch_selftest(self, model: str, succeeded_s: Callable[[], float]) -> None:
-        """Export when a model's self-test succeeded last, asked of `succeeded_s` from another thread."""
+    def watch_selftest(self, model: str, succeeded_s: Callable[[], float], interval_s: float) -> None:
+        """Export when a model's self-test succeeded last, asked of `succeeded_s` from another thread, and how often."""
         self._families.selftest_succeeded.labels(model).set_function(succeeded_s)
+        self._families.selftest_interval.labels(model).set(interval_s)
 
     def watch_sharing(self, model: str, up: Callable[[], bool]) -> None:
         """Export whether a model's queries are shared, asked of `up` at each scrape, from another thread."""

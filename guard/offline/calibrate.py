@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+import structlog
 import torch
 
 import guard
@@ -27,13 +28,13 @@ from guard.model.backend import Backend
 from guard.model.sweep import best_batch
 from guard.offline import networks
 from guard.offline.conditions import EXPECTED, drawn, possible
-from guard.offline.joint import learn, score_sets
+from guard.offline.joint import ALONE, caught_alone, learn, score_sets
 from guard.offline.known import most_striking
 from guard.offline.material import Attacker, Material
-from guard.offline.networks import Budget
 from guard.offline.occlusion import choose_occlusion
+from guard.offline.options import Options
 from guard.offline.progress import Reporter, quiet
-from guard.offline.quantise import Precision, fastest_variant
+from guard.offline.quantise import fastest_variant
 from guard.offline.scoring import score
 from guard.offline.spread import screening
 from guard.offline.tune import choose_hypotheses, choose_squeezers, label_change_rates, most_telling, stable_sigmas
@@ -51,33 +52,7 @@ _RATE_COPIES = 32
 _ATTACKED, _ATTACKED_FOR_WEIGHTS, _ATTACKED_BY_SURROGATE = 300, 60, 8
 _SUM_TOLERANCE = 1e-3
 _CHANGED_SHARE = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a person may choose; the rest is measured.
-
-    `radius_sigmas` is the L2 radius to certify, in deviations of the noise. `mutations` names the kinds of sensitivity
-    beside the Gaussian one: uniform, shift_rotate, contrast_brightness. `shared_noise` gives Gaussian sensitivity the
-    noise of certificates, so that one evaluation serves both, where it would have the noise that tells most attacks
-    from benign inputs. `network` trains detector networks, `occlusion` covers parts of images, to find stickers.
-    `precision` is that of the replica: fp32 for the model itself; int8 or fp16, each taken only if it is faster and
-    agrees; or auto, for the fastest of the three. `conditions` are the harmless changes that a deployment expects; by
-    default mild ones for images, none for other inputs. `left_out` are families of attacks that networks are not shown.
-    `ray` is the address of a Ray cluster that scores the samples, or `local`.
-    """
-
-    seed: int = 0
-    radius_sigmas: float = 0.5
-    mutations: tuple[str, ...] = ()
-    shared_noise: bool = False
-    network: bool = True
-    occlusion: bool = True
-    precision: Precision = "fp32"
-    budget: Budget = field(default_factory=Budget)
-    conditions: tuple[spec.Condition, ...] | None = None
-    left_out: tuple[str, ...] = ()
-    ray: str | None = None
+_log = structlog.get_logger(__name__)
 
 
 def calibrate(
@@ -153,8 +128,24 @@ def calibrate(
         query_radii=radii_of(samples, backend.info.bounds, backend.info.layout),
     )
     if attacker is not None and attacker.exact:  # a surrogate's attacks say too little about the model's own
-        profile = replace(profile, joint=learn(profile, others))
+        caught = caught_alone(profile, others)
+        _warn_of_the_blind(detectors, caught)
+        made_of = replace(profile.provenance, caught_alone=caught)
+        profile = replace(profile, joint=learn(profile, others), provenance=made_of)
     return replace(profile, known_attacks=most_striking(profile, made, others) if made else None)
+
+
+def _warn_of_the_blind(detectors: Sequence[spec.DetectorSpec], caught: Mapping[str, float]) -> None:
+    """A network that flags attacks hardly more often than benign inputs has learnt nothing; else nothing shows it."""
+    for each in detectors:
+        if isinstance(each, spec.NetworkSpec) and caught.get(each.name, 1.0) < 2 * ALONE:
+            _log.warning(
+                "a detector network has learnt nothing: it hardly tells the attacks of calibration from benign inputs. "
+                "Other detectors stay; more or more varied samples may help",
+                detector=each.name,
+                caught=f"{caught[each.name]:.1%}",
+                benign=f"{ALONE:.0%}",
+            )
 
 
 def with_output_kind(info: ModelInfo, backend: Backend, samples: Float32Array) -> ModelInfo:

@@ -5,16 +5,14 @@ All on 8-bit images (see `view`), and back to 8 bits. Conditions in space are fo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import cv2
 import numpy as np
-from pydantic import ValidationError
 
-from guard.errors import ConfigError
+from guard.offline.options import RANGES
 from guard.offline.view import Bytes, from_bytes, to_bytes
 from guard.profile import spec
 from guard.values import Float32Array
@@ -23,7 +21,6 @@ Change: TypeAlias = Callable[[Bytes, float, np.random.Generator], Bytes]
 _JPEG_CHANNELS = (1, 3)
 _LEVELS = 255
 _LEAST_SIDE = 2
-_LEAST_SEVERITY = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +114,6 @@ _CHANGES: Final[dict[str, Change]] = {
     "noise": _noise,
 }
 _UNCHANGED: Final = {"jpeg": 100.0, "resize": 1.0}
-_RANGES: Final = {
-    "jpeg": (10, 99),
-    "blur": (0.1, 5),
-    "resize": (0.1, 0.95),
-    "brightness": (0.01, 0.5),
-    "contrast": (0.01, 0.9),
-    "noise": (0.5, 64),
-}
 _ANYWHERE: Final = frozenset({"brightness", "contrast", "noise"})
 
 EXPECTED: Final = (
@@ -141,7 +130,8 @@ EXPECTED: Final = (
 def drawn(declared: Sequence[spec.Condition], images: Bytes, rng: np.random.Generator, *, beyond: float = 1.0) -> Bytes:
     """Images (n, *shape), each under one of the declared conditions, half of them as severe as it may be.
 
-    The others are as severe as chance has it. `beyond` takes all further than was declared.
+    The others are as severe as chance has it, down to next to nothing, which can look most like a perturbation.
+    `beyond` takes all further than was declared.
     """
     if not declared:
         return images
@@ -150,29 +140,11 @@ def drawn(declared: Sequence[spec.Condition], images: Bytes, rng: np.random.Gene
     for row, choice in enumerate(choices):
         condition = declared[choice]
         mildest = _UNCHANGED.get(condition.kind, 0.0)
-        share = beyond * min(1.0, float(rng.uniform(_LEAST_SEVERITY, 2 - _LEAST_SEVERITY)))
-        low, high = _RANGES[condition.kind]
+        share = beyond * min(1.0, float(rng.uniform(0, 2)))
+        low, high = RANGES[condition.kind]
         severity = min(max(mildest + (condition.most - mildest) * share, low), high)
         made[row] = _CHANGES[condition.kind](images[row : row + 1], severity, rng)[0]
     return made
-
-
-def parse(text: str) -> spec.Condition:
-    """A condition as a person writes it: its kind, a colon and the severest that is expected.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    kind, _, most = text.partition(":")
-    low, high = _RANGES.get(kind, (math.inf, -math.inf))
-    try:
-        condition = spec.Condition.model_validate({"kind": kind, "most": most})
-    except ValidationError:
-        condition = None
-    if condition is None or not low <= condition.most <= high:
-        choices = ", ".join(f"{kind}:{low:g} to {kind}:{high:g}" for kind, (low, high) in _RANGES.items())
-        raise ConfigError(f"--condition {text}: give a kind and the severest that is expected, from {choices}")
-    return condition
 
 
 def possible(declared: Sequence[spec.Condition], *, image: bool) -> tuple[spec.Condition, ...]:

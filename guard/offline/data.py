@@ -16,6 +16,7 @@ from guard.errors import DataError
 from guard.values import Float32Array
 
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+_ENCODED = frozenset({".png", ".jpg", ".jpeg"})
 _KEYS = ("inputs", "images", "x", "data")
 _LEVELS = 255.0
 _MATRIX = 2
@@ -55,6 +56,40 @@ def load_samples(path: Path, bounds: tuple[float, float]) -> Float32Array:
             bounds=bounds,
         )
     return samples
+
+
+def look_for(path: Path) -> None:
+    """See whether there is anything of that name.
+
+    Raises:
+        DataError: there is not, or that can't be seen.
+    """
+    try:
+        there = path.exists()
+    except OSError as exc:  # for example a folder on the way may not be entered
+        raise DataError(f"{path} can't be read ({exc.strerror}); change permissions, or name another") from exc
+    if not there:
+        raise DataError(f"{path} does not exist: --data takes a folder of images or npy files, an npz or an npy")
+
+
+def load_images(data: Path) -> tuple[bytes, ...]:
+    """The JPEG and PNG files of a folder and its subfolders, in the order of their names.
+
+    Raises:
+        DataError: it is no folder, has none, or has one that can't be read.
+    """
+    look_for(data)
+    files = sorted(file for file in data.rglob("*") if file.suffix.lower() in _ENCODED) if data.is_dir() else []
+    if not files:
+        raise DataError(f"{data} holds no images: beside --preprocessing, --data takes a folder of JPEG or PNG files")
+    return tuple(_bytes_of(file) for file in files)
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as exc:
+        raise DataError(f"{file} can't be read ({exc.strerror}); change its permissions, or remove it") from exc
 
 
 def checked(path: Path, samples: Float32Array, bounds: tuple[float, float]) -> Float32Array:
@@ -116,6 +151,7 @@ def _turned(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _read(path: Path) -> npt.NDArray[np.generic]:
+    look_for(path)
     if path.is_dir():
         return _read_folder(path)
     try:
@@ -123,15 +159,12 @@ def _read(path: Path) -> npt.NDArray[np.generic]:
             return _read_npz(path)
         if path.suffix == ".npy":
             return _read_npy(path)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: --data takes a folder, an npz or an npy") from None
     except _DAMAGE as exc:
         raise DataError(
             f"{path} is damaged, or no file that numpy wrote, or holds Python objects: save it again with numpy.savez "
             "or numpy.save"
         ) from exc
-    what = "is none of these" if path.exists() else "does not exist"
-    raise DataError(f"{path} {what}: --data takes a folder of images or npy files, an npz or an npy")
+    raise DataError(f"{path} is none of these: --data takes a folder of images or npy files, an npz or an npy")
 
 
 def _read_npz(path: Path) -> npt.NDArray[np.generic]:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
-from pydantic import ValidationError
 
 from guard.channel import Link
 from guard.decode.preprocessing import ImageReader, bounds_of, pixels
@@ -22,43 +20,13 @@ from guard.profile.profile import Canaries, Profile
 from guard.profile.spec import ImagePreprocessing, Preprocessing, ServerPreprocessing
 from guard.values import Float32Array
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 _CANARIES = 8
 _BATCH = 16
 
 
-def read_preprocessing(file: Path) -> Preprocessing:
-    """Read how encoded images become the model's input.
-
-    Raises:
-        ConfigError: it can't be read, or says something impossible.
-    """
-    try:
-        said = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"--preprocessing {file} can't be read ({exc.strerror}); check the path") from exc
-    except (UnicodeDecodeError, yaml.YAMLError) as exc:
-        mark, problem = getattr(exc, "problem_mark", None), getattr(exc, "problem", None)
-        where = "" if mark is None else f":{mark.line + 1}"
-        raise ConfigError(f"--preprocessing {file}{where}: this is not YAML: {problem or 'it is no text'}") from exc
-    kind = ServerPreprocessing if isinstance(said, dict) and "upstream_model" in said else ImagePreprocessing
-    try:
-        return kind.model_validate(said)
-    except ValidationError as exc:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in exc.errors())
-        raise ConfigError(f"--preprocessing {file}: {wrong}") from exc
-
-
-def load_images(data: Path) -> tuple[bytes, ...]:
-    """The JPEG and PNG files of a folder and its subfolders, in the order of their names.
-
-    Raises:
-        DataError: it is no folder, or has none.
-    """
-    files = sorted(file for file in data.rglob("*") if file.suffix.lower() in _SUFFIXES) if data.is_dir() else []
-    if not files:
-        raise DataError(f"{data} holds no images: beside --preprocessing, --data takes a folder of JPEG or PNG files")
-    return tuple(file.read_bytes() for file in files)
+def values_of(preprocessing: Preprocessing, told: tuple[float, float]) -> tuple[float, float]:
+    """The bounds of preprocessed images: those that were told where the server makes them."""
+    return bounds_of(preprocessing) if isinstance(preprocessing, ImagePreprocessing) else told
 
 
 def inputs_of(  # noqa: PLR0917 - what there is, and how it is to be seen
@@ -68,15 +36,26 @@ def inputs_of(  # noqa: PLR0917 - what there is, and how it is to be seen
     bounds: tuple[float, float],
     upstream: Link | None,
     reporter: Reporter,
-) -> tuple[Float32Array, tuple[float, float]]:
-    """Images as the model takes them, channels last where Guard makes them, and the bounds of their values.
+) -> Float32Array:
+    """Images as the model takes them, channels last where Guard makes them.
 
     Raises:
         DataError: an image can't be read, or values are outside the bounds that were told.
         BackendError: the server can't preprocess them.
     """
-    if isinstance(preprocessing, ImagePreprocessing):
-        bounds = bounds_of(preprocessing)
+    samples = decoded(preprocessing, images, data, upstream, reporter)
+    return checked(data, samples, values_of(preprocessing, bounds))
+
+
+def decoded(
+    preprocessing: Preprocessing, images: Sequence[bytes], data: Path, upstream: Link | None, reporter: Reporter
+) -> Float32Array:
+    """The same of images that are too few to be checked.
+
+    Raises:
+        DataError: an image can't be read.
+        BackendError: the server can't preprocess them.
+    """
     server = _client(preprocessing, upstream)
     parts = []
     try:
@@ -93,7 +72,7 @@ def inputs_of(  # noqa: PLR0917 - what there is, and how it is to be seen
     samples = np.concatenate(parts)
     if samples.shape[-1] == 1 and isinstance(preprocessing, ImagePreprocessing):
         samples = samples[..., 0]
-    return checked(data, samples, bounds), bounds
+    return samples
 
 
 def with_images(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, special
@@ -13,6 +14,9 @@ from guard.offline.scoring import Screens, score
 from guard.profile.profile import BenignScores, Profile
 from guard.profile.spec import DetectorSpec, Joint
 from guard.values import Float32Array, Float64Array
+
+ALONE = 0.05
+"""The rate at which detectors are compared, each by itself."""
 
 _PENALTY = 1e-3
 """On squared weights: keeps them finite where attacks and benign inputs can be told apart completely."""
@@ -25,17 +29,23 @@ def learn(profile: Profile, attacks: Mapping[str, Sequence[BenignScores]]) -> Jo
     alike, and so do the sets of one, however many attacks succeeded. What comes of it is placed among benign inputs
     like any score, and the false-positive rate does not rest on it.
     """
-    sets = [(1 / len(family), scored) for family in attacks.values() for scored in family if len(scored)]
-    if not sets:
+    if (attacked := _attacked(profile, attacks)) is None:
         return None
-    combination, names = Combination(profile), profile.scoring
-    benign = _features(combination, profile.reference, names)
-    attacked = [_features(combination, scored, names) for _, scored in sets]
-    weights = np.concatenate(
-        [np.full(len(each), share / len(each)) for (share, _), each in zip(sets, attacked, strict=True)]
-    )
-    found = _fit(benign, np.concatenate(attacked), weights / weights.sum())
+    names = profile.scoring
+    found = _fit(_features(_surprises(profile, profile.reference)), _features(attacked.surprises), attacked.weights)
     return Joint(weights={name: (float(found[at]), float(found[len(names) + at])) for at, name in enumerate(names)})
+
+
+def caught_alone(profile: Profile, attacks: Mapping[str, Sequence[BenignScores]]) -> dict[str, float]:
+    """The share of attacks, scored in sets by family, that each detector alone would flag at a rate of `ALONE`.
+
+    Families and sets weigh alike. A detector that has learnt nothing flags that share of them too.
+    """
+    if (attacked := _attacked(profile, attacks)) is None:
+        return {}
+    limits = np.quantile(_surprises(profile, profile.calibration), 1 - ALONE, axis=0)
+    shares = attacked.weights @ (attacked.surprises > limits)
+    return dict(zip(profile.scoring, shares.tolist(), strict=True))
 
 
 def score_sets(
@@ -58,10 +68,33 @@ def _part(scored: BenignScores, at: slice) -> BenignScores:
     return BenignScores(scored.labels[at], {name: each[at] for name, each in scored.scores.items()})
 
 
-def _features(combination: Combination, scored: BenignScores, names: Sequence[str]) -> Float64Array:
-    """Surprises and their roots, (n, 2 detectors)."""
+@dataclass(frozen=True, slots=True)
+class _Attacked:
+    """Surprises of attacks, (n, detectors), and what each attack weighs, (n,); one together."""
+
+    surprises: Float64Array
+    weights: Float64Array
+
+
+def _attacked(profile: Profile, attacks: Mapping[str, Sequence[BenignScores]]) -> _Attacked | None:
+    """Families weigh alike, and so do the sets of one; None without attacks."""
+    sets = [(1 / len(family), scored) for family in attacks.values() for scored in family if len(scored)]
+    if not sets:
+        return None
+    weights = np.concatenate([np.full(len(scored), share / len(scored)) for share, scored in sets])
+    surprises = np.concatenate([_surprises(profile, scored) for _, scored in sets])
+    return _Attacked(surprises, weights / weights.sum())
+
+
+def _surprises(profile: Profile, scored: BenignScores) -> Float64Array:
+    """(n, detectors), as `profile.scoring` has them; none where there is no score."""
+    combination, names = Combination(profile), profile.scoring
     found = [combination.surprises(scores) for scores in rows(scored)]
-    surprises = np.array([[each.get(name, 0.0) for name in names] for each in found]).reshape(len(found), len(names))
+    return np.array([[each.get(name, 0.0) for name in names] for each in found]).reshape(len(found), len(names))
+
+
+def _features(surprises: Float64Array) -> Float64Array:
+    """Surprises and their roots, (n, 2 detectors)."""
     return np.hstack([surprises, np.sqrt(surprises)])
 
 

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from guard.layout import is_image
 from guard.model import inner
 from guard.model.backend import Backend
 from guard.offline.conditions import drawn
 from guard.offline.material import Material
 from guard.offline.nets import Average, SmallNet, fit, one_thread, to_onnx
 from guard.offline.progress import Reporter
+from guard.offline.residual import ResidualNet, mirrored
 from guard.offline.view import View
 from guard.profile.spec import Condition
 from guard.values import Float32Array, ModelInfo
@@ -35,10 +37,11 @@ _FLAT = 1e-3
 def train_network(material: Material, info: ModelInfo, *, seed: int, reporter: Reporter, steps: int) -> bytes:
     """Train a detector network on inputs, and return it as ONNX bytes.
 
-    Its output is (batch, 2): logits of benign and adversarial. For small inputs it is the mean of a few networks that
-    differ in their draws, since one alone varies a good deal from seed to seed; for larger ones that takes too long.
+    Its output is (batch, 2): logits of benign and adversarial. For small inputs it is the mean of a few plain networks
+    that differ in their draws, since one alone varies a good deal from seed to seed. Larger images have a residual.
     """
-    count = _NETS if math.prod(info.shape) <= _SMALL_INPUT else 1
+    small = math.prod(info.shape) <= _SMALL_INPUT
+    count = _NETS if small else 1
     rng = torch.Generator().manual_seed(seed)
     benign = torch.from_numpy(material.benign)
     positives = [torch.from_numpy(each) for each in material.positives]
@@ -50,8 +53,13 @@ def train_network(material: Material, info: ModelInfo, *, seed: int, reporter: R
     ):
         torch.manual_seed(seed)
         for _ in range(count):
-            net = SmallNet(info.shape, 2, info.bounds, info.layout)
-            fit(net, _balanced(benign, material.clean, positives, rng), steps=steps, advance=advance)
+            batches = _balanced(benign, material.clean, positives, rng)
+            if is_image(info.shape, info.layout) and not small:
+                net: nn.Module = ResidualNet(info.shape, 2, info.bounds, info.layout)
+                batches = mirrored(batches, info.shape, info.layout, rng)
+            else:
+                net = SmallNet(info.shape, 2, info.bounds, info.layout)
+            fit(net, batches, steps=steps, advance=advance)
             nets.append(net)
     return to_onnx(Average(nets).eval(), info.shape)
 

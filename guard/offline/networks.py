@@ -14,6 +14,7 @@ from guard.model.onnx import OnnxBackend
 from guard.offline.denoiser import train_denoiser
 from guard.offline.material import Material
 from guard.offline.network import train_network, train_on_activations, train_surrogate
+from guard.offline.options import Budget
 from guard.offline.progress import Reporter
 from guard.offline.whitebox import WhiteBox, best_white_box
 from guard.profile.spec import Condition, NetworkSpec
@@ -21,16 +22,6 @@ from guard.values import Float32Array
 
 _LEAST_POSITIVES = 100
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Training steps, of batches of 128."""
-
-    surrogate_steps: int = 600
-    network_steps: int = 1000
-    activation_steps: int = 1500
-    denoiser_steps: int = 1200
 
 
 @dataclass(frozen=True, slots=True)

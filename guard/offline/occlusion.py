@@ -62,13 +62,13 @@ def choose_occlusion(
     if not is_image(backend.info.shape, layout):
         return None
     height, width = planes(samples[0], layout).shape[1:]
-    patch_px = math.ceil(math.sqrt(patch_area * height * width))
+    patch_px = side_of(patch_area, height, width)
     if min(height, width) < max(_LEAST_SIDE_PX, 2 * patch_px):
         return None
     spec = OcclusionSpec(
         image_px=(height, width), patch_px=patch_px, fill=(sum(backend.info.bounds) / 2,), pairs="skip"
     )
-    fills = spec.fill, _mean_colour(samples, layout)
+    fills = spec.fill, mean_colour(samples, layout)
     colours = [_measured(backend, samples, _with(spec, fill=fill)) for fill in fills]
     steadier = min(colours, key=lambda colour: colour.changes).spec
     grids = [_with(steadier, grid=grid, pairs=pairs) for grid in _GRIDS]
@@ -85,11 +85,16 @@ def choose_occlusion(
     return chosen.spec
 
 
+def side_of(area: float, height: int, width: int) -> int:
+    """The side of a square that covers such a share of an image."""
+    return math.ceil(math.sqrt(area * height * width))
+
+
 def _with(spec: OcclusionSpec, **changes: object) -> OcclusionSpec:
     return spec.model_copy(update=changes)
 
 
-def _mean_colour(samples: Float32Array, layout: Layout | None) -> tuple[float, ...]:
+def mean_colour(samples: Float32Array, layout: Layout | None) -> tuple[float, ...]:
     """The mean of each channel."""
     means = np.mean([planes(sample, layout).mean(axis=(1, 2), dtype=np.float64) for sample in samples], axis=0)
     return tuple(means.tolist())

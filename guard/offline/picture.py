@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from guard import stats
 from guard.decide.combination import Combination
+from guard.output import writing
 from guard.profile.profile import Profile
 from guard.values import Float64Array
 
@@ -39,7 +40,8 @@ def draw(profile: Profile, directory: Path) -> Path:
         axis.set_visible(False)
     figure.suptitle(f"{profile.model.name}, calibrated {profile.provenance.created}", fontsize="medium")
     path = directory / PICTURE
-    figure.savefig(path, dpi=110)
+    with writing(path):
+        figure.savefig(path, dpi=110)
     return path
 
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import onnx
 import structlog
@@ -29,12 +28,9 @@ from guard.errors import BackendError, DataError
 from guard.model.backend import Backend
 from guard.model.onnx import OnnxBackend
 from guard.model.sweep import best_batch
+from guard.offline.options import Precision, Reduced
 from guard.profile.spec import ReducedReplica
 from guard.values import Float32Array, IntArray, ModelInfo
-
-Reduced: TypeAlias = Literal["int8", "fp16"]
-Precision: TypeAlias = Literal["auto", "fp32"] | Reduced
-"""Of a replica: that of the model itself, fewer bits where they earn their place, or whichever is fastest."""
 
 LEAST_AGREEMENT = 0.99
 LEAST_SPEEDUP = 1.1

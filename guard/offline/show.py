@@ -47,8 +47,13 @@ def describe(profile: Profile) -> Group:
     detectors.add_column("detector", no_wrap=True)
     for heading in ("settings", "median", "5 % to 95 % of benign scores"):
         detectors.add_column(heading)
+    if made.caught_alone:
+        detectors.add_column("attacks it catches alone, at 5 %")
     for spec in profile.detectors:
-        detectors.add_row(spec.name, _settings(spec), *_spread(profile, spec.name))
+        alone = f"{made.caught_alone[spec.name]:.0%}" if spec.name in made.caught_alone else "-"
+        detectors.add_row(
+            spec.name, _settings(spec), *_spread(profile, spec.name), *([alone] * bool(made.caught_alone))
+        )
     return Group(facts, detectors, _rates(len(profile.calibration)))
 
 

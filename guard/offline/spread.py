@@ -8,6 +8,8 @@ copies than are needed in the end.
 from __future__ import annotations
 
 import os
+import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ LOCAL: Final = "local"
 """In place of a cluster's address: one is started on this machine, with all of its cores, for as long as it takes."""
 
 _CHUNK = 32
+_KNOCK_S = 5.0
 _VERSIONS = (guard.__version__, onnxruntime.__version__, str(torch.__version__))
 
 
@@ -48,18 +51,33 @@ def screening(
         ConfigError: the cluster can't be reached, its machines have other versions, or the replica can't go there.
         EnvironmentProblem: Ray is not installed.
     """
+    with reached(replica, ray) as cores:
+        if cores is None or not isinstance(replica, OnnxBackend):
+            with running_engine(replica, detectors, files, secret=secret) as engine:
+                yield partial(screen_all, engine)
+            return
+        model, batch = replica.content, replica.preferred_batch
+        kit = Kit(model, replica.info, batch, replica.providers, tuple(detectors), dict(files), secret)
+        yield partial(_spread, _workers(cores, kit))
+
+
+@contextmanager
+def reached(replica: Backend, ray: str | None) -> Iterator[int | None]:
+    """The cores of the cluster `ray`, reached once for all that is within; None for this machine's own engine.
+
+    Raises:
+        ConfigError: the cluster can't be reached, or the replica can't go there.
+        EnvironmentProblem: Ray is not installed.
+    """
     if ray is None:
-        with running_engine(replica, detectors, files, secret=secret) as engine:
-            yield partial(screen_all, engine)
+        yield None
         return
-    check_ray()
     if not isinstance(replica, OnnxBackend):
         raise ConfigError("--ray needs --model, a file that can be sent to the cluster; leave it out beside --upstream")
-    kit = Kit(
-        replica.content, replica.info, replica.preferred_batch, replica.providers, tuple(detectors), dict(files), secret
-    )
+    check_ray()
+    _knock(ray)
     with _cluster(ray) as cores:
-        yield partial(_spread, _workers(cores, kit))
+        yield cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +115,24 @@ class Worker:
         return list(screen_all(self._engine, samples))
 
 
+def _knock(address: str) -> None:
+    """See whether anybody is there, if the address has a port: Ray itself tries for many minutes."""
+    found = re.fullmatch(r"(?:ray://)?(.+):([0-9]+)", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), _KNOCK_S).close()
+    except (OSError, OverflowError) as exc:
+        raise _nobody(address, exc) from exc
+
+
+def _nobody(address: str, why: Exception) -> ConfigError:
+    return ConfigError(
+        f"--ray {address}: there is no cluster that answers ({why}); give the address that `ray start --head` shows, "
+        f"or {LOCAL}"
+    )
+
+
 @contextmanager
 def _cluster(address: str) -> Iterator[int]:
     """A connection to a cluster: how many cores it has. One that is there already is left as it is."""
@@ -112,10 +148,7 @@ def _cluster(address: str) -> Iterator[int]:
                 **({"include_dashboard": False} if address == LOCAL else {}),
             )
         except (ConnectionError, ValueError, RuntimeError) as exc:
-            raise ConfigError(
-                f"--ray {address}: there is no cluster that answers ({exc}); give the address that `ray start --head` "
-                f"shows, or {LOCAL}"
-            ) from exc
+            raise _nobody(address, exc) from exc
     try:
         yield max(1, int(ray.cluster_resources().get("CPU", 1)))
     finally:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from guard.errors import ProfileError
+from guard.output import writing
 from guard.profile.profile import BenignScores, Canaries, Profile, Provenance
 from guard.profile.spec import Condition, DetectorSpec, Joint, NetworkSpec, Preprocessing, QueryRadii, ReducedReplica
 from guard.values import ModelInfo
@@ -39,7 +40,15 @@ def save(profile: Profile, directory: Path) -> None:
     """Write a profile into `directory`, which is created; files of an older profile there are replaced.
 
     The manifest goes last and holds the hash of the arrays, so that a write cut short is noticed.
+
+    Raises:
+        DataError: it can't be written to.
     """
+    with writing(directory):
+        _save(profile, directory)
+
+
+def _save(profile: Profile, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, npt.NDArray[Any]] = {
         "canary_inputs": profile.canaries.inputs,

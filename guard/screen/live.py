@@ -16,7 +16,7 @@ from guard.values import Fault, FaultReason, Finding, Float32Array, Screening, S
 LABEL = "label"
 """What the evaluation of the unchanged input is charged to."""
 
-Decided: TypeAlias = Callable[[int, Sequence[Finding]], bool]
+Decided: TypeAlias = Callable[[Sequence[Finding]], bool]
 """Whether the verdict on an item with this label can't change any more, whatever is found beyond these findings."""
 
 Stages: TypeAlias = Sequence[Sequence[tuple[int, Detector]]]
@@ -185,7 +185,7 @@ class LiveItem:
         if not self._stage or self._decided is None or self.label is None:
             return False
         try:
-            if not self._decided(self.label, [finding for finding in self._findings if finding is not None]):
+            if not self._decided([finding for finding in self._findings if finding is not None]):
                 return False
         except Exception:  # noqa: BLE001 - the price of a bug there is the evaluations that could have been spared
             _log.exception("whether the verdict is certain could not be said", decision_id=self.decision_id)

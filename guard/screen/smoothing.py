@@ -38,7 +38,7 @@ def at_radius(spec: SmoothingSpec, radius: float) -> SmoothingSpec:
     most = LARGEST_RADIUS_SIGMAS * spec.sigma
     if radius > most:
         raise ConfigError(
-            f"a radius of {radius:g} takes more copies than screening can afford: ask for {most:g} or less, which is "
+            f"a radius of {radius:g} takes more copies than screening can afford; ask for {most:g} or less, which is "
             f"{LARGEST_RADIUS_SIGMAS:g} deviations of the noise"
         )
     needed = copies_to_certify(label_change_rate_at(radius, spec.sigma), spec.alpha)

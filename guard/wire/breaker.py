@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 import grpc
@@ -40,16 +41,12 @@ class Breaker:
         self._address = address
         self._look_s = unresponsive_s / 4
         self._show = opened
-        self._opened: asyncio.Future[None] | None = None
-        self._calls = 0
+        self.is_open = False
+        """Whether calls are refused."""
+        self._waiting: set[asyncio.Future[None]] = set()
         self._heard = 0
         self._watching: asyncio.Task[None] | None = None
         self._asking: asyncio.Future[Any] | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether calls are refused."""
-        return self._opened is not None and self._opened.done()
 
     def check(self) -> None:
         """Let a call begin.
@@ -57,30 +54,37 @@ class Breaker:
         Raises:
             UpstreamUnavailable: the server does not answer.
         """
-        if self._opened is not None and self._opened.done():
+        if self.is_open:
             raise self._refusal()
 
     def heard(self) -> None:
         """The server answered something."""
         self._heard += 1
 
-    async def wait(self, task: asyncio.Task[Any], timeout_s: float | None) -> bool:
+    async def wait(self, call: grpc.aio.UnaryUnaryCall[Any, Any], timeout_s: float | None) -> bool:
         """Wait for a call for so many seconds: whether it ended.
 
         Raises:
             UpstreamUnavailable: the server stopped answering meanwhile.
         """
-        self._opened = opened = self._opened or asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch(), context=Context())  # its log is of no request
-        self._calls += 1
+        waiting = loop.create_future()
+        wake = partial(_wake, waiting)
+        timer = None if timeout_s is None else loop.call_later(timeout_s, wake)
+        call.add_done_callback(wake)
+        self._waiting.add(waiting)
         try:
-            await asyncio.wait({task, opened}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            await waiting
         finally:
-            self._calls -= 1
-        if opened.done() and not task.done():
+            self._waiting.discard(waiting)
+            if timer is not None:
+                timer.cancel()
+        ended: bool = call.done()
+        if self.is_open and not ended:
             raise self._refusal()
-        return task.done()
+        return ended
 
     async def close(self) -> None:
         """Stop watching."""
@@ -97,10 +101,10 @@ class Breaker:
 
     async def _watch(self) -> None:
         """Look for as long as calls run, or none may."""
-        while self._calls or self.is_open:
+        while self._waiting or self.is_open:
             before = self._heard
             await asyncio.sleep(self._look_s)
-            if (self._calls and self._heard == before) or self.is_open:
+            if (self._waiting and self._heard == before) or self.is_open:
                 self._set(opened=not await self._lives(before))
 
     async def _lives(self, heard: int) -> bool:
@@ -122,10 +126,16 @@ class Breaker:
     def _set(self, *, opened: bool) -> None:
         if opened is self.is_open:
             return
-        if opened and self._opened is not None:
+        self.is_open = opened
+        if opened:
             _log.warning("the upstream does not answer any more", address=self._address)
-            self._opened.set_result(None)
+            for waiting in self._waiting:
+                _wake(waiting)
         else:
             _log.info("the upstream answers again", address=self._address)
-            self._opened = None
         self._show(opened)
+
+
+def _wake(waiting: asyncio.Future[None], _: object = None) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

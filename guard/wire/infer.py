@@ -30,23 +30,23 @@ class InferHandler:
         self._max_message_bytes = max_message_bytes
         self._regions = regions
 
-    async def answer(self, messages: AsyncIterator[bytes], context: Context) -> bytes:
+    async def answer(self, _messages: AsyncIterator[bytes], context: Context) -> bytes:
         """Answer a call, whose one message is a serialised ModelInferRequest."""
         if self._regions is not None:
-            return await self._answer_copied(self._regions, messages, context)
+            return await self._answer_copied(self._regions, context)
         packing = Packing()
-        answer = await self._passage.answer(caller_of(context), self._parts(messages, packing))
+        answer = await self._passage.answer(caller_of(context), self._parts(context, packing))
         return await send(context, answer.reply, answer.marks, packing)
 
-    async def _parts(self, messages: AsyncIterator[bytes], packing: Packing) -> Parts:
-        return take_apart(await receive(messages, self._max_message_bytes, packing))
+    async def _parts(self, context: Context, packing: Packing) -> Parts:
+        return take_apart(await receive(context, self._max_message_bytes, packing))
 
-    async def _answer_copied(self, regions: Regions, messages: AsyncIterator[bytes], context: Context) -> bytes:
+    async def _answer_copied(self, regions: Regions, context: Context) -> bytes:
         """Answer a call whose tensors may be in shared memory: copied in before, and written back behind all else."""
         caller, outputs, packing = caller_of(context), dict[str, Place](), Packing()
 
         async def parts() -> Parts:
-            made, places = regions.copied(await self._parts(messages, packing), str(context.peer()))
+            made, places = regions.copied(await self._parts(context, packing), str(context.peer()))
             outputs.update(places)
             return made
 

@@ -87,13 +87,13 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
         return known or self._refused(Unsupported(f"guard does not know {method}, so it does not let it through"))
 
     def _passed(self, path: str) -> _MethodHandler:
-        async def forward(messages: AsyncIterator[bytes], context: Context) -> bytes:
+        async def forward(_messages: AsyncIterator[bytes], context: Context) -> bytes:
             metadata = to_upstream(context.invocation_metadata() or ())
             marks: Metadata = ()
             packing = Packing()
             with identified() as call_id:
                 try:
-                    message = await receive(messages, self._max_message_bytes, packing)
+                    message = await receive(context, self._max_message_bytes, packing)
                     reply = await self._upstream.call(Call(path, message, metadata, deadline_s(context)))
                 except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status
                     reply, marks = refuse(error, self._metrics, call_id), refusal_trailers(call_id)
@@ -104,12 +104,12 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
     def _own(self, method: Method) -> _MethodHandler:
         """A handler that answers in place of the guarded server."""
 
-        async def handler(messages: AsyncIterator[bytes], context: Context) -> bytes:
+        async def handler(_messages: AsyncIterator[bytes], context: Context) -> bytes:
             marks: Metadata = ()
             packing = Packing()
             with identified() as call_id:
                 try:
-                    message = await receive(messages, self._max_message_bytes, packing)
+                    message = await receive(context, self._max_message_bytes, packing)
                     reply = Reply(grpc.StatusCode.OK, body=_parsed(method, message, str(context.peer())))
                 except Exception as error:  # noqa: BLE001 - as above
                     reply, marks = refuse(error, self._metrics, call_id), refusal_trailers(call_id)

@@ -105,11 +105,12 @@ class Passage:
         return Request(call_id, replace(caller, metadata=trace.told_in(caller.metadata)), trace=trace)
 
     def course(self, request: Request, parts: Parts) -> Course:
-        """What the policy says of a request, which keeps to the policy that it began with."""
+        """What the policy says of a request, which keeps to the policy that it began with, and to one version."""
         request.screener = screener = self._screener.now()
         asked_for = parts.header.model_name, parts.header.model_version
         course = screener.course(*asked_for)
         request.model = screener.listed_as(*asked_for)
+        parts.header.model_version = screener.version(*asked_for)
         return course
 
     async def screened(self, request: Request, parsed: ParsedRequest) -> Decision:

@@ -25,6 +25,10 @@ class Screener(Protocol):
         """The name that the policy has for a version of a model; where it has none, the model's."""
         ...
 
+    def version(self, model: str, version: str) -> str:
+        """The version that the upstream is to be asked for, where a request asks for this one ("" for none)."""
+        ...
+
     def course(self, model: str, version: str = "") -> Course:
         """When a request for a version of a model may reach the upstream, by its policy.
 

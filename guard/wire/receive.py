@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
@@ -77,8 +77,8 @@ class Packing:
     compression: grpc.Compression = grpc.Compression.NoCompression
 
 
-async def receive(messages: AsyncIterator[bytes], max_message_bytes: int, packing: Packing) -> bytes:
-    """Read the message of a call that a handler for streams got, and note how it came.
+async def receive(context: grpc.aio.ServicerContext[Any, Any], max_message_bytes: int, packing: Packing) -> bytes:
+    """Read the message of a call, as a handler for streams does, and note how it came.
 
     Handlers for unary calls never hear of a message that gRPC did not take, so that nothing could count it. Here it
     shows as a call without a message; the client sees gRPC's own refusal.
@@ -87,13 +87,15 @@ async def receive(messages: AsyncIterator[bytes], max_message_bytes: int, packin
         MessageTooLarge: it is over `max_message_bytes`.
         MalformedRequest: its compression is broken.
     """
-    async for message in messages:
-        packing.compression = compression_of(message)
-        return await unpacked("the request", message, max_message_bytes)
-    raise MessageTooLarge(
-        f"gRPC took no message: it has more than {transport_limit(max_message_bytes)} bytes, where "
-        f"upstream.max_message_bytes allows {max_message_bytes}, or the client sent none"
-    )
+    # An iterator that isn't read to its end would cost the event loop a task of its own to close it.
+    message = await context.read()
+    if not isinstance(message, bytes):
+        raise MessageTooLarge(
+            f"gRPC took no message: it has more than {transport_limit(max_message_bytes)} bytes, where "
+            f"upstream.max_message_bytes allows {max_message_bytes}, or the client sent none"
+        )
+    packing.compression = compression_of(message)
+    return await unpacked("the request", message, max_message_bytes)
 
 
 def _inflated(what: str, message: bytes, max_message_bytes: int) -> bytes:

@@ -91,17 +91,20 @@ class Upstream:
         cancellable = self._cancellation.passes_on()
         if not cancellable:
             self._check_abandoned()
-        task = asyncio.create_task(self._send(call, timeout_s=call.deadline_s if cancellable else None))
+        timeout_s, patience_s = (call.deadline_s, None) if cancellable else (None, call.deadline_s)
+        started_s = time.perf_counter()
+        rpc = self._channel.unary_unary(call.method)(call.message, timeout=timeout_s, metadata=call.metadata)
+        ended = False
         try:
-            ended = await self._breaker.wait(task, None if cancellable else call.deadline_s)
+            ended = await self._breaker.wait(rpc, patience_s)
         finally:
-            if not task.done():
+            if not ended:
                 if cancellable:
-                    task.cancel()
-                self._adopt(task)
+                    rpc.cancel()
+                self._adopt(asyncio.create_task(self._reply(rpc, call.model, started_s)))
         if not ended:
             raise DeadlineExceeded("the deadline ran out while the upstream was working")
-        return task.result()
+        return await self._reply(rpc, call.model, started_s)
 
     def open(self, method: str, metadata: Metadata, deadline_s: float | None) -> UpstreamStream:
         """Open a stream.
@@ -150,9 +153,9 @@ class Upstream:
         if not task.cancelled():
             task.exception()  # marks it as seen: nobody is left to tell
 
-    async def _send(self, call: Call, *, timeout_s: float | None) -> Reply:
-        started_s, code = time.perf_counter(), grpc.StatusCode.CANCELLED
-        rpc = self._channel.unary_unary(call.method)(call.message, timeout=timeout_s, metadata=call.metadata)
+    async def _reply(self, rpc: grpc.aio.UnaryUnaryCall[bytes, bytes], model: str, started_s: float) -> Reply:
+        """How a call ends, which is counted."""
+        code = grpc.StatusCode.CANCELLED
         try:
             body = await rpc
             self._breaker.heard()
@@ -175,7 +178,7 @@ class Upstream:
             )
         finally:
             duration_s = time.perf_counter() - started_s
-            self._metrics.upstream_finished(model=call.model, code=code.name, duration_s=duration_s)
+            self._metrics.upstream_finished(model=model, code=code.name, duration_s=duration_s)
 
     def _raise_if_unreachable(self, error: grpc.aio.AioRpcError) -> None:
         """Tell an UNAVAILABLE of the connection from one that the server answered.

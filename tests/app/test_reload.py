@@ -44,6 +44,7 @@ def guarded(**choices: Any) -> dict[str, Any]:
 
 ENGINE_THREADS = ("guard-engine", "guard-evaluator")
 IMAGES = digits.load_data().test[0]
+BUSY = 'guard_engine_busy_seconds_total{model="digits"}'
 
 
 def test_another_mode(loop: LoopThread, folder: Path, upstream: str) -> None:
@@ -67,6 +68,7 @@ def test_another_mode(loop: LoopThread, folder: Path, upstream: str) -> None:
         assert metrics['guard_policy_mode{mode="flag",model="digits"}'] == 1
         assert metrics['guard_policy_mode{mode="shadow",model="digits"}'] == 0
         assert metrics['guard_items_total{model="digits",verdict="clean"}'] >= 7  # counters go on
+        assert 0 < metrics[BUSY] <= new.engine.busy_s
         versions = [series for series in metrics if series.startswith("guard_policy_info")]
         assert versions == [f'guard_policy_info{{version="{sidecar.in_force.version}"}}']
         assert sidecar.in_force.version != before.version
@@ -92,6 +94,7 @@ def test_another_rate(loop: LoopThread, folder: Path, upstream: str) -> None:
         assert not threads & set(engines)
         assert sidecar.unready() == []
         assert client.ask("digits", IMAGES[4:5]).verdict in {"clean", "adversarial"}
+        assert 0 < exported(sidecar)[BUSY] <= new.engine.busy_s  # the first engine's time is not in it
 
 
 def test_a_model_comes_and_another_goes(loop: LoopThread, folder: Path, upstream: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from guard.app import Sidecar
+from guard.app import Sidecar, selftest
 from guard.app.models import load_models
 from guard.app.parts import self_test
 from guard.app.selftest import SelfTest
@@ -23,6 +24,7 @@ from tests.support.sidecars import embedded, running, settings, wait_until
 from tests.support.waiting import until
 
 SUCCEEDED = "guard_selftest_last_success_timestamp_seconds"
+INTERVAL = "guard_selftest_interval_seconds"
 WAIT_S = 60.0
 
 
@@ -69,14 +71,14 @@ async def test_it_fails_where_nothing_is_found(sidecar: Sidecar) -> None:
 
 
 async def test_it_counts_as_no_traffic(sidecar: Sidecar) -> None:
-    """Nothing but its own series moves: no request, item, evaluation or query is counted, and no client."""
+    """Only its own series and the engine's time move: no request, item, evaluation or query, and no client."""
     await until(lambda: (value(sidecar, SUCCEEDED, model="sharp") or 0) > 0, within_s=WAIT_S)
     registry = sidecar.metrics.registry
     counted = {
         sample.name: sample.value
         for family in registry.collect()
         for sample in family.samples
-        if sample.labels.get("model") == "sharp" and "upstream" not in sample.name
+        if sample.labels.get("model") == "sharp" and "upstream" not in sample.name and "engine" not in sample.name
         if sample.name.endswith("_total") or sample.name.endswith("_count")
     }
     assert len(counted) > 5
@@ -89,6 +91,25 @@ async def test_it_counts_as_no_traffic(sidecar: Sidecar) -> None:
 def test_no_series_without_a_test(sidecar: Sidecar, model: str) -> None:
     """A profile without attacks, and a policy that wants no test, have no series that an alert could wait for."""
     assert value(sidecar, SUCCEEDED, model=model) is None
+    assert value(sidecar, INTERVAL, model=model) is None
+
+
+def test_how_often_is_exported(sidecar: Sidecar) -> None:
+    """The alert waits as long as the policy lets pass between two tests."""
+    assert value(sidecar, INTERVAL, model="sharp") == 0.05
+
+
+async def test_one_that_failed_is_made_again_soon(sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the policy wants it once a day, a Guard that was slow to start doesn't look broken for a day."""
+    monkeypatch.setattr(selftest, "RETRY_S", 0.05)
+    guarded, inputs = sidecar.in_force.models["off"].model, digits_profile().known_attacks
+    assert inputs is not None
+    tester = SelfTest("slow", inputs, engine=guarded.engine, judge=guarded.judge, budget_s=60.0, interval_s=86_400.0)
+    looks = iter([Counter(overloaded=len(inputs))])
+    monkeypatch.setattr(tester, "look", lambda: next(looks, None) or SelfTest.look(tester))
+    tester.start()
+    await until(lambda: tester.succeeded_s > 0, within_s=WAIT_S)
+    tester.close()
 
 
 def test_no_test_is_said(tmp_path: Path) -> None:

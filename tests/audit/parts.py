@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -80,6 +81,11 @@ def sighting(what: Decision | None = None, image: np.ndarray = IMAGE, **more: An
         "one_of": 1,
     }
     return Sighting(what or rejected(), InferRequest("digits", "", "r1", (tensor,)), **(settings | more))
+
+
+def on_disk(folder: Path) -> int:
+    """What `du` says of a folder, as a kubelet measures an `emptyDir`. What is removed meanwhile it complains of."""
+    return int(subprocess.run(["du", "-s", "-B1", folder], capture_output=True, check=False).stdout.split()[0])
 
 
 class Counted:

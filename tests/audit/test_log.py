@@ -17,8 +17,8 @@ from guard.audit.records import records
 from guard.audit.segments import segments_of
 from guard.audit.verify import verify
 from guard.errors import ConfigError, FileUnusable
-from guard.recording import Audit, Outcome, Sink
-from tests.audit.parts import Counted, decision, rejected, settings, sighting, writing
+from guard.recording import Audit, Captures, Outcome, Sink
+from tests.audit.parts import Counted, decision, on_disk, rejected, settings, sighting, writing
 
 WRITTEN, SAMPLED_OUT = (Sink.LOG, Outcome.WRITTEN), (Sink.LOG, Outcome.SAMPLED_OUT)
 DROPPED, FAILED = (Sink.LOG, Outcome.DROPPED), (Sink.LOG, Outcome.FAILED)
@@ -143,6 +143,34 @@ def test_captures_on_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     (event,) = records(small_disk / "log")
     assert "dataref" not in event
     assert not list((small_disk / "log" / "captures").iterdir())
+
+
+@pytest.mark.parametrize("now", ["off", "lower"])
+def test_captures_of_an_earlier_policy(tmp_path: Path, now: str) -> None:
+    """Inputs that are still there count, also once none is captured any more: all evidence stays within its share.
+
+    Where fewer bytes are for inputs than before, the oldest of them go at once.
+    """
+    folder, mebibyte = tmp_path / "log", 1024 * 1024
+    bounds = {"volume_bytes": mebibyte, "segment_bytes": 64 * 1024}
+    given = settings(folder, captured=True, **bounds)
+    key_file = given.captures.key_file
+    more = given.model_copy(update={"captures": Captures(key_file=key_file, max_bytes=512 * 1024)})
+    with writing(more) as (log, _):
+        for index in range(130):
+            log.record(sighting(rejected(f"before{index}")))
+    kept = {path.name for path in (folder / "captures").iterdir()}
+    assert len(kept) > 100
+    captures = Captures() if now == "off" else Captures(key_file=key_file, max_bytes=128 * 1024)
+    with writing(given.model_copy(update={"captures": captures})) as (log, _):
+        for index in range(400):
+            log.record(sighting(decision(uid=f"after{index}")))
+            assert on_disk(folder) <= mebibyte
+    left = {path.name for path in (folder / "captures").iterdir()}
+    assert left == kept if now == "off" else 20 < len(left) <= 32
+    assert on_disk(folder) <= 0.8 * mebibyte + 64 * 1024  # whole blocks of the log, its folder and its lock
+    assert sum(path.stat().st_size for path in segments_of(folder)) > 128 * 1024
+    assert verify(folder).problems == []
 
 
 def test_nothing_stops_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

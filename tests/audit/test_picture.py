@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from guard.audit.picture import draw, evidence_of
-from guard.audit.pixels import input_of
+from guard.audit.pixels import input_of, pixels_of
 from guard.audit.records import record_of, records
 from guard.audit.text import lines_of
 from guard.errors import DataError
@@ -45,7 +45,7 @@ def test_layouts(tmp_path: Path, shape: tuple[int, ...], layout: str, seen: tupl
     """An item is shown with its channels where they belong, in the range of its model."""
     values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     (event,) = recorded(tmp_path / "log", with_shape(values, layout, (0.0, float(values.max()))))
-    image = input_of(tmp_path / "log", event, 1, [KEY])
+    image = pixels_of(event, input_of(tmp_path / "log", event, 1, [KEY]))
     assert image.shape == seen
     expected = values[1] / values.max()
     assert np.allclose(image, np.moveaxis(expected, 0, -1) if layout == "chw" else expected)
@@ -59,7 +59,7 @@ def test_an_encoded_image(tmp_path: Path) -> None:
     fields = {name: getattr(made, name) for name in type(made).__dataclass_fields__}
     request = InferRequest("digits", "", "", (typed,))
     (event,) = recorded(tmp_path / "log", type(made)(**(fields | {"request": request})))
-    image = input_of(tmp_path / "log", event, 0, [KEY])
+    image = pixels_of(event, input_of(tmp_path / "log", event, 0, [KEY]))
     assert image.shape == (6, 7, 3)
     assert np.array_equal(image[0, 0], [1, 0, 0])
 
@@ -72,7 +72,7 @@ def test_the_heat_map_is_drawn(tmp_path: Path) -> None:
     frames = []
     for event in (with_heat, without):
         path = tmp_path / f"{event['id']}.png"
-        draw(event, 0, input_of(tmp_path / "log", event, 0, [KEY]), path)
+        draw(event, 0, pixels_of(event, input_of(tmp_path / "log", event, 0, [KEY])), path)
         frames.append(int((cv2.imread(str(path)) == CYAN).all(axis=-1).sum()))
     assert frames[0] > 100
     assert frames[1] == 0

@@ -107,3 +107,27 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
         segments(tmp_path / "file/log"),
     ):
         pass
+
+
+def test_a_segment_that_somebody_removed(tmp_path: Path) -> None:
+    """The log goes on where somebody removed its oldest segments, and does not say that Guard did."""
+    with segments(tmp_path) as log:
+        for _ in range(12):
+            log.append([EVENT])
+        gone, *_ = segments_of(tmp_path)
+        gone.unlink()
+        for _ in range(12):
+            assert log.append([EVENT]) == 1
+        assert not any(gone.name.encode() in path.read_bytes() for path in segments_of(tmp_path))
+
+
+def test_less_room(tmp_path: Path) -> None:
+    """What takes the log's room beside it goes off what it may take, and the oldest segments go at once."""
+    beside = [0]
+    with segments(tmp_path, beside=lambda: beside[0]) as log:
+        for _ in range(60):
+            log.append([EVENT])
+        before, beside[0] = log.nbytes, 2500
+        log.expire()
+        assert log.nbytes <= 2500 + 700 < before  # a record of what was removed
+    assert verify(tmp_path).problems == []

@@ -135,6 +135,23 @@ def test_the_end_cut_off(tmp_path: Path) -> None:
     assert head not in verify(folder).heads
 
 
+def test_an_emptied_log(tmp_path: Path) -> None:
+    """A log of which no line is left is not called sound; an empty segment behind others is told, for it may be."""
+    folder = folder_of(tmp_path, split=True)
+    *_, last = segments_of(folder)
+    last.write_bytes(b"")
+    found = verify(folder)
+    assert (found.problems, found.last.sequence) == ([], 3)
+    assert [note.partition(": it is empty: the writer was interrupted")[0] for note in found.notes] == [
+        f"{last.name}:1"
+    ]
+    for segment in segments_of(folder):
+        segment.write_bytes(b"")
+    (problem,) = verify(folder).problems
+    assert "no line of the log is left" in problem.what
+    assert "--head" in problem.what
+
+
 def test_no_log(tmp_path: Path) -> None:
     """A folder without a log, or none at all, is no sound log."""
     with pytest.raises(DataError, match="holds no audit log"):

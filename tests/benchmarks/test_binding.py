@@ -31,13 +31,15 @@ def test_measured_and_written(lenet: Subject, tmp_path: Path) -> None:
 def test_what_is_bound_is_called_bound(lenet: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """One side runs in buckets and the other does not; if they answer differently nothing is measured."""
     bound: list[bool] = []
-    answers = OnnxBackend.logits
 
-    def spoilt(self: OnnxBackend, x: Tensor) -> Tensor:
-        bound.append(self._bind)
-        return answers(self, x) + torch.tensor(float(self._bind))
+    class Spoilt(OnnxBackend):
+        """Of this test only: other tests' servers may be screening in this process."""
 
-    monkeypatch.setattr(OnnxBackend, "logits", spoilt)
+        def logits(self, x: Tensor) -> Tensor:
+            bound.append(self._bind)
+            return super().logits(x) + torch.tensor(float(self._bind))
+
+    monkeypatch.setattr(binding, "OnnxBackend", Spoilt)
     with pytest.raises(AssertionError, match="answers otherwise"):
         binding.measure("LeNet-5", lenet.onnx, lenet.info.shape, 4, rounds=1, calls_s=1e-3)
     assert bound == [False, True]

@@ -14,10 +14,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from guard.audit.segments import segments_of
 from guard.profile import store
+from tests.audit.parts import written
 from tests.support import digits
 from tests.support.loop import LoopThread
-from tests.support.profiles import digits_profile
+from tests.support.profiles import plain_profile
 from tests.support.sidecars import embedded
 
 GOOD_POLICY = "models:\n  digits: {profile: profile, model: digits.onnx, mode: enforce, false_positive_rate: 0.05}\n"
@@ -56,12 +58,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, busy: str) -> Path:
     """The digits model with its profile and clean samples, and what is wrong with others, each under its name."""
     folder = tmp_path_factory.mktemp("files")
     shutil.copy(digits.onnx_file(), folder / "digits.onnx")
-    store.save(digits_profile(), folder / "profile")
+    store.save(plain_profile(), folder / "profile")
     (folder / "policy.yaml").write_text(GOOD_POLICY)
     (folder / "bad.yaml").write_text(BAD_POLICY)
     (folder / "unloadable.yaml").write_text(UNLOADABLE_POLICY)
     (folder / "no-effect.yaml").write_text(NO_EFFECT_POLICY)
-    (folder / "busy.yaml").write_text(f'listen: {{address: "{busy}", admin_address: "127.0.0.1:0"}}\n{GOOD_POLICY}')
+    untested = GOOD_POLICY.replace("}", ", self_test_interval_s: 0}")  # or a line of the log comes before the message
+    (folder / "busy.yaml").write_text(f'listen: {{address: "{busy}", admin_address: "127.0.0.1:0"}}\n{untested}')
+    (folder / "cuda.yaml").write_text(f"models:\n{GOOD_POLICY.splitlines()[1].replace('}', ', device: cuda}')}\n")
     (folder / "down.yaml").write_text('upstream: {address: "127.0.0.1:2"}\n')
     restricted = "{restricted_protocol: {key: guard, value_file: gone}}"
     (folder / "secretless.yaml").write_text(f"upstream: {restricted}\n")
@@ -73,6 +77,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, busy: str) -> Path:
     arrays[len(arrays) // 2] ^= 0xFF
     (folder / "damaged" / store.ARRAYS).write_bytes(arrays)
     _write_wrong(folder)
+    written(folder / "log", "a")
+    (folder / "taken.png").mkdir()
     _write_denied(folder)
     return folder
 
@@ -82,10 +88,15 @@ def _write_wrong(folder: Path) -> None:
     (folder / "syntax.yaml").write_text("models: {digits: {profile: profile\n  model: x")
     (folder / "key").write_text("x\n")
     (folder / "short.yaml").write_text(f"noise_secret_file: key\n{GOOD_POLICY}")
+    (folder / "unmade.yaml").write_text(f"noise_secret_file: gone.key\n{GOOD_POLICY}")
     (folder / "tls.yaml").write_text("listen: {tls: {certificate_file: gone.crt, key_file: gone.key}}\n" + GOOD_POLICY)
     (folder / "junk").mkdir()
     (folder / "junk" / "1.png").write_text("no image")
     (folder / "text.npz").write_text("hello")
+    (folder / "nested" / "b.png").mkdir(parents=True)
+    (folder / "p.yaml").write_text("{input: image, size_px: [8, 8], colour: grey}\n")
+    (folder / "ev").mkdir()
+    (folder / "ev" / "kept").touch()
     samples = np.zeros((200, 1, 8, 8), np.float32)
     np.savez(folder / "two.npz", a=samples, b=samples)
     manifest = (folder / "profile" / store.MANIFEST).read_text()
@@ -99,14 +110,24 @@ def _write_denied(folder: Path) -> None:
     for name, like in (("denied.yaml", "policy.yaml"), ("denied.onnx", "digits.onnx"), ("denied.npz", "clean.npz")):
         shutil.copy(folder / like, folder / name)
         (folder / name).chmod(0)
+    (folder / "denied.key").touch(mode=0)
+    (folder / "secret.yaml").write_text(f"noise_secret_file: denied.key\n{GOOD_POLICY}")
     shutil.copytree(folder / "profile", folder / "sealed")
     (folder / "sealed" / store.MANIFEST).chmod(0)
     (folder / "closed").mkdir(mode=0o555)
+    (folder / "shut").mkdir(mode=0)
+    (folder / "dim").mkdir()
+    shutil.copy(folder / "images" / "000.png", folder / "dim" / "a.png")
+    (folder / "dim" / "a.png").chmod(0)
+    shutil.copytree(folder / "log", folder / "locked")
+    for segment in segments_of(folder / "locked"):
+        segment.chmod(0)
 
 
 def _write_samples(folder: Path) -> None:
     clean = digits.load_data().calibration[0]
     np.savez(folder / "clean.npz", inputs=clean)
+    np.savez(folder / "others.npz", inputs=digits.load_data().test[0][:50])
     np.save(folder / "few.npy", clean[:20])
     np.save(folder / "wide.npy", clean * 255)
     np.save(folder / "other-shape.npy", np.random.default_rng(0).random((200, 3, 9, 9), np.float32))

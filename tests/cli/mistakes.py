@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-CONFIG, DATA, PROFILE, MODEL, UPSTREAM = 2, 4, 5, 6, 7
+CONFIG, ENVIRONMENT, DATA, PROFILE, MODEL, UPSTREAM = 2, 3, 4, 5, 6, 7
 
 CALIBRATE = "calibrate --out made --model digits.onnx --data "
 DIGITS = "calibrate --out made --data clean.npz "
@@ -22,11 +22,15 @@ MISTAKES = {
         [r"does not accept samples of shape \[3, 9, 9\]"],
     ),
     "no model file": (DIGITS + "--model gone.onnx", MODEL, ["gone.onnx can't be read", "check --model"]),
-    "broken model file": (DIGITS + "--model broken.onnx", MODEL, ["not a loadable ONNX model", "Export it again"]),
+    "broken model file": (DIGITS + "--model broken.onnx", MODEL, ["not a loadable ONNX model", "; export it again"]),
     "a model of two inputs": (DIGITS + "--model two.onnx", MODEL, [r"\['a', 'b'\]", "models with one input"]),
     "no model": (DIGITS, CONFIG, ["--model model.onnx, or --upstream host:port --model-name NAME"]),
     "two models": (DIGITS + "--model digits.onnx --upstream a:1", CONFIG, ["say either --model .* or --upstream"]),
-    "no model name": (DIGITS + "--upstream a:1", CONFIG, ["--upstream needs --model-name"]),
+    "no model name": (DIGITS + "--upstream a:1", CONFIG, ["name the model with --model-name: the server at a:1"]),
+    "no model name beside a policy": (
+        DIGITS + "--config down.yaml", CONFIG,
+        ["^guard: name the model with --model-name: the server at 127.0.0.1:2 may have several$"],
+    ),
     "upstream down": (
         DIGITS + "--upstream 127.0.0.1:1 --model-name digits", UPSTREAM, ["no inference server", "is it running"]
     ),
@@ -43,11 +47,15 @@ MISTAKES = {
     ),
     "a device for a server": (
         DIGITS + "--upstream a:1 --model-name digits --device cuda", CONFIG,
-        ["--device cuda is for a --model file", "leave it out beside --upstream"],
+        ["--device cuda is for a --model file", "leave it out where a server has it"],
     ),
     "a precision for a server": (
         DIGITS + "--upstream {upstream} --model-name digits --precision fp16", DATA,
         ["--precision fp16 makes a replica from an ONNX file: name it with --model, or leave it out"],
+    ),
+    "a cluster for a server": (
+        DIGITS + "--upstream {upstream} --model-name digits --ray local", CONFIG,
+        ["--ray needs --model, a file that can be sent to the cluster; leave it out beside --upstream"],
     ),
     "unknown precision": (CALIBRATE + "clean.npz --precision int4", CONFIG, ["--precision", "'int4'", "'int8'"]),
     "bounds the wrong way": (CALIBRATE + "clean.npz --bounds 1 0", CONFIG, ["--bounds 1 0", "the smaller one first"]),
@@ -94,7 +102,7 @@ MISTAKES = {
     "serve a policy with mistakes": ("serve --config bad.yaml", CONFIG, ["bad.yaml:2: modles is not a setting"]),
     "serve nothing": ("serve", CONFIG, ["--config policy.yaml, or --embedded model.onnx"]),
     "serve two things": ("serve --config policy.yaml --embedded digits.onnx", CONFIG, ["say either --config"]),
-    "serve no model file": ("serve --embedded gone.onnx", CONFIG, ["no model file gone.onnx", "name an ONNX file"]),
+    "serve no model file": ("serve --embedded gone.onnx", MODEL, ["no model file gone.onnx", "name an ONNX file"]),
     "serve without its profile": (EMBEDDED + "--profile empty", PROFILE, ["empty holds no profile", "guard calibrate"]),
     "serve another model": (
         "serve --embedded again.onnx --profile profile",
@@ -132,8 +140,7 @@ MISTAKES = {
     "enforce beside a policy": (
         "serve --config policy.yaml --mode enforce", CONFIG, ["write these in the policy file instead: --mode"]
     ),
-    "results nowhere": ("demo --json nowhere/results.json", CONFIG, ["folder nowhere does not exist", "create it"]),
-    "results into a folder": ("demo --json empty", CONFIG, ["--json: empty is a folder", "name a file"]),
+    "results into a file": ("demo --json results.json", CONFIG, ["unexpected extra argument", "results.json"]),
     "the demo into a file": ("demo --dir few.npy", CONFIG, ["--dir few.npy can't be made a folder", "name another"]),
     "a console for all": (
         EMBEDDED + "--console --admin-address 0.0.0.0:9011",
@@ -150,6 +157,10 @@ MISTAKES = {
     "a short noise secret": (
         "check-config short.yaml", CONFIG,
         ["key holds 2 bytes", "needs 16 or more", "head -c 32"],
+    ),
+    "no noise secret": (
+        "check-config unmade.yaml", CONFIG,
+        [r"gone.key can't be read \(No such file or directory\); run `head -c 32"],
     ),
     "a certificate that is not there": (
         "check-config tls.yaml", CONFIG,
@@ -174,6 +185,14 @@ MISTAKES = {
         CALIBRATE + "clean.npz --condition fog:3", CONFIG,
         ["--condition fog:3", "jpeg:10 to jpeg:99"],
     ),
+    "a folder with the name of an image": (
+        CALIBRATE + "nested --preprocessing p.yaml", DATA,
+        [r"nested/b.png can't be read \(Is a directory\); change its permissions, or remove it"],
+    ),
+    "a file in the way of what is kept": (
+        "evaluate profile --model digits.onnx --out ev --data others.npz", CONFIG,
+        [r"--out ev/kept can't be made a folder \(File exists\); name another"],
+    ),
     "preprocessing that is not YAML": (
         CALIBRATE + "images --preprocessing syntax.yaml", CONFIG,
         ["^guard: --preprocessing syntax.yaml:2: this is not YAML"],
@@ -196,6 +215,17 @@ MISTAKES = {
         ["--model again.onnx is another model than the profile", "name that one's file, or calibrate"],
     ),
     "no audit log": ("audit verify empty", DATA, ["empty holds no audit log", "the policy has as audit.folder"]),
+    "no folder for a picture": (
+        "audit show a log --out nowhere/x.png", DATA,
+        [r"^guard: nowhere/x.png can't be written \(No such file or directory\); .* or name another"],
+    ),
+    "a folder for a picture": (
+        "audit show a log --out taken.png", DATA, [r"^guard: taken.png can't be written \(Is a directory\)"]
+    ),
+    "no folder for a table": (
+        "audit export log --out nowhere/x.parquet", DATA,
+        ["^guard: nowhere/x.parquet can't be written .*; make room or change permissions, or name another"],
+    ),
     "no key in the file": (
         "audit pseudonym me --key key", DATA,
         ["--key key holds 2 bytes", "name the file that the policy"],
@@ -206,11 +236,35 @@ MISTAKES = {
 DENIED = {
     "a policy": ("check-config denied.yaml", CONFIG, ["'policy': path 'denied.yaml' is not readable"]),
     "a model": (DIGITS + "--model denied.onnx", CONFIG, ["'--model': path 'denied.onnx' is not readable"]),
+    "a noise secret": (
+        "check-config secret.yaml", CONFIG,
+        [r"denied.key can't be read \(Permission denied\); correct the path, or who may read it$"],
+    ),
     "samples": (CALIBRATE + "denied.npz", CONFIG, ["'--data': path 'denied.npz' is not readable"]),
     "a profile": ("profile show sealed", PROFILE, ["sealed/profile.json can't be read", "check its permissions"]),
     "a place for the profile": (
         "calibrate --out closed --model digits.onnx --data clean.npz", CONFIG,
         ["--out closed can't be written to; change its permissions, or name another"],
     ),
+    "an image": (
+        CALIBRATE + "dim --preprocessing p.yaml", DATA,
+        [r"dim/a.png can't be read \(Permission denied\); change its permissions, or remove it"],
+    ),
+    "samples in a folder": (
+        CALIBRATE + "shut/x.npz", DATA, [r"shut/x.npz can't be read \(Permission denied\); change permissions"]
+    ),
+    "samples in a folder, to evaluate": (
+        EVALUATE + "shut/x.npz", DATA, [r"shut/x.npz can't be read \(Permission denied\); change permissions"]
+    ),
+    "a model in a folder": (
+        "serve --embedded shut/m.onnx", MODEL, [r"shut/m.onnx can't be read \(Permission denied\)"],
+    ),
+    "a place for a picture": (
+        "audit show a log --out closed/x.png", DATA,
+        [r"closed/x.png can't be written \(Permission denied\); make room or change permissions, or name another"],
+    ),
+    "a log to verify": ("audit verify locked", DATA, [r"locked/\S+ can't be read .*: look as the user that Guard"]),
+    "a log to show": ("audit show a locked", DATA, [r"locked/\S+ can't be read \(Permission denied\): look"]),
+    "a log to export": ("audit export locked --out x.parquet", DATA, [r"locked/\S+ can't be read \(Permission denied"]),
 }  # fmt: skip
 """What may not be read or written: the command, its exit code, and patterns of its message."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -12,14 +13,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from guard import errors
+from guard.audit.records import records
+from guard.audit.segments import segments_of
 from guard.cli.doctor import PROBLEMS_FOUND
 from guard.cli.words import EXIT_CODES
 from guard.config_file import load_settings
 from guard.errors import ConfigError, DataError, GuardError
 from guard.profile import store
+from tests.audit.parts import written
 from tests.support.command import Running, guard
 
 COMMANDS = Path(__file__).parents[2] / "docs" / "commands.md"
@@ -73,6 +78,42 @@ def test_pseudonyms(folder: Path) -> None:
     assert printed == f"{said['pseudonym']} (key {said['key']})\n"
 
 
+def test_an_audit_log(tmp_path: Path) -> None:
+    """What is found of a log is told, a record as it is in the log, and how many went into a table."""
+    written(tmp_path / "log", "a", "b")
+    found = told("audit", "verify", "log", cwd=tmp_path)
+    assert (found["problems"], found["segments"], found["first"], found["last"]["sequence"]) == ([], 1, 1, 2)
+    assert (found["heads"], found["head_found"]) == (2, None)
+    head = found["last"]["hash"]
+    assert told("audit", "verify", "log", "--head", head, cwd=tmp_path)["head_found"] is True
+    shown = told("audit", "show", "b", "log", cwd=tmp_path)
+    assert shown == list(records(tmp_path / "log"))[1]
+    exported = told("audit", "export", "log", "--out", "found.parquet", cwd=tmp_path)
+    assert exported == {"file": "found.parquet", "records": pq.read_table(tmp_path / "found.parquet").num_rows}
+
+
+def test_an_audit_log_that_was_changed(tmp_path: Path) -> None:
+    """Where a log was changed, and that a head is not in it, is told with the exit code that people see too."""
+    written(tmp_path / "log", "a", "b")
+    cut = told("audit", "verify", "log", "--head", "0" * 64, cwd=tmp_path, code=DataError.exit_code)
+    assert (cut["problems"], cut["head_found"]) == ([], False)
+    (segment,) = segments_of(tmp_path / "log")
+    segment.write_bytes(segment.read_bytes().replace(b'"reject"', b'"passed"', 1))
+    (problem,) = told("audit", "verify", "log", cwd=tmp_path, code=DataError.exit_code)["problems"]
+    assert (problem["segment"], problem["line"]) == (segment.name, 1)
+    assert "the line was changed" in problem["what"]
+
+
+def test_a_picture_beside_json(tmp_path: Path) -> None:
+    """With --out too a record is told alone on standard output, and where the picture is on standard error."""
+    written(tmp_path / "log", "a", captured=True)
+    words = ("audit", "show", "a", "log", "--key", "log.captures", "--out", "input.png", "--json")
+    ended = guard(*words, cwd=tmp_path)
+    assert json.loads(ended.stdout)["id"] == "a"
+    assert ended.stderr == "drawn in input.png\n"
+    assert (tmp_path / "input.png").read_bytes().startswith(b"\x89PNG")
+
+
 def every_error(kind: type[GuardError] = GuardError) -> set[type[GuardError]]:
     """The tree of errors."""
     return {kind}.union(*(every_error(each) for each in kind.__subclasses__() if each.__module__ == errors.__name__))
@@ -115,3 +156,29 @@ def test_completion(typed: str, completed: str) -> None:
     environment = {**os.environ, "PATH": search}
     ran = subprocess.run([bash, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == [completed]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+@pytest.mark.parametrize(("typed", "completed"), [("guard cal", "calibrate"), ("guard audit ver", "verify")])
+def test_completion_elsewhere(shell: str, typed: str, completed: str) -> None:
+    """What zsh and fish ask `guard` for, as `--show-completion` has them do, is answered with the one that fits."""
+    asked = {"_GUARD_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": typed}
+    asked |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    command = Path(sys.executable).with_name("guard")
+    ran = subprocess.run([command], env={**os.environ, **asked}, capture_output=True, text=True, check=True)
+    assert re.findall(r"^(?:_arguments .*:\(\(\"|)(\w+)", ran.stdout, flags=re.MULTILINE) == [completed]
+
+
+@pytest.mark.parametrize("command", ["audit verify log", "audit export log --out found.parquet"])
+def test_progress_of_a_log(tmp_path: Path, command: str) -> None:
+    """On a terminal a log that is read has a bar with the time left, and a machine's standard output has none of it."""
+    written(tmp_path / "log", "a", "b")
+    terminal, slave = pty.openpty()
+    words = [Path(sys.executable).with_name("guard"), *command.split(), "--json"]
+    with os.fdopen(terminal, "rb", buffering=0) as seen:
+        environment = {**os.environ, "TERM": "xterm"}
+        ran = subprocess.run(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=slave, check=True)
+        os.close(slave)
+        shown = re.sub(rb"\x1b\[[0-9;?]*\w", b"", seen.read(65536))  # without colours
+        assert re.search(rb"reading the log .* \d+/\d+ \d+:\d\d:\d\d (-:--:--|\d+:\d\d:\d\d)", shown)
+    assert json.loads(ran.stdout)

@@ -19,7 +19,7 @@ from pathlib import Path
 from guard.cli import main
 from guard.demo import run
 
-def serve(request, console):
+def serve(request, console, tell):
     with run.noise_secret() as secret, run._servers(Path("digits.onnx"), Path("profile"), secret) as (sidecar, port):
         print(sidecar.grpc_port, sidecar.admin_port, port, secret, flush=True)
         threading.Event().wait()

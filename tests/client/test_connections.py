@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -141,3 +142,14 @@ def test_sequences_are_not_repeated(kind: str) -> None:
     with peer(kind, 1, 1, retry=STUBBORN, deadline_s=None) as client, pytest.raises(CallFailed) as caught:
         ask(client, sequence_id=3, sequence_start=True)
     assert caught.value.status == "UNAVAILABLE"
+
+
+@pytest.mark.timeout(60)
+def test_a_handshake_that_never_ends(kind: str, tmp_path: Path) -> None:
+    """The deadline holds for a server that takes the connection, and then says nothing, not even who it is."""
+    (tmp_path / "ca.pem").write_bytes(Authority().certificate)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        options = {"tls": Tls(ca_file=tmp_path / "ca.pem"), "retry": Retry(attempts=1), "deadline_s": 0.5}
+        with peer(kind, port, port, **options) as client, pytest.raises(CallFailed):
+            ask(client)

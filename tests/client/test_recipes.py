@@ -1,24 +1,32 @@
-"""The recipes of docs/client.md, run as they stand in front of a real Guard."""
+"""The recipes of docs/client.md and the Python on other pages, run as they stand in front of a real Guard."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc
 
 from guard.app import Sidecar
 from guard.config import Listen, Mode, ModelPolicy
+from guard.inprocess import Guard
 from guard.transport import ListenTls
 from tests.client.conftest import World
 from tests.support.certificates import Authority
+from tests.support.digits import DigitsData, attack, trained_network
 from tests.support.loop import LoopThread
 from tests.support.sidecars import running, settings, wait_until
 
-PAGE = Path(__file__).parents[2] / "docs" / "client.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "client.md"
+OTHERS = ("start.md", "verdicts.md", "reference/inprocess.md")
+_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 RECIPES = dict(
     re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 )
@@ -40,6 +48,8 @@ def kitchen(
     folder: Path = tmp_path_factory.mktemp("recipes")
     np.save(folder / "images.npy", world.clean)
     np.save(folder / "attacked.npy", world.attack)
+    shutil.copytree(profile, folder / "profile")
+    shutil.copy(digits_onnx, folder / "model.onnx")
     authority = Authority()
     server, client = authority.issue("guard.example"), authority.issue(common="client")
     (folder / "ca.pem").write_bytes(authority.certificate)
@@ -60,6 +70,7 @@ def kitchen(
             folder,
             {
                 "127.0.0.1:8011": f"127.0.0.1:{grpc_port}",
+                "localhost:8011": f"127.0.0.1:{grpc_port}",
                 "127.0.0.1:8010": f"127.0.0.1:{http_port}",
                 "127.0.0.1:8443": f"127.0.0.1:{guard.grpc_port}",
                 "127.0.0.1:8001": world.server,
@@ -71,20 +82,61 @@ def kitchen(
 def test_recipe(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch, recipe: str) -> None:
     """Each prints what its comments say, line by line."""
     code = RECIPES[recipe]
-    expected = re.findall(r"print\(.*\)  # (.*)$", code, flags=re.MULTILINE)
-    assert expected
-    for address, where in kitchen.addresses.items():
-        code = code.replace(address, where)
     monkeypatch.chdir(kitchen.folder)
+    printed, _ = cook(code, kitchen.addresses, {})
+    assert printed == said(code)
+
+
+def said(code: str) -> list[str]:
+    """What a block prints, as its comments have it."""
+    found = re.findall(r"print\(.*\)  # (.*)$", code, flags=re.MULTILINE)
+    assert found
+    return found
+
+
+def cook(code: str, addresses: Mapping[str, str], names: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Run a block, with names that its page presumes: what it prints, and the names that it leaves."""
+    for address, where in addresses.items():
+        code = code.replace(address, where)
     printed: list[str] = []
 
     def keep(*values: object) -> None:  # Guard, in this process, prints its log
         printed.append(" ".join(map(str, values)))
 
-    exec(compile(code, recipe, "exec"), {"__name__": recipe, "print": keep})  # noqa: S102 - our own page
-    assert printed == expected
+    room = {"__name__": "recipe", "print": keep, **names}
+    exec(compile(code, "recipe", "exec"), room)  # noqa: S102 - our own page
+    return printed, room
+
+
+def test_the_start_and_verdicts(kitchen: Kitchen, world: World) -> None:
+    """The client that the start makes, of a stock library, gets the marks that the page on verdicts reads."""
+    (start,), (verdicts,) = (_BLOCK.findall((DOCS / name).read_text()) for name in OTHERS[:2])
+    _, names = cook(start, kitchen.addresses, {"tritonclient": tritonclient})
+    with names["client"] as client:
+        tensor = tritonclient.grpc.InferInput("input", list(world.clean.shape), "FP32")
+        tensor.set_data_from_numpy(world.clean)
+        printed, _ = cook(verdicts, kitchen.addresses, {"client": client, "inputs": [tensor]})
+    assert printed == said(verdicts)
+
+
+def test_in_process(kitchen: Kitchen, digits_data: DigitsData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a library Guard says which items of a batch it rejects."""
+    (code,) = _BLOCK.findall((DOCS / OTHERS[2]).read_text())
+    monkeypatch.chdir(kitchen.folder)
+    clean, labels = (part[:20] for part in digits_data.test)
+    halfway = clean + 0.5 * (attack(trained_network(), clean, labels) - clean)
+    images = np.concatenate([clean, halfway.astype(np.float32)])
+    drawn = []
+    for _ in range(3):  # each draws noise of its own, as the page's will
+        with Guard("profile/", "model.onnx", screening_budget_s=30.0) as guard:
+            drawn.append([item.p_value for item in guard.screen(images).items])
+    surest = images[[int(np.min(drawn, axis=0).argmax()), int(np.max(drawn, axis=0).argmin())]]
+    printed, _ = cook(code, {}, {"batch": surest})
+    assert printed == said(code)
 
 
 def test_all_are_found() -> None:
-    """No recipe of the page is left out."""
+    """No recipe of the page is left out, and no other page has Python that is not run here."""
     assert len(RECIPES) == PAGE.read_text().count("```python") == 9
+    others = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if "```python" in page.read_text()}
+    assert others == {PAGE.name, *OTHERS}

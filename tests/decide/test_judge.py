@@ -186,7 +186,7 @@ def test_unsupported_rate_says_what_would_do(n: int, confidence: float | None) -
     rate = 0.5 * stats.least_rate(n, confidence)
     with pytest.raises(RateUnsupported, match=f"the profile holds {n} calibration samples") as caught:
         judge(n, rate)
-    said = re.search(r"needs (\d+): calibrate with more clean samples, or ask for (\S+) or more$", str(caught.value))
+    said = re.search(r"needs (\d+); calibrate with more clean samples, or ask for (\S+) or more$", str(caught.value))
     assert said is not None
     needed, least = int(said[1]), float(said[2])
     assert judge(needed, rate).threshold > 0

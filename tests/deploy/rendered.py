@@ -15,6 +15,7 @@ KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
 ALL = ["base", *(f"overlays/{name}" for name in OVERLAYS)]
 LINK = "guard-link"
+CUSTOM = {"PodMonitor", "PrometheusRule"}
 
 needs_kubectl = pytest.mark.skipif(
     shutil.which("kubectl") is None, reason="no kubectl is installed, which renders them"

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from deploy.grafana import dashboards
-from tests.deploy.rules import needs_promtool
+from guard.observe.families import P_VALUE_BUCKETS
+from tests.deploy.rules import RULES, needs_promtool
 from tests.deploy.test_names import queries
 
 FILES = dashboards.files()
@@ -58,3 +59,86 @@ def test_what_a_person_needs(name: str) -> None:
     assert all(a[0] != b[0] or a[1] + a[2] <= b[1] for a, b in pairwise(sorted(places)))
     assert [variable["name"] for variable in board["templating"]["list"]] == ["datasource", "model"]
     assert re.fullmatch(r"guard-[a-z]+", board["uid"])
+
+
+@needs_promtool
+@pytest.mark.parametrize(("tail", "expected"), [(0.05, 1.0), (0.4, 8.0)], ids=["clean", "attack"])
+def test_bands_of_p_values_lie_on_the_line_that_is_expected(tail: float, expected: float, tmp_path: Path) -> None:
+    """Where p-values are spread evenly every band is at 1; with eight times the tail the bands up to 0.05 are at 8."""
+    panels = json.loads(FILES["guard-attacks.json"])["panels"]
+    (bands,) = (panel["targets"] for panel in panels if panel["title"] == "p-values over what is expected")
+    assert bands[0]["expr"] == "vector(1)"
+    assert [band["legendFormat"] for band in bands[1:]] == [
+        f"{low:g} to {high:g}" for low, high in pairwise((0.0, *P_VALUE_BUCKETS))
+    ]
+    name, labels = "guard_detector_pvalue_ratio", "model='digits',detector='combined'"
+    below = {
+        bound: tail / 0.05 * bound if bound <= 0.05 else 1 - (1 - bound) / 0.95 * (1 - tail)
+        for bound in P_VALUE_BUCKETS
+    }
+    series = {f"{name}_bucket{{{labels},le='{bound}'}}": share for bound, share in below.items()} | {
+        f"{name}_count{{{labels}}}": 1.0
+    }
+    rest = round((1 - tail) / 0.95, 3)
+    wanted = [expected if high <= 0.05 else rest for high in P_VALUE_BUCKETS]
+    looks = [(band["expr"], "{}", value) for band, value in zip(bands[1:], wanted, strict=True)]
+    holds(looks, {key: f"0+{1000 * share:g}x30" for key, share in series.items()}, ".+", tmp_path)
+
+
+def holds(looks: list[tuple[str, str, float]], series: dict[str, str], model: str, folder: Path) -> None:
+    """Each expression, for the models that are chosen, has after twenty minutes one line: these labels, this value."""
+    tests = {
+        "rule_files": [str(RULES)],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": key, "values": values} for key, values in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": f"round({expression.replace('$model', model)}, 0.001)",
+                        "eval_time": "20m",
+                        "exp_samples": [{"labels": labels, "value": value}],
+                    }
+                    for expression, labels, value in looks
+                ],
+            }
+        ],
+    }
+    (folder / "tests.yml").write_text(yaml.safe_dump(tests))
+    words = ["promtool", "test", "rules", str(folder / "tests.yml")]
+    result = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def expressions(title: str) -> list[str]:
+    """What a panel of the dashboard for the service shows."""
+    (found,) = (panel for panel in json.loads(FILES["guard-service.json"])["panels"] if panel["title"] == title)
+    return list(queries(found))
+
+
+@needs_promtool
+def test_one_replica_whose_self_test_fails_is_seen(tmp_path: Path) -> None:
+    """The number is that of the replica that found known attacks longest ago."""
+    name = "guard_selftest_last_success_timestamp_seconds"
+    series = {
+        f"{name}{{model='digits',instance='a'}}": "0+60x30",
+        f"{name}{{model='digits',instance='b'}}": "0+60x5 300x25",
+    }
+    (expression,) = expressions("Self-test")
+    holds([(expression, '{model="digits"}', 900)], series, "digits", tmp_path)
+
+
+@needs_promtool
+@pytest.mark.parametrize("model", ["(digits@1|digits@2)", "digits@2"])
+def test_a_bypass_is_seen_where_models_are_named_by_version(model: str, tmp_path: Path) -> None:
+    """Beside what Guard asked for is what Triton ran of the same model, whose version Triton's counts don't name."""
+    guard, triton = "guard_upstream_inferences_total", "nv_inference_request_success"
+    series = {
+        f"{guard}{{model='digits@1',sender='call'}}": "0+60x30",
+        f"{guard}{{model='digits@2',sender='call'}}": "0+120x30",
+        f"{guard}{{model='cars',sender='call'}}": "0+60x30",
+        f"{triton}{{model='digits',version='1'}}": "0+300x30",
+        f"{triton}{{model='cars',version='1'}}": "0+60x30",
+    }
+    asked, ran = expressions("Guard against Triton")
+    holds([(asked, '{model="digits"}', 1800), (ran, '{model="digits"}', 3000)], series, model, tmp_path)

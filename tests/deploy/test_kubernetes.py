@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import runpy
-from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
-from jsonschema import Draft202012Validator
 from kubernetes_validate.utils import SchemaNotFoundError
 
 from guard import __version__
-from guard.observe.metrics import Metrics
 from tests.deploy.rendered import (
     ALL,
-    KUBERNETES,
+    CUSTOM,
     LINK,
     container,
     containers,
@@ -33,7 +27,6 @@ from tests.deploy.rendered import (
 
 pytestmark = needs_kubectl
 RESTRICTED_VOLUMES = {"configMap", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
-CUSTOM = {"PodMonitor", "PrometheusRule"}
 DRA = "overlays/gpu-dra"  # wants resource.k8s.io/v1, which is there from 1.34
 GUARDED = [LINK, "guard", "triton"]
 
@@ -49,28 +42,6 @@ def test_the_api_takes_it(version: str) -> None:
                 kubernetes_validate.validate(each, version, strict=True)
         else:
             kubernetes_validate.validate(each, version, strict=True)
-
-
-@pytest.mark.skipif("GUARD_CRDS" not in os.environ, reason="set GUARD_CRDS to a folder with the operator's CRDs")
-@pytest.mark.parametrize(
-    ("kind", "file"), [("PodMonitor", "podmonitors.yaml"), ("PrometheusRule", "prometheusrules.yaml")]
-)
-def test_the_operator_takes_it(kind: str, file: str) -> None:
-    """Custom resources are valid by their own schemas, and have no field that those don't know."""
-    crd = yaml.safe_load((Path(os.environ["GUARD_CRDS"]) / file).read_text())
-    (schema,) = (v["schema"]["openAPIV3Schema"] for v in crd["spec"]["versions"] if v["name"] == "v1")
-    schema["properties"]["metadata"] = {}  # which is Kubernetes' own
-    Draft202012Validator(_strict(schema)).validate(resource("overlays/monitored", kind))
-
-
-def _strict(schema: Any) -> Any:
-    """The same schema, refusing what it doesn't name."""
-    if isinstance(schema, list):
-        return [_strict(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {key: _strict(value) for key, value in schema.items()}
-    return {"additionalProperties": False, **closed} if isinstance(schema.get("properties"), dict) else closed
 
 
 @pytest.mark.parametrize("folder", ALL)
@@ -128,7 +99,7 @@ def test_containers_and_their_order(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", ALL)
 def test_the_server_is_out_of_reach(folder: str) -> None:
-    """Triton listens on loopback, with the secret for each of its protocols; services lead to Guard."""
+    """Triton listens on loopback, with the secret for each of its protocols."""
     triton = container(folder, "triton")
     script = triton["command"][2]
     for option in ("grpc", "http", "metrics"):
@@ -139,11 +110,27 @@ def test_the_server_is_out_of_reach(folder: str) -> None:
     assert f"everything={wanted}\n" in script
     assert '"--grpc-restricted-protocol=$everything:guard=$secret"' in script
     upstream = policy(folder)["upstream"]
-    assert upstream["address"] == "127.0.0.1:8001"
+    assert upstream["address"] == "127.0.0.1:9001"
+    assert "--grpc-port=9001 " in script
     assert upstream["metrics_address"] == "127.0.0.1:8002"
     assert upstream["restricted_protocol"] == {"key": "guard", "value_file": f"/run/{LINK}/secret"}
+
+
+@pytest.mark.parametrize("folder", ALL)
+def test_services_lead_to_guard(folder: str) -> None:
+    """Services stay as they were without Guard, which has the ports that were Triton's, by number and by name."""
+    listen = {key: int(policy(folder)["listen"][key].rpartition(":")[2]) for key in ("address", "http_address")}
+    assert listen == {"address": 8001, "http_address": 8000}
+    assert {port["containerPort"] for port in container(folder, "guard")["ports"]} == {*listen.values(), 9011}
+    named = {port["name"]: port["containerPort"] for each in containers(folder) for port in each.get("ports", [])}
+    found = []
     for service in resources(folder, "Service"):
-        assert {port["port"]: port["targetPort"] for port in service["spec"]["ports"]} == {8001: 8011, 8000: 8010}
+        ports = service["spec"]["ports"]
+        assert all("name" in port for port in ports) or len(ports) == 1, "the API wants names where there are several"
+        targets = [port.get("targetPort", port["port"]) for port in ports]
+        found += [(port["port"], named.get(at, at)) for port, at in zip(ports, targets, strict=True)]
+    theirs = [(80, 8000), (8001, 8001), (8001, 8001)]
+    assert sorted(found) == (theirs if folder == "overlays/existing" else [(8000, 8000), (8001, 8001)])
 
 
 @pytest.mark.parametrize("folder", ALL)
@@ -187,14 +174,16 @@ def _patience_s(probe: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("folder", ALL)
 def test_the_end(folder: str) -> None:
-    """Guard drains, Triton waits for it, and the grace period has room for both one after the other."""
+    """Guard drains, Triton waits for it, and the grace period, which is the pod's own, has room for both in turn."""
     guard, triton = container(folder, "guard"), container(folder, "triton")
     assert guard["lifecycle"]["preStop"]["exec"]["command"] == ["sh", "-c", "kill -USR1 1"]
     assert triton["lifecycle"]["preStop"]["httpGet"] == {"path": "/wait-for-drain", "port": 9011}
     listen = policy(folder)["listen"]
     models_s = [int(arg.partition("=")[2]) for arg in triton["args"] if arg.startswith("--exit-timeout-secs=")]
     needed_s = listen["drain_delay_s"] + listen["drain_grace_s"] + (models_s or [30])[0] + 5
-    assert pod(folder)["terminationGracePeriodSeconds"] >= needed_s
+    given_s = pod(folder)["terminationGracePeriodSeconds"]
+    assert given_s == (300 if folder == "overlays/existing" else 75)
+    assert given_s >= needed_s
 
 
 @pytest.mark.parametrize("folder", ALL)
@@ -215,28 +204,6 @@ def test_others_select_the_pods(folder: str) -> None:
     for selector in (network["podSelector"], budget["selector"], *(s["spec"] for s in resources(folder, "Service"))):
         assert selector.get("matchLabels", selector.get("selector")).items() <= labels
     assert network["policyTypes"] == ["Ingress", "Egress"]
-    assert {port["port"] for rule in network["ingress"] for port in rule["ports"]} == {8010, 8011, 9011}
+    assert {port["port"] for rule in network["ingress"] for port in rule["ports"]} == {8000, 8001, 9011}
     ports = {port["port"] for rule in network["egress"] for port in rule["ports"]}
     assert ports == ({6379, 53} if folder == "overlays/redis" else set())
-
-
-def test_monitoring() -> None:
-    """The pod monitor and the autoscaler ask for a port and a metric that are there."""
-    monitored = "overlays/monitored"
-    endpoints = resource(monitored, "PodMonitor")["spec"]["podMetricsEndpoints"]
-    assert {each["path"] for each in endpoints} == {"/metrics", "/upstream/metrics"}
-    named = {port["name"]: port["containerPort"] for port in container(monitored, "guard")["ports"]}
-    assert {named[each["port"]] for each in endpoints} == {9011}
-    scaler, deployment = resource(monitored, "HorizontalPodAutoscaler")["spec"], resource(monitored, "Deployment")
-    (metric,) = (each["pods"]["metric"]["name"] for each in scaler["metrics"])
-    assert metric in {family.name for family in Metrics().registry.collect()}
-    assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
-    assert "replicas" not in deployment["spec"]
-
-
-def test_rules_and_dashboards_are_current() -> None:
-    """What `make kubernetes` makes of deploy/prometheus and deploy/grafana is what is committed."""
-    made = runpy.run_path(str(KUBERNETES / "collect.py"))["collect"]()
-    assert len(made) == 2
-    for path, text in made.items():
-        assert path.read_text() == text, "run `make kubernetes`"

@@ -12,10 +12,11 @@ from jsonschema import Draft202012Validator
 from guard.config import Settings
 from guard.config_file import json_schema, load_settings
 from guard.profile.store import MANIFEST
-from tests.deploy.rendered import ALL, container, needs_kubectl, policy_text
+from tests.deploy.rendered import ALL, KUBERNETES, container, needs_kubectl, policy, policy_text
 from tests.support.certificates import Authority
 
 pytestmark = needs_kubectl
+DEPLOYING = KUBERNETES.parents[1] / "docs" / "deploying.md"
 MODES = {"base": "shadow", "overlays/existing": "shadow", "overlays/shadow": "shadow", "overlays/enforce": "enforce"}
 
 
@@ -31,6 +32,15 @@ def test_policies(folder: str, tmp_path: Path) -> None:
     (model,) = settings.models.values()
     assert model.mode == MODES.get(folder, "flag")
     assert settings.noise_secret_file is not None, "else each replica would answer a replayed request differently"
+
+
+def test_the_document_says_which_ports_a_triton_that_is_there_must_leave_free() -> None:
+    """All that Guard's pod uses beside the two at which Guard takes Triton's place."""
+    given = policy("overlays/existing")
+    used = [*given["upstream"].values(), *given["listen"].values()]
+    ports = {address.rpartition(":")[2] for address in used if isinstance(address, str)}
+    (said,) = re.findall(r"^Four things make it Guard's, .*$", DEPLOYING.read_text(), re.MULTILINE)
+    assert set(re.findall(r"\d{4}", said)) == ports - {"8001", "8000"} != set()
 
 
 def _read(text: str, folder: Path) -> Settings:

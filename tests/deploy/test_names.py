@@ -13,7 +13,7 @@ from docs import metrics_table
 from tests.deploy.rules import ROOT, rules
 
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
-FOREIGN = {"up", "nv_inference_request_success"}
+FOREIGN = {"up", "ALERTS", "nv_inference_request_success"}
 """What Prometheus itself adds, and what Triton exports: tests/e2e/test_counts.py reads that from a real one."""
 
 ADDED = {"job", "namespace", "instance", "le", "version"}
@@ -51,8 +51,8 @@ def test_each_metric_is_exported(registry: CollectorRegistry, where: str, expres
     """Names are those of a running registry or of a recording rule; matched labels are the metric's, values exist."""
     known = {sample.name: family for family in registry.collect() for sample in family.samples}
     recorded = {rule["record"] for rule in rules("record")}
-    names = re.findall(r"\b(?:guard|nv)[_:][a-z0-9_:]+", re.sub(r'"[^"]*"', '""', expression))
-    assert names or "vector(" in expression or "up{" in expression, where
+    names = re.findall(r"\b(?:(?:guard|nv)[_:][a-z0-9_:]+|(?:up|ALERTS)(?={))", re.sub(r'"[^"]*"', '""', expression))
+    assert names or "vector(" in expression, where
     assert {name for name in names if name not in known} <= recorded | FOREIGN, where
     for name, selector in re.findall(r"\b(guard_[a-z_]+)\{([^}]*)\}", expression):
         for label, sign, value in re.findall(r'([a-z]+)(=~|!=|=)"([^"]*)"', selector):

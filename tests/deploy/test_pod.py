@@ -34,7 +34,7 @@ pytestmark = needs_kubectl
 FOLDER = "overlays/gpu"
 """Its policy has Triton itself answer Guard's copies: what the secret and loopback are asked most of."""
 
-PORTS = ("8001", "8002", "8010", "8011", "9011")
+PORTS = ("8000", "8001", "8002", "9001", "9011")
 WAIT_S = 120.0
 
 
@@ -173,10 +173,10 @@ def test_a_pod_lives_and_ends(pod: Pod) -> None:
     pod.wait_for(lambda: pod.probe("triton", "readiness"), "Triton's readiness")
 
     image = digits.load_data().test[0][:1]
-    with client_of(int(pod.ports["8011"])) as client:
+    with client_of(int(pod.ports["8001"])) as client:
         judged = {"clean", "adversarial"}  # on a busy machine not at the first attempt
         pod.wait_for(lambda: client.ask("digits", image).verdict in judged, "a verdict")
-    direct = triton.InferenceServerClient(f"127.0.0.1:{pod.ports['8001']}")
+    direct = triton.InferenceServerClient(f"127.0.0.1:{pod.ports['9001']}")
     with pytest.raises(triton.InferenceServerException, match="This protocol is restricted"):
         direct.is_server_live()
     direct.close()

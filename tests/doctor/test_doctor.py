@@ -3,100 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import onnx
+import onnxruntime
 import pytest
 
 from guard.app import Sidecar
 from guard.cli.doctor import lines
-from guard.config import Listen, Settings, Upstream
 from guard.config_file import load_settings
-from guard.doctor import Finding, Level, around, examine
+from guard.doctor import Finding, Level, examine
+from guard.doctor.clock import Kept, clock, kept_by_kernel
 from guard.errors import ConfigError
 from guard.profile import store
+from tests.doctor.parts import NOBODY, levels, look, policy
 from tests.support.certificates import DAY, Authority
 from tests.support.command import guard
-from tests.support.digits import load_data
 from tests.support.loop import LoopThread
 from tests.support.profiles import plain_profile
 from tests.support.sidecars import embedded, running, wait_until
-
-NOBODY = "127.0.0.1:1"
-POLICY = """\
-upstream: {{address: "{upstream}"}}
-listen: {{address: "127.0.0.1:0", admin_address: "{admin}"{tls}}}
-noise_secret_file: {folder}/secret
-models:
-  digits: {{profile: {folder}/profile, model: {folder}/{model}, mode: enforce, false_positive_rate: 0.05}}
-"""
-
-
-@pytest.fixture(scope="module")
-def folder(digits_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits model with its profile, and the same model exported again, which has another fingerprint."""
-    made: Path = tmp_path_factory.mktemp("doctor")
-    (made / "digits.onnx").write_bytes(digits_onnx.read_bytes())
-    (made / "secret").write_bytes(b"s" * 32)
-    store.save(plain_profile(), made / "forgetful")
-    known = load_data().calibration[0][:4]
-    store.save(replace(plain_profile(), known_attacks=known), made / "profile")
-    other = onnx.load(digits_onnx)
-    weights = next(each for each in other.graph.initializer if each.data_type == onnx.TensorProto.FLOAT)
-    weights.CopyFrom(onnx.numpy_helper.from_array(1 - onnx.numpy_helper.to_array(weights), weights.name))
-    onnx.save(other, made / "other.onnx")
-    return made
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[LoopThread]:
-    """Where servers run."""
-    with LoopThread() as thread:
-        yield thread
-
-
-@pytest.fixture(autouse=True)
-def _another_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server on all addresses answers at this one, and one that is bound to 127.0.0.1 does not."""
-    monkeypatch.setattr(around, "own_addresses", lambda: ["127.0.0.2"])
-
-
-def policy(folder: Path, upstream: str, *, admin: str = NOBODY, model: str = "digits.onnx", tls: str = "") -> Path:
-    """A policy file."""
-    path = folder / "policy.yaml"
-    path.write_text(POLICY.format(upstream=upstream, admin=admin, folder=folder, model=model, tls=tls))
-    return path
-
-
-def look(path: Path) -> dict[str, list[Finding]]:
-    """The findings by check. No test machine serves HTTP at port 1."""
-    found: dict[str, list[Finding]] = {}
-    for finding in examine(path, http_port=1):
-        found.setdefault(finding.check, []).append(finding)
-    return found
-
-
-def levels(findings: list[Finding]) -> set[Level]:
-    """How bad they are."""
-    return {finding.level for finding in findings}
 
 
 def test_all_is_well(loop: LoopThread, folder: Path) -> None:
     """Of a sound deployment nothing is wrong: profile, server and installation fit, and there is no way round."""
     with embedded(loop, {"digits": folder / "digits.onnx"}) as upstream:
         found = look(policy(folder, upstream))
-    assert {check: levels(findings) for check, findings in found.items() if check != "limits"} == {
+    of_the_machine = {"limits", "clock"}
+    assert of_the_machine <= set(found)
+    assert {check: levels(findings) for check, findings in found.items() if check not in of_the_machine} == {
         "profiles": {Level.OK},
         "provider": {Level.OK},
         "served model": {Level.OK},
         "around guard": {Level.OK},
         "guard": {Level.NOTE},
-        "clock": {Level.OK},
+        "certificates": {Level.OK},
     }
     assert found["provider"][0].found == "digits: runs on CPUExecutionProvider"
+    (clock,) = found["clock"]
+    assert clock.level is not Level.PROBLEM
+    assert "UTC, after all profiles were made" in clock.found
 
 
 def test_a_profile_without_known_attacks(loop: LoopThread, folder: Path) -> None:
@@ -131,21 +78,83 @@ def test_the_profile_is_of_another_model(folder: Path) -> None:
     assert "around guard" in found
 
 
-def test_a_way_round(loop: LoopThread, folder: Path) -> None:
-    """A server that other machines reach too is found, with the options that mend it."""
-    with embedded(loop, {"digits": folder / "digits.onnx"}, address="0.0.0.0:0") as upstream:
-        (finding, _) = look(policy(folder, upstream))["around guard"]
-    assert finding.level is Level.PROBLEM
-    assert "takes inference by gRPC at 127.0.0.2" in finding.found
-    assert "bind it to loopback" in finding.remedy
-    assert "--grpc-restricted-protocol" in finding.remedy
+def test_the_gpu_is_there(loop: LoopThread, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ONNX Runtime has CUDA and the policy does not use it, that is said, and what really runs the model."""
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    with embedded(loop, {"digits": folder / "digits.onnx"}) as upstream:
+        (finding,) = look(policy(folder, upstream))["provider"]
+    assert finding.level is Level.NOTE
+    assert finding.found == "digits: runs on CPUExecutionProvider, and CUDA is there"
+    assert finding.remedy == "set device: cuda to use it"
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is there")
+def test_the_gpu_is_missing(folder: Path) -> None:
+    """A GPU that the policy asks for and that isn't there is one problem of the provider, with what to do."""
+    path = policy(folder, NOBODY)
+    path.write_text(path.read_text().replace("mode: enforce", "mode: enforce, device: cuda"))
+    found = look(path)
+    (finding,) = found["provider"]
+    assert "profiles" not in found
+    assert (finding.level, finding.found) == (
+        Level.PROBLEM,
+        f"{path}:5: ONNX Runtime could not load CUDAExecutionProvider and fell back to CPUExecutionProvider",
+    )
+    assert finding.remedy.startswith("check that `nvidia-smi` lists a GPU")
+    assert "pip install '.[gpu]'" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says", "remedy"),
+    [
+        ("false_positive_rate: 0.0001", "needs 9999", "calibrate with more clean samples, or ask for 0.0032 or more"),
+        ("certificate: require, certified_radius: 1000", "takes more copies than screening can afford", "ask for 0."),
+    ],
+)
+def test_what_to_do_about_a_model(folder: Path, wrong: str, says: str, remedy: str) -> None:
+    """Whatever keeps a model from being loaded, what is wrong and what to do about it are told apart."""
+    path = policy(folder, NOBODY)
+    text = path.read_text().replace(", false_positive_rate: 0.05", "")
+    path.write_text(text.replace("mode: enforce", f"mode: enforce, {wrong}"))
+    (finding,) = look(path)["profiles"]
+    assert says in finding.found
+    assert finding.remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize("wanted", ["query_store: {url: 'redis://127.0.0.1:1'}", "tracing: {address: '127.0.0.1:1'}"])
+def test_what_to_do_about_the_installation(folder: Path, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that the policy needs and that is not installed is a problem with its command."""
+    monkeypatch.setattr("guard.environment._is_installed", lambda _name: False)
+    path = policy(folder, NOBODY)
+    path.write_text(f"{wanted}\n{path.read_text()}")
+    (finding,) = look(path)["installation"]
+    assert "installed" in finding.found
+    assert finding.remedy.startswith("install ")
+    assert "pip install '.[" in finding.remedy
+
+
+def test_a_sound_model_beside_a_mistaken_one(folder: Path) -> None:
+    """What was not looked at, because another model can't be loaded, is named."""
+    path = policy(folder, NOBODY, model="other.onnx")
+    line = path.read_text().splitlines()[-1]
+    path.write_text(path.read_text() + line.replace("digits:", "sound:").replace("other.onnx", "digits.onnx") + "\n")
+    (finding,) = look(path)["models"]
+    assert finding.level is Level.NOTE
+    assert finding.found.startswith("digits, sound: not looked at further")
+    assert "look again" in finding.remedy
 
 
 def test_the_server_is_down(folder: Path) -> None:
-    """Where nothing answers, the model can't be compared, and that is said."""
-    (finding,) = look(policy(folder, NOBODY))["served model"]
+    """Where nothing answers, the model can't be compared, nor a way round seen, and that is said."""
+    found = look(policy(folder, NOBODY))
+    (finding,) = found["served model"]
     assert finding.level is Level.PROBLEM
     assert f"no inference server answers at {NOBODY}" in finding.found
+    (finding,) = found["around guard"]
+    assert finding.level is Level.NOTE
+    assert f"no server answers at {NOBODY}, so whether there is a way round Guard can't be seen" in finding.found
 
 
 def test_a_running_guard(loop: LoopThread, folder: Path) -> None:
@@ -157,6 +166,17 @@ def test_a_running_guard(loop: LoopThread, folder: Path) -> None:
                 wait_until(sidecar, ready=level is Level.OK)
                 (finding,) = look(policy(folder, upstream, admin=f"127.0.0.1:{sidecar.admin_port}"))["guard"]
             assert finding.level is level
+
+
+def test_a_proxy(loop: LoopThread, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a Guard runs here is asked of this machine, not of a proxy that the environment names."""
+    with embedded(loop, {"digits": folder / "digits.onnx"}) as upstream:
+        settings = load_settings(policy(folder, upstream, admin="127.0.0.1:0"))
+        with running(loop, Sidecar(settings)) as proxy:  # whose admin port answers 404 to what is no path of its own
+            monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.admin_port}")
+            monkeypatch.delenv("no_proxy", raising=False)
+            (finding,) = look(policy(folder, upstream))["guard"]
+    assert (finding.level, finding.found) == (Level.NOTE, f"no Guard answers at http://{NOBODY}/readyz")
 
 
 @pytest.mark.parametrize(
@@ -186,6 +206,35 @@ def test_the_clock_is_behind(folder: Path) -> None:
     assert "set this machine's clock" in finding.remedy
 
 
+@pytest.mark.parametrize(
+    ("kept", "level", "says"),
+    [
+        (
+            Kept(synchronised=True, most_off_s=0.0123, shows_s=0.0),
+            Level.OK,
+            "a time server keeps it, to within 0.012 s",
+        ),
+        (Kept(synchronised=False, most_off_s=16.0, shows_s=0.0), Level.WARNING, "it may be ahead or behind"),
+        (None, Level.NOTE, "whether it is ahead can't be seen here"),
+    ],
+)
+def test_who_keeps_the_clock(kept: Kept | None, level: Level, says: str) -> None:
+    """A clock that no time server keeps may be ahead too, and where that can't be known it is said."""
+    (finding,) = clock({}, lambda: kept)
+    assert finding.level is level
+    assert says in finding.found
+    assert bool(finding.remedy) is (level is not Level.OK)
+
+
+def test_what_the_kernel_says_of_its_clock() -> None:
+    """It is read where it stands: the time that it shows is that of the system, and the error that it admits is one."""
+    kept = kept_by_kernel()
+    if kept is None:
+        pytest.skip("this kernel does not say")
+    assert abs(kept.shows_s - time.time()) < 60
+    assert 0 <= kept.most_off_s <= 60
+
+
 def test_limits(folder: Path) -> None:
     """Limits that memory can't hold, or that contradict each other, are warnings that name the setting."""
     path = policy(folder, NOBODY)
@@ -193,13 +242,6 @@ def test_limits(folder: Path) -> None:
     assert any("max_inflight_bytes" in finding.remedy for finding in look(path)["limits"])
     path.write_text(path.read_text().replace("9000000000000000", "1024"))
     assert any("upstream.max_message_bytes" in finding.remedy for finding in look(path)["limits"])
-
-
-def test_unix_sockets() -> None:
-    """A server behind a socket file has no address that others could call."""
-    settings = Settings(upstream=Upstream(address="unix:/run/triton.sock"), listen=Listen())
-    (finding,) = around.reachable_around(settings)
-    assert finding.level is Level.OK
 
 
 def test_no_policy(tmp_path: Path) -> None:

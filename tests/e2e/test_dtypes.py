@@ -13,7 +13,8 @@ import tritonclient.grpc as triton_client
 from guard.app import Sidecar
 from guard.config import Mode, ModelPolicy
 from guard.datatypes import held
-from guard.offline.calibrate import LEAST_SAMPLES, Options, calibrate
+from guard.offline.calibrate import LEAST_SAMPLES, calibrate
+from guard.offline.options import Options
 from guard.profile import store
 from tests.e2e.peer import Peer
 from tests.support import digits

@@ -24,7 +24,7 @@ from tests.e2e.ways import FORGED_METADATA, WAYS, World, field, sent
 from tests.support.envoy import PROGRAM, envoy
 from tests.support.sidecars import running, wait_until
 
-pytestmark = pytest.mark.skipif(not PROGRAM.is_file(), reason="the real Envoy is not installed (make envoy)")
+pytestmark = pytest.mark.skipif(not PROGRAM.is_file(), reason="the real Envoy is not installed (make servers)")
 
 SERVICE = "/inference.GRPCInferenceService/"
 PATIENT = {"message_timeout": "60s"}

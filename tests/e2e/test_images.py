@@ -20,10 +20,10 @@ from guard.app import Sidecar
 from guard.config import Mode, ModelPolicy
 from guard.decode.preprocessing import ImageReader
 from guard.model.onnx import OnnxBackend
-from guard.offline.calibrate import Options
-from guard.offline.command import Source, calibrate_to
-from guard.offline.images import read_preprocessing
+from guard.offline.command import calibrate_to
+from guard.offline.options import Options
 from guard.offline.perturb import FAMILIES
+from guard.offline.source import Source, read_preprocessing
 from guard.profile import store
 from guard.values import Action
 from tests.e2e.peer import Peer, Refused, outcome

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from guard.app import Sidecar
 from guard.config import ModelPolicy, Unlisted
 from guard.model.onnx import OnnxBackend, inspect_onnx
-from guard.offline.calibrate import Options, calibrate
+from guard.offline.calibrate import calibrate
+from guard.offline.options import Options
 from guard.profile import store
 from guard.values import Mode
 from tests.support import digits
@@ -64,6 +67,12 @@ def both(folder: Path) -> Iterator[str]:
     server.stop()
 
 
+def _logits(file: Path) -> np.ndarray:
+    """What a model says of the first image."""
+    backend = OnnxBackend(file.read_bytes(), inspect_onnx(file, name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8)))
+    return backend.logits(torch.from_numpy(IMAGES[:1])).numpy()
+
+
 def policy(folder: Path, version: str, mode: Mode) -> ModelPolicy:
     """A policy with the profile and the model of a version."""
     return ModelPolicy(
@@ -103,11 +112,12 @@ def test_a_version_with_the_profile_of_another(loop: LoopThread, both: str, fold
 
 
 def test_a_version_that_comes_while_guard_runs(loop: LoopThread, folder: Path) -> None:
-    """Once the server answers with a newer version, Guard notices in seconds: it is not screened as the one before."""
+    """Once the server answers with a newer version, Guard notices in seconds, and nobody gets its answers before."""
     options = {"model-control-mode": "poll", "repository-poll-secs": "1"}
     server = Triton(folder / "polled", name="digits", onnx=folder / "1.onnx", options=options)
     model = folder / "polled" / "models" / "digits"
     server.start()
+    ends_s = time.monotonic() + 60
     try:
         guarded = Sidecar(settings(server.address, {"digits": policy(folder, "1", Mode.ENFORCE)}))
         with running(loop, guarded) as sidecar, client_of(sidecar.grpc_port) as client:
@@ -116,7 +126,14 @@ def test_a_version_that_comes_while_guard_runs(loop: LoopThread, folder: Path) -
             shutil.copytree(model / "1", folder / "beside")
             shutil.copy(folder / "2.onnx", folder / "beside" / "model.onnx")
             (folder / "beside").rename(model / "2")
-            wait_until(sidecar, ready=False, says="the served model differs from the one in the profile")
+            answers = []
+            while not any("the served model differs from the one in the profile" in why for why in sidecar.unready()):
+                answers.append(client.ask("digits", IMAGES[:1]))
+                assert time.monotonic() < ends_s
             assert client.ask("digits", IMAGES[:1]).status == "UNAVAILABLE"
+        screened = _logits(folder / "1.onnx")
+        for answer in answers:
+            if answer.status == "OK":
+                np.testing.assert_allclose(answer.logits, screened, rtol=1e-4)
     finally:
         server.stop()

@@ -134,8 +134,8 @@ def test_statistics_count(client: triton.InferenceServerClient) -> None:
 
 
 def test_model_file_missing(tmp_path: Path) -> None:
-    """A model file that isn't there is a mistake in the settings; the message names it."""
-    with pytest.raises(ConfigError, match=r"there is no model file .*gone\.onnx: name an ONNX file"):
+    """A model file that isn't there is told as one that can't be loaded; the message names it."""
+    with pytest.raises(BackendError, match=r"there is no model file .*gone\.onnx: name an ONNX file"):
         EmbeddedServer({"gone": tmp_path / "gone.onnx"})
 
 

@@ -1,4 +1,4 @@
-"""The examples, started by their commands."""
+"""The examples, started by their commands. tests/walk starts them as `make` does, and reads what they print."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 from examples.triton.__main__ import main
-from tests.examples.commands import ROOT, command, counts
+from tests.examples.commands import ROOT, command
 
-TRITON = ROOT / ".venv-triton" / "bin" / "triton"
 START_S = 120.0
 
 
@@ -65,18 +64,6 @@ def listening(process: subprocess.Popen[bytes], log: Path) -> str:
             return found[1]
         time.sleep(0.1)
     raise AssertionError(log.read_text())
-
-
-def test_triton(folder: Path) -> None:
-    """A real Triton behind Guard answers most clean digits, and more attacked ones than clean ones are rejected."""
-    ran = subprocess.run(
-        command("triton", "--dir", folder, "--triton", TRITON), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    clean, attacked = counts(ran.stdout)
-    assert clean[0] == attacked[0] == 20
-    assert clean[1] >= 15
-    assert attacked[2] > clean[2]
 
 
 def test_triton_is_missing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The example with KServe: its Python server runs here; of its InferenceService, what can be held against schemas."""
+"""The example with KServe, which tests/walk starts: of its InferenceService, what can be held against schemas."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from examples.kserve.__main__ import main
 from guard import __version__
 from guard.app.policy import load_policy
 from guard.config import host_and_port
-from tests.examples.commands import ROOT, command, counts
+from tests.examples.commands import ROOT
 from tests.support.dialects import ENVIRONMENTS, needs
 
 KSERVE = ENVIRONMENTS["kserve"] / "bin" / "python"
@@ -25,19 +25,6 @@ POLICY, SERVICE = yaml.safe_load_all((ROOT / "examples" / "kserve" / "inferences
 PREDICTOR = SERVICE["spec"]["predictor"]
 SERVER, GUARD = PREDICTOR["containers"]
 OF_KSERVE = {"minReplicas"}
-
-
-@needs("kserve")
-def test_kserve(folder: Path) -> None:
-    """KServe's server behind Guard answers most clean digits, and more attacked ones than clean ones are rejected."""
-    ran = subprocess.run(
-        command("kserve", "--dir", folder, "--python", KSERVE), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    clean, attacked = counts(ran.stdout)
-    assert clean[0] == attacked[0] == 20
-    assert clean[1] >= 15
-    assert attacked[2] > clean[2]
 
 
 def test_kserve_is_missing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

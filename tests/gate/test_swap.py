@@ -91,6 +91,26 @@ async def test_each_version_by_its_own_policy(versions: Setup) -> None:
         assert (decision.model, decision.intended, decision.action) == (model, Action.REJECT, action)
 
 
+async def test_the_version_that_the_server_is_asked_for(versions: Setup) -> None:
+    """Who asks for none gets the one that was verified, where another would be refused, and under the same policy."""
+    listed = versions.gate._listed
+    own, other = listed.get("digits", ""), listed.get("digits", "1")
+    assert own is not None
+    assert other is not None
+    flagging = replace(own, policy=ModelPolicy.model_validate({"profile": "unused", "mode": Mode.FLAG}))
+    for guarded, recognised, version in (
+        (own, "2", "2"),
+        (own, "", ""),  # the server tells no version
+        (own, "1", ""),  # which has another policy
+        (flagging, "2", ""),  # where nothing is refused, nothing is to fail because the server has another by now
+    ):
+        known = replace(guarded, recognised=lambda recognised=recognised: recognised)
+        versions.gate.swap(Listed({"digits": known, "digits@1": other}, Unlisted.PASS))
+        asked = [versions.gate.version("digits", each) for each in ("", "2", "7")]
+        assert asked == [version, "2", "7"]
+    assert versions.gate.version("another", "") == ""
+
+
 @pytest.mark.parametrize(("model", "version"), [("digits", "3"), ("digits", "01"), ("digits@1", ""), ("digits@1", "1")])
 async def test_a_version_that_is_not_listed(versions: Setup, model: str, version: str) -> None:
     """Another version is refused before the server gets it, however it is written; a policy's name is no model's."""

@@ -77,7 +77,7 @@ def metrics() -> Metrics:
         calibration_samples=400,
         created="2025-01-02T03:04:05Z",
     )
-    metrics.watch_queue("digits", lambda: 7)
+    metrics.watch_engine("digits", depth=lambda: 7, busy_s=lambda: 0.0)
     return metrics
 
 

@@ -51,6 +51,7 @@ def use_everything(metrics: Metrics, decision: Decision) -> None:
     metrics.decided(replace(decision, items=(replace(decision.items[0], findings=(shared,)),)))
     metrics.policy_in_force("1a2b")
     metrics.policy_reloaded(Reloaded.SWAPPED)
+    metrics.watch_engine("digits", depth=lambda: 3, busy_s=lambda: 1.5)
     metrics.watch_memory("digits", lambda: 3)
     metrics.watch_drift("digits", suspected=lambda: DriftScope.ONE_CLIENT, evidence=lambda _scope: 9.5)
     metrics.watch_sharing("digits", lambda: True)
@@ -63,7 +64,7 @@ def use_everything(metrics: Metrics, decision: Decision) -> None:
     metrics.upstream_finished(model="digits", code="OK", duration_s=0.1)
     metrics.upstream_streamed("digits")
     metrics.upstream_asked("digits")
-    metrics.watch_selftest("digits", lambda: 1_900_000_000.5)
+    metrics.watch_selftest("digits", lambda: 1_900_000_000.5, 300.0)
     metrics.watch_audit(lambda: 4096)
     metrics.audited(Sink.LOG, Outcome.WRITTEN)
     metrics.traced(Exported.SENT)
@@ -151,6 +152,18 @@ def test_suspicious_queries_are_counted(metrics: Metrics, scrape: Scrape, decisi
     assert moved["guard_suspicious_queries_total{model=digits}"] == 2
     assert moved["guard_verdicts_total{detector=network,model=digits}"] == 2
     assert moved["guard_verdicts_total{detector=queries,model=digits}"] == 1
+
+
+def test_how_busy_an_engine_is(metrics: Metrics, scrape: Scrape) -> None:
+    """What an engine has counted is asked at each scrape; an engine in its place counts anew, under the same name."""
+    busy_s = 2.5
+    metrics.watch_engine("digits", depth=lambda: 0, busy_s=lambda: busy_s)
+    before, busy_s = scrape(), 4.0
+    assert changed(before, scrape()) == {"guard_engine_busy_seconds_total{model=digits}": 1.5}
+    metrics.watch_engine("digits", depth=lambda: 0, busy_s=lambda: 0.25)
+    assert scrape()["guard_engine_busy_seconds_total{model=digits}"] == 0.25
+    metrics.forget_model("digits")
+    assert not [key for key in scrape() if key.startswith("guard_engine_busy_seconds_total{")]
 
 
 def test_remembered_queries(metrics: Metrics, scrape: Scrape) -> None:

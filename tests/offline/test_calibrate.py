@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from rich.console import Console
 from scipy.stats import betabinom
+from structlog.testing import capture_logs
 from torch import Tensor
 
 from guard.decide.judge import Judge
 from guard.errors import ConfigError, DataError, RateUnsupported
 from guard.model.onnx import OnnxBackend, inspect_onnx
-from guard.offline.calibrate import LEAST_SAMPLES, Budget, Options, calibrate
+from guard.offline.calibrate import LEAST_SAMPLES, calibrate
+from guard.offline.options import Budget, Options
+from guard.offline.perturb import FAMILIES
 from guard.offline.scoring import running_engine, screen_all
+from guard.offline.show import print_profile
 from guard.profile import spec, store
 from guard.profile.profile import Profile
 from guard.values import OutputKind, Verdict
@@ -195,3 +202,18 @@ def test_too_few_samples() -> None:
     Judge(calibrate(Telling(), samples(248), QUICK), false_positive_rate=0.01)
     with pytest.raises(RateUnsupported):
         Judge(calibrate(Telling(), samples(246), QUICK), false_positive_rate=0.01)
+
+
+def test_what_has_learnt_nothing_is_told() -> None:
+    """What each detector catches alone is in the profile, and a network that was not trained is warned of."""
+    left_out = tuple(family for family in FAMILIES if family != "iterated")
+    budget = Budget(network_steps=1, activation_steps=150, denoiser_steps=1)
+    with capture_logs() as logs:
+        made = calibrate(digits_backend(), digits.load_data().calibration[0], Options(budget=budget, left_out=left_out))
+    caught = made.provenance.caught_alone
+    assert set(caught) == set(made.scoring)
+    assert [each["detector"] for each in logs if "learnt nothing" in each["event"]] == ["network"]
+    assert caught["network"] < 0.1 < caught["activations"]
+    printed = StringIO()
+    print_profile(Console(file=printed, width=300), made)
+    assert re.search(rf"activations .* {caught['activations']:.0%}", printed.getvalue())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,10 +13,14 @@ import pytest
 from rich.console import Console
 
 from guard.config import Upstream
-from guard.errors import ConfigError, UpstreamUnavailable
-from guard.offline.calibrate import LEAST_SAMPLES, Options
-from guard.offline.command import Source, calibrate_to, make_folder
+from guard.errors import ConfigError, DataError, GuardError, UpstreamUnavailable
+from guard.offline.calibrate import LEAST_SAMPLES
+from guard.offline.command import calibrate_to
+from guard.offline.options import Options
+from guard.offline.source import Source
+from guard.output import make_folder
 from guard.profile import store
+from guard.profile.spec import ImagePreprocessing
 from guard.transport import RestrictedProtocol
 from tests.support import digits
 from tests.support.profiles import SHORT
@@ -46,8 +51,8 @@ def clean(tmp_path: Path) -> Path:
     [
         (None, None, None, (0, 1), "either --model model.onnx, or --upstream"),
         (Path("m.onnx"), "a:1", "m", (0, 1), "either --model model.onnx, or --upstream"),
-        (None, "a:1", None, (0, 1), "--upstream needs --model-name"),
-        (None, "a:1", "", (0, 1), "--upstream needs --model-name"),
+        (None, "a:1", None, (0, 1), "name the model with --model-name"),
+        (None, "a:1", "", (0, 1), "name the model with --model-name"),
         (Path("m.onnx"), None, None, (1, 0), "--bounds 1 0: give two finite numbers, the smaller one first"),
         (Path("m.onnx"), None, None, (1, 1), "--bounds 1 1"),
         (Path("m.onnx"), None, None, (NAN, 1), "--bounds nan 1"),
@@ -86,6 +91,25 @@ def test_a_folder_that_cannot_be_made(clean: Path) -> None:
     with pytest.raises(ConfigError, match=r"--out .*clean.npz can't be made a folder \(File exists\); name another"):
         calibrate_to(source(), clean, clean, Options(), there)
     assert not printed.getvalue()
+
+
+@pytest.mark.parametrize("wrong", ["out", "ray"])
+def test_images_are_decoded_last(tmp_path: Path, wrong: str) -> None:
+    """Where the profile can't go, or no cluster is there, is said before a folder of images is decoded."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for index, image in enumerate(digits.load_data().calibration[0][:20]):
+        cv2.imwrite(str(images / f"{index:02}.png"), np.rint(image[0] * 255).astype(np.uint8))
+    (images / "99.png").write_text("no image")  # whoever decodes them all says so
+    (tmp_path / "taken").touch()
+    of_images = replace(source(), preprocessing=ImagePreprocessing(input="image", size_px=(8, 8), colour="grey"))
+    out = tmp_path / ("taken" if wrong == "out" else "out")
+    there, printed = console()
+    with pytest.raises(GuardError, match=f"^--{wrong} "):
+        calibrate_to(of_images, images, out, Options(ray="127.0.0.1:1" if wrong == "ray" else None), there)
+    assert not printed.getvalue()
+    with pytest.raises(DataError, match="of the images from number 16 on"):
+        calibrate_to(of_images, images, tmp_path / "out", Options(), there)
 
 
 def test_make_folder(tmp_path: Path) -> None:

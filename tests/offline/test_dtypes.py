@@ -14,8 +14,8 @@ from guard.datatypes import held
 from guard.model import inner
 from guard.model.onnx import OnnxBackend
 from guard.model.torch import TorchBackend
-from guard.offline.calibrate import LEAST_SAMPLES, Options, calibrate
-from guard.offline.networks import Budget
+from guard.offline.calibrate import LEAST_SAMPLES, calibrate
+from guard.offline.options import Budget, Options
 from guard.offline.perturb import FAMILIES
 from guard.offline.scoring import running_engine, screen_all
 from guard.offline.view import View

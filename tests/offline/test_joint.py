@@ -8,7 +8,7 @@ import numpy as np
 
 from guard import stats
 from guard.decide.combination import Combination
-from guard.offline.joint import learn
+from guard.offline.joint import ALONE, caught_alone, learn
 from guard.profile.profile import BenignScores, Profile
 from guard.profile.spec import BitDepth, ConfidenceSpec, NetworkSpec, SqueezingSpec
 from guard.values import Float64Array
@@ -83,3 +83,24 @@ def test_without_attacks() -> None:
     made = profile(np.random.default_rng(4))
     assert learn(made, {}) is None
     assert learn(made, {"a": [scored(np.random.default_rng(5), 0)]}) is None
+
+
+def test_what_each_catches_alone() -> None:
+    """A detector that attacks move catches most; one that they don't move as many as it flags of benign inputs."""
+    rng = np.random.default_rng(4)
+    attacks = {"a": [scored(rng, 4000, shift=3.0)], "b": [scored(rng, 40, shift=3.0)]}
+    caught = caught_alone(profile(rng), attacks)
+    assert min(caught["confidence"], caught["network"]) > 0.75
+    assert 0.5 * ALONE < caught["squeezing"] < 2 * ALONE
+
+
+def test_sets_weigh_alike_alone() -> None:
+    """Of two families, one of which is caught whole and the other not at all, half is caught, whatever their sizes."""
+    rng = np.random.default_rng(5)
+    seen, unseen = ((np.full(n, each) for each in (0.0, network, 0.0)) for n, network in ((300, 9.0), (3, -9.0)))
+    sets = {
+        name: [benign(np.zeros(len(c), np.int64), confidence=c, network=n, squeezing=s)]
+        for name, (c, n, s) in (("seen", seen), ("unseen", unseen))
+    }
+    assert caught_alone(profile(rng), sets)["network"] == 0.5
+    assert caught_alone(profile(rng), {}) == {}

@@ -13,7 +13,7 @@ from rich.console import Console
 from guard.offline import networks
 from guard.offline.conditions import EXPECTED, drawn
 from guard.offline.material import Attacker, Material
-from guard.offline.networks import Budget
+from guard.offline.options import Budget
 from guard.offline.perturb import FAMILIES
 from guard.offline.progress import Reporter, quiet
 from guard.offline.view import View

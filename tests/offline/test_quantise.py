@@ -18,9 +18,10 @@ from guard.app.models import load_models
 from guard.config import ModelPolicy, Settings
 from guard.errors import DataError, ProfileError
 from guard.model.onnx import OnnxBackend
-from guard.offline.calibrate import Options, calibrate
+from guard.offline.calibrate import calibrate
 from guard.offline.nets import to_onnx
-from guard.offline.quantise import LEAST_SPEEDUP, Precision, Reduced, Variant, fastest_variant
+from guard.offline.options import Options, Precision, Reduced
+from guard.offline.quantise import LEAST_SPEEDUP, Variant, fastest_variant
 from guard.offline.show import print_profile
 from guard.profile import store
 from guard.screen.trial import MODEL

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,9 +12,10 @@ import pytest
 
 from guard.errors import ConfigError, EnvironmentProblem
 from guard.offline import spread
-from guard.offline.calibrate import Options, calibrate
+from guard.offline.calibrate import calibrate
 from guard.offline.evaluate.kept import Kept
 from guard.offline.evaluate.screening import screen
+from guard.offline.options import Options
 from guard.profile.profile import Profile
 from guard.values import Evidence, Screening
 from tests.support import digits
@@ -97,3 +100,18 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         spread.screening(digits_backend(), (), {}, secret=b"", ray="local"),
     ):
         pass
+
+
+@pytest.mark.parametrize("address", ["{free}", "ray://{free}", "127.0.0.1:99999"])
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Where no cluster is that is told in seconds. Ray, which would try for minutes, is not even imported."""
+    monkeypatch.setattr("guard.environment._is_installed", lambda _name: True)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        where = address.format(free=f"127.0.0.1:{bound.getsockname()[1]}")
+        with (
+            pytest.raises(ConfigError, match=f"--ray {where}: there is no cluster that answers"),
+            spread.reached(digits_backend(), where),
+        ):
+            pass

@@ -7,7 +7,6 @@ and drawn where the dashboard has the panel. Time is divided by ten, as in `make
 from __future__ import annotations
 
 import json
-import logging
 import re
 import tempfile
 import threading
@@ -21,21 +20,15 @@ from urllib.parse import quote
 
 import matplotlib as mpl
 import numpy as np
-import structlog
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from deploy.grafana.parts import EXPECTED
 from guard.app import Sidecar
-from guard.config import Listen, ModelPolicy
-from guard.profile import store
-from guard.recording import Audit
-from guard.values import Mode
+from tests.ops.guarded import guarded
 from tests.ops.traffic import sending
-from tests.ops.watchers import HURRY, Prometheus, watching
+from tests.ops.watchers import HURRY, Prometheus, hurried, watching
 from tests.support import digits
-from tests.support.loop import LoopThread
-from tests.support.profiles import digits_profile
-from tests.support.sidecars import running, settings, wait_until
 from tests.support.triton import Triton
 
 ROOT = Path(__file__).parents[2]
@@ -44,10 +37,16 @@ DASHBOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
 PEOPLE = [f"127.0.0.{number}" for number in range(10, 18)]
 ATTACKERS = [f"127.0.1.{number}" for number in range(10, 14)]
 PROBER = ["127.0.1.20"]
-BENIGN_S, ATTACK_S = 90.0, 75.0
+USUAL_S, BENIGN_S, ATTACK_S = 400.0, 90.0, 75.0
+"""Of benign traffic the last seconds are drawn: it takes an hour, 360 s of these, until there is something usual."""
+
 STEP_S = 1
+LATE_S = 10
+"""What was there so long ago still is: on a busy machine the last readings are late."""
+
 _COLUMNS, _ROW_PX, _COLUMN_PX, _DPI = 24, 34, 58, 100
-_MOST_LEGENDS = 10
+_MOST_LEGENDS = 12
+_HANDLE_PX, _LETTER_PX = 50, 4.5
 _VARIABLES = {"$__rate_interval": "15s", "$model": ".+"}
 
 
@@ -69,9 +68,14 @@ class Watched:
     attacked_s: float
     ended_s: float
 
+    @property
+    def seconds(self) -> float:
+        """How long it was."""
+        return self.ended_s - self.began_s
+
     def lines(self, target: dict[str, Any]) -> Iterator[Line]:
         """The series of an expression, over the whole time."""
-        expression = target["expr"]
+        expression = hurried(target["expr"])
         for variable, value in _VARIABLES.items():
             expression = expression.replace(variable, value)
         found = self.prometheus.ask(
@@ -128,31 +132,47 @@ def _panel(axes: Axes, panel: dict[str, Any], watched: Watched) -> bool:
     shown = [line for target in panel["targets"] for line in watched.lines(target)]
     unit = panel["fieldConfig"]["defaults"].get("unit", "short")
     if panel["type"] == "stat":
-        axes.set_axis_off()
-        for index, line in enumerate(shown):
-            text = f"{line.legend}  {_unit(line.values[-1], unit)}".strip()
-            axes.text(0.5, 1 - (index + 0.5) / len(shown), text, size=15, ha="center", va="center")
-        return bool(shown)
+        return _stat(axes, panel, [line for line in shown if line.times_s[-1] > watched.seconds - LATE_S])
     axes.tick_params(labelsize=6)
-    axes.set_xlim(0, watched.ended_s - watched.began_s)
+    axes.set_xlim(0, watched.seconds)
     axes.axvline(watched.attacked_s - watched.began_s, linestyle=":", color="red", linewidth=1)
     if panel["type"] == "heatmap":
         _heatmap(axes, shown)
     else:
         _timeseries(axes, shown, unit)
+    scale = panel["fieldConfig"]["defaults"].get("custom", {}).get("scaleDistribution", {})
+    if scale.get("type") == "symlog":
+        axes.set_yscale("symlog", base=scale["log"], linthresh=scale["linearThreshold"])
+        axes.yaxis.set_major_formatter(lambda value, _: _unit(value, unit))
     return bool(shown)
+
+
+def _stat(axes: Axes, panel: dict[str, Any], now: list[Line]) -> bool:
+    """What there is at the end, in figures, or by name alone where the panel says so."""
+    axes.set_axis_off()
+    by_name = panel["options"].get("textMode") == "name"
+    unit = panel["fieldConfig"]["defaults"].get("unit", "short")
+    for index, line in enumerate(now):
+        text = line.legend if by_name else f"{line.legend}  {_unit(line.values[-1], unit)}".strip()
+        axes.text(0.5, 1 - (index + 0.5) / len(now), text, size=10 if by_name else 15, ha="center", va="center")
+    return bool(now)
 
 
 def _timeseries(axes: Axes, shown: list[Line], unit: str) -> None:
     for line in shown:
-        axes.plot(line.times_s, line.values, linewidth=1, label=line.legend)
+        style = {"color": "black", "linestyle": "--"} if line.legend == EXPECTED else {}
+        axes.plot(line.times_s, line.values, linewidth=1, label=line.legend, **style)
     if shown:
         axes.set_ylim(bottom=min(0.0, *(np.nanmin(line.values) for line in shown if np.isfinite(line.values).any())))
     axes.yaxis.set_major_formatter(lambda value, _: _unit(value, unit))
     axes.grid(alpha=0.3)
     if len(shown) > _MOST_LEGENDS:
         axes.text(0.99, 0.95, f"{len(shown)} series", transform=axes.transAxes, size=6, ha="right", va="top")
-    axes.legend(*_named(axes), fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False, ncols=5)
+    handles, labels = _named(axes)
+    widest_px = _HANDLE_PX + _LETTER_PX * max(map(len, labels), default=1)
+    columns = min(5, max(1, int(axes.get_window_extent().width / widest_px)))
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1)}
+    axes.legend(handles, labels, fontsize=6, frameon=False, ncols=columns, **place)
 
 
 def _named(axes: Axes) -> tuple[list[Any], list[str]]:
@@ -179,54 +199,28 @@ def _heatmap(axes: Axes, shown: list[Line]) -> None:
 
 
 @contextmanager
-def guarded(folder: Path) -> Iterator[tuple[Sidecar, Triton]]:
-    """A ready Guard that rejects, with an audit log, in front of a real Triton."""
-    store.save(digits_profile(), folder / "profile")
-    (folder / "names").write_bytes(b"n" * 32)
-    policy = ModelPolicy(
-        profile=folder / "profile",
-        model=digits.onnx_file(),
-        mode=Mode.ENFORCE,
-        false_positive_rate=0.02,
-        screening_budget_s=30.0,
-        self_test_interval_s=10.0,
-    )
-    listen = Listen(address="127.0.0.1:0", admin_address="127.0.0.1:0", http_address="127.0.0.1:0")
-    audit = Audit(folder=folder / "log", pseudonym_key_file=folder / "names")
-    triton = Triton(folder, name="digits", onnx=digits.onnx_file())
-    triton.start()
-    try:
-        given = settings(triton.address, {"digits": policy}, listen=listen, audit=audit)
-        with LoopThread() as loop, running(loop, Sidecar(given)) as sidecar:
-            wait_until(sidecar)
-            yield sidecar, triton
-    finally:
-        triton.stop()
-
-
-@contextmanager
 def watch(sidecar: Sidecar, triton: Triton, folder: Path) -> Iterator[Watched]:
     """Benign traffic, then an attack with perturbed inputs and one that probes around an input."""
     test, labels = digits.load_data().test
     attacks = digits.attack(digits.trained_network(), test, labels)
     rng = np.random.default_rng(0)
     probes = np.clip(test[:1] + rng.normal(0, 0.004, (400, *test.shape[1:])), 0, 1).astype(np.float32)
-    with watching(folder, sidecar.admin_port, overhead_limit_s=0.025, triton=triton.metrics_address) as (prometheus, _):
-        began_s = time.time()
-        with sending(sidecar.http_port, test, PEOPLE, pace_s=0.8):
-            threading.Event().wait(BENIGN_S)
-            attacked_s = time.time()
-            with (
-                sending(sidecar.http_port, attacks, ATTACKERS, pace_s=0.4),
-                sending(sidecar.http_port, probes, PROBER, pace_s=0.3),
-            ):
-                threading.Event().wait(ATTACK_S)
-                yield Watched(prometheus, began_s, attacked_s, time.time())
+    with (
+        watching(folder, sidecar.admin_port, overhead_limit_s=0.025, triton=triton.metrics_address) as (prometheus, _),
+        sending(sidecar.http_port, test, PEOPLE, pace_s=0.8),
+    ):
+        threading.Event().wait(USUAL_S)
+        attacked_s = time.time()
+        with (
+            sending(sidecar.http_port, attacks, ATTACKERS, pace_s=0.4),
+            sending(sidecar.http_port, probes, PROBER, pace_s=0.3),
+        ):
+            threading.Event().wait(ATTACK_S)
+            yield Watched(prometheus, attacked_s - BENIGN_S, attacked_s, time.time())
 
 
 def main() -> None:
     """Draw each dashboard, and say what shows nothing."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     mpl.use("Agg")
     IMAGES.mkdir(exist_ok=True)
     with ExitStack() as stack:

@@ -80,7 +80,7 @@ class Prometheus:
 
     def ask(self, path: str) -> Any:
         """The data of an answer of its API."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/{path}", timeout=10) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/{path}", timeout=60) as response:
             return json.load(response)["data"]
 
     def value(self, expression: str) -> float | None:
@@ -97,7 +97,7 @@ class Prometheus:
 def watching(
     folder: Path, guard_port: int, *, overhead_limit_s: float, triton: str | None = None
 ) -> Iterator[tuple[Prometheus, Receiver]]:
-    """Prometheus and Alertmanager, ready; `overhead_limit_s` is in place of the limit that is shipped.
+    """Prometheus and Alertmanager, ready; `overhead_limit_s` is in place of the limit for a GPU.
 
     `triton` is where a Triton has its metrics, if there is one.
     """

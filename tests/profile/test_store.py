@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guard.errors import ProfileError
+from guard.errors import DataError, ProfileError
 from guard.profile import spec
 from guard.profile.profile import Profile
 from guard.profile.store import ARRAYS, MANIFEST, load, save
@@ -118,6 +118,14 @@ def test_certificates_do_not_score() -> None:
     assert "smoothing" not in profile.scoring
     assert len(profile.scoring) == len(EVERY_KIND) - 1
     assert profile.two_sided == set(profile.scoring) - {"network"}
+
+
+@pytest.mark.parametrize("name", [ARRAYS, MANIFEST])
+def test_a_full_disk(tmp_path: Path, name: str) -> None:
+    """Where a profile has no room its folder is named."""
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(DataError, match=rf"{tmp_path} can't be written \(No space left on device\); make room"):
+        save(whole(), tmp_path)
 
 
 def test_an_older_profile_is_replaced(saved: Path) -> None:

@@ -139,8 +139,7 @@ def test_forgeries_are_not_learnt(store: Store) -> None:
         client.xadd(one.seal.stream, {"other": b"x" * 112})
         client.xadd(one.seal.stream, {"q": np.tile(query_of, 2)[:14].tobytes()})
     with replicas(store.url, {}) as (other,):
-        until(lambda: other.counted("unreadable") == 3)
-        assert other.up
+        until(lambda: other.counted("unreadable") == 3 and other.up)
         assert len(other.watch) == 0
     one.close()
 

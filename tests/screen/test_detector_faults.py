@@ -117,7 +117,7 @@ def test_detector_raises(detector: Callable[[str], Detector], where: str, *, sta
 def test_decided_raises() -> None:
     """If the verdict's certainty can't be said, nothing is spared, and the engine lives."""
 
-    def decided(label: int, findings: Sequence[Finding]) -> bool:
+    def decided(findings: Sequence[Finding]) -> bool:
         raise ZeroDivisionError
 
     with running(FakeBackend(steady), build_detectors(ALL), decided=decided) as engine:

@@ -118,7 +118,7 @@ class Judge:
 
     below: float
 
-    def __call__(self, label: int, findings: Sequence[Finding]) -> bool:  # noqa: ARG002 - scores are enough
+    def __call__(self, findings: Sequence[Finding]) -> bool:
         """Whether it is."""
         return any(isinstance(finding, Evidence) and finding.score < self.below for finding in findings)
 
@@ -128,7 +128,7 @@ class Judge:
         stages = [detector.stage for detector in build_detectors(SPECS)]
         for stage in (0, 1):
             heard = [finding for finding, its in zip(findings, stages, strict=True) if its <= stage]
-            if label is not None and self(label, heard):
+            if label is not None and self(heard):
                 return {place for place, its in enumerate(stages) if its > stage}
         return set()
 

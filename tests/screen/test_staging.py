@@ -44,11 +44,11 @@ class Judge:
     """Says that the verdict is certain once so many detectors have been heard, and keeps what it was shown."""
 
     enough: int = 99
-    shown: list[tuple[int, set[str]]] = field(default_factory=list)
+    shown: list[set[str]] = field(default_factory=list)
 
-    def __call__(self, label: int, findings: Sequence[Finding]) -> bool:
+    def __call__(self, findings: Sequence[Finding]) -> bool:
         """Whether it is."""
-        self.shown.append((label, {finding.detector for finding in findings}))
+        self.shown.append({finding.detector for finding in findings})
         return len(findings) >= self.enough
 
 
@@ -88,7 +88,7 @@ def test_spares_all_but_the_first_stage() -> None:
     assert screening.spent == {"label": 1, "squeezing": 2}
     assert sum(backend.sizes) == 3
     assert screening.label == 1
-    assert judge.shown == [(1, FIRST)]
+    assert judge.shown == [FIRST]
 
 
 def test_spares_the_last_stage() -> None:
@@ -98,14 +98,14 @@ def test_spares_the_last_stage() -> None:
     assert spared(screening) == {"smoothing"}
     assert screening.spent["sensitivity_gaussian"] == 15
     assert "smoothing" not in screening.spent
-    assert judge.shown == [(1, FIRST), (1, FIRST | SECOND)]
+    assert judge.shown == [FIRST, FIRST | SECOND]
 
 
 def test_asked_between_stages_only() -> None:
     """The judge is asked once between two stages, and not when nothing is left to spare."""
     judge = Judge()
     screening = staged(FakeBackend(steady), judge)
-    assert judge.shown == [(1, FIRST), (1, FIRST | SECOND)]
+    assert judge.shown == [FIRST, FIRST | SECOND]
     assert spared(screening) == set()
     for alone in (CONFIDENCE, SENSITIVITY, SMOOTHING):
         staged(FakeBackend(steady), judge, (alone,))
@@ -163,7 +163,7 @@ def test_judge_sees_faults() -> None:
 
     judge = Judge(enough=5)
     screening = staged(FakeBackend(answer), judge, (SMOOTHING, CONFIDENCE, SENSITIVITY, UNIFORM, NETWORK_SPEC))
-    assert judge.shown == [(1, {"confidence", "network"}), (1, {"confidence", "network"} | SECOND)]
+    assert judge.shown == [{"confidence", "network"}, {"confidence", "network"} | SECOND]
     # Nothing was certain, so the certificate was tried, with the copies that failed already.
     assert [type(finding) for finding in screening.findings] == [Fault, Evidence, Fault, Fault, Evidence]
 
@@ -188,7 +188,7 @@ def test_deadline_in_a_stage() -> None:
 def test_items_in_different_stages_share_batches() -> None:
     """A spared item leaves no trace in another that shares its batches."""
 
-    def decided(label: int, findings: Sequence[Finding]) -> bool:
+    def decided(findings: Sequence[Finding]) -> bool:
         return any(isinstance(finding, Evidence) and finding.score < -1.5 for finding in findings)
 
     with running(FakeBackend(pixels, batch=9), build_detectors(ALL[:-1]), decided=decided) as engine:

@@ -16,6 +16,11 @@ _COMMAND = Path(sys.executable).with_name("guard")
 _WIDE = "300"  # columns, so that no message of the option parser is wrapped
 
 
+def environment() -> dict[str, str]:
+    """What the command runs in: messages are as wide as they like."""
+    return {**os.environ, "COLUMNS": _WIDE}
+
+
 def guard(
     *arguments: object, cwd: Path, timeout_s: float = 120.0, before: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
@@ -23,7 +28,7 @@ def guard(
     return subprocess.run(
         [*before, _COMMAND, *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "COLUMNS": _WIDE},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=timeout_s,

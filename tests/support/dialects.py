@@ -28,7 +28,7 @@ def needs(dialect: str) -> pytest.MarkDecorator:
     """Skips a test where the server's environment is missing."""
     environment = ENVIRONMENTS[dialect]
     missing = not (environment / ".installed").is_file()
-    return pytest.mark.skipif(missing, reason=f"{environment.name} is not there: `make dialects` makes it")
+    return pytest.mark.skipif(missing, reason=f"{environment.name} is not there: `make servers` makes it")
 
 
 @dataclass(frozen=True)

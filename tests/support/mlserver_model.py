@@ -1,6 +1,6 @@
 """The classifier of digits for a real MLServer: an ONNX file beside this one.
 
-Runs in MLServer's own environment (`make dialects`), copied beside its settings as `digits.py`.
+Runs in MLServer's own environment (`make servers`), copied beside its settings as `digits.py`.
 """
 
 from pathlib import Path

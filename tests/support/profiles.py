@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 
 from guard.model.onnx import OnnxBackend, inspect_onnx
-from guard.offline.calibrate import Budget, Options, calibrate
+from guard.offline.calibrate import calibrate
+from guard.offline.options import Budget, Options
 from guard.profile.profile import Profile
 from tests.support import digits
 

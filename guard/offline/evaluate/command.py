@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -19,9 +16,8 @@ from torch import nn
 
 import guard
 from guard.environment import check_onnxruntime
-from guard.errors import BackendError, DataError, ProfileMismatch
+from guard.errors import DataError
 from guard.model.onnx import OnnxBackend
-from guard.offline.command import make_folder
 from guard.offline.evaluate.attack import Attack
 from guard.offline.evaluate.craft import Crafter, Victim
 from guard.offline.evaluate.kept import Kept
@@ -29,6 +25,7 @@ from guard.offline.evaluate.knowing import Knower
 from guard.offline.evaluate.measure import craft_all, drift, measure, worst_cases
 from guard.offline.evaluate.pursuits import most, pursuits
 from guard.offline.evaluate.report import write
+from guard.offline.evaluate.request import Request, guarded
 from guard.offline.evaluate.results import Count, Evaluation, Knowing
 from guard.offline.evaluate.samples import Samples, read
 from guard.offline.evaluate.screening import Screen, screen, supported
@@ -40,7 +37,7 @@ from guard.offline.nets import one_thread
 from guard.offline.progress import Reporter, quiet
 from guard.offline.view import Bytes, View
 from guard.offline.whitebox import WhiteBox, best_white_box, imitate
-from guard.profile import store
+from guard.output import make_folder, writing
 from guard.profile.profile import Profile
 from guard.values import IntArray
 
@@ -52,29 +49,6 @@ _ATTACKED, _ATTACKED_QUICKLY = 200, 40
 _PACKAGES = ("adversarial-robustness-toolbox", "torch", "numpy", "onnx", "opencv-python-headless")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the command line asks for. `images` is how many are attacked and drift; `command` is for the report.
-
-    `kept` is where what took long is kept, beside the report unless said otherwise. `ray` is the address of a cluster
-    that screens, or `local`.
-    """
-
-    profile: Path
-    model: Path
-    data: Path
-    out: Path
-    labels: Path | None = None
-    attacks: tuple[str, ...] = ()
-    rates: tuple[float, ...] = ()
-    images: int | None = None
-    quick: bool = False
-    seed: int = 0
-    command: str = ""
-    kept: Path | None = None
-    ray: str | None = None
-
-
 def evaluate_to(request: Request, console: Console) -> Evaluation:
     """Evaluate a profile and write the report to `out`.
 
@@ -82,9 +56,8 @@ def evaluate_to(request: Request, console: Console) -> Evaluation:
         GuardError: the model, the profile, the samples or the options can't be used.
     """
     started = time.monotonic()
-    profile = store.load(request.profile)
+    profile, content = guarded(request)
     rates = supported(profile, request.rates, RATES)
-    content = _model(request.model, profile)
     attacks = choose(request.attacks, quick=request.quick, image=View(profile.model).image)
     samples = read(request.data, request.labels, profile, most=_MOST_BENIGN, seed=request.seed)
     make_folder(request.out, "--out")
@@ -109,8 +82,9 @@ def evaluate_to(request: Request, console: Console) -> Evaluation:
         if replica is not backend:
             replica.close()
     text = json.dumps(evaluation.as_json(), indent=2, allow_nan=False)
-    (request.out / RESULTS).write_text(text + "\n", encoding="utf-8")
-    write(evaluation, request.out / REPORT)
+    with writing(request.out):
+        (request.out / RESULTS).write_text(text + "\n", encoding="utf-8")
+        write(evaluation, request.out / REPORT)
     print_evaluation(console, evaluation)
     console.print(
         f"Done in {time.monotonic() - started:.0f} s. The report is {request.out / REPORT}; "
@@ -197,19 +171,6 @@ def _victim(
         return imitate(backend, own, seed=seed + 1, reporter=quiet())  # it is within a stage of another attack
 
     return Victim(answers, box.module, box.exact, backend.info.fingerprint, another), box
-
-
-def _model(file: Path, profile: Profile) -> bytes:
-    try:
-        content = file.read_bytes()
-    except OSError as exc:
-        raise BackendError(f"--model {file} can't be read ({exc.strerror})") from exc
-    if hashlib.sha256(content).hexdigest() != profile.model.fingerprint:
-        raise ProfileMismatch(
-            f"--model {file} is another model than the profile was calibrated with: name that one's file, or calibrate "
-            "this one with `guard calibrate --model`"
-        )
-    return content
 
 
 def _facts(request: Request, profile: Profile, samples: Samples, attacked: int, box: WhiteBox) -> Mapping[str, str]:

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from guard.output import make_folder, writing
+
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
 
@@ -21,7 +23,7 @@ class Kept:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, "--out")  # it is beside the report
 
     def get(self, key: str) -> Arrays | None:
         """What was kept; None where there is nothing, or nothing that can be read."""
@@ -35,11 +37,16 @@ class Kept:
             return None
 
     def put(self, key: str, arrays: Mapping[str, npt.ArrayLike]) -> None:
-        """Keep them: the file is there whole, or not at all."""
+        """Keep them: the file is there whole, or not at all.
+
+        Raises:
+            DataError: they can't be.
+        """
         partial = self._folder / f"{key}.partial"
-        with partial.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        partial.rename(self._folder / f"{key}.npz")
+        with writing(self._folder):
+            with partial.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **arrays)
+            partial.rename(self._folder / f"{key}.npz")
 
 
 def key_of(facts: Mapping[str, Any], *arrays: npt.NDArray[Any]) -> str:

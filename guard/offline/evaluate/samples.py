@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from guard.errors import DataError
-from guard.offline.data import layouts, load_samples, to_layout
-from guard.offline.images import inputs_of, load_images
+from guard.offline.data import layouts, load_images, load_samples, to_layout
+from guard.offline.images import inputs_of
 from guard.offline.progress import quiet
 from guard.offline.view import Bytes, View, hashes
 from guard.profile.profile import Profile
@@ -60,7 +60,7 @@ def _found(data: Path, profile: Profile) -> Float32Array:
     info = profile.model
     if profile.preprocessing is None or not data.is_dir():
         return load_samples(data, info.bounds)
-    return inputs_of(profile.preprocessing, load_images(data), data, info.bounds, None, quiet())[0]
+    return inputs_of(profile.preprocessing, load_images(data), data, info.bounds, None, quiet())
 
 
 def _labels(file: Path | None, data: Path) -> npt.NDArray[np.generic] | None:

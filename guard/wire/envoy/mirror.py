@@ -31,18 +31,18 @@ class MirrorHandler:
         self._screener = screener
         self._max_message_bytes = max_message_bytes
 
-    async def answer(self, messages: AsyncIterator[bytes], context: Context) -> bytes:
+    async def answer(self, _messages: AsyncIterator[bytes], context: Context) -> bytes:
         """Take a copy, and answer with an empty response before it is screened."""
         metadata = tuple((str(key), str(value)) for key, value in context.invocation_metadata() or ())
         client = Head(metadata, ends=False).client(client_of(context))
         # The client waits for another answer than this one, so its deadline does not count.
         answer = await self._passage.answer(
-            Caller(client, PROTOCOL, lambda: None, peer=str(context.peer())), self._parts(messages)
+            Caller(client, PROTOCOL, lambda: None, peer=str(context.peer())), self._parts(context)
         )
         return await send(context, Reply(answer.reply.code, answer.reply.details), answer.marks)
 
-    async def _parts(self, messages: AsyncIterator[bytes]) -> Parts:
-        parts = take_apart(await receive(messages, self._max_message_bytes, Packing()))
+    async def _parts(self, context: Context) -> Parts:
+        parts = take_apart(await receive(context, self._max_message_bytes, Packing()))
         name = parts.header.model_name
         if self._screener.course(name, parts.header.model_version) is not Course.BEHIND:
             raise MethodDenied(

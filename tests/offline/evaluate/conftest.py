@@ -16,6 +16,7 @@ from tests.support.command import guard
 from tests.support.profiles import digits_profile
 
 ATTACKS = ("FGSM", "DeepFool", "Square", "Spatial", "Patch")
+NAMED = tuple(word for name in ATTACKS for word in ("--attacks", name))
 IMAGES = 6
 
 
@@ -62,8 +63,7 @@ def arguments(files: Path, out: Path, *more: object, data: str = "test.npz") -> 
 def report(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The command's report on a few attacks."""
     out = tmp_path_factory.mktemp("report") / "made"
-    named = [word for name in ATTACKS for word in ("--attacks", name)]
-    ended = guard(*arguments(files, out, *named), cwd=files)
+    ended = guard(*arguments(files, out, *NAMED), cwd=files)
     assert (ended.returncode, ended.stderr) == (0, "")
     results = json.loads((out / "evaluation.json").read_text(), parse_constant=pytest.fail)
     return Report(results, (out / "report.html").read_text(), out, ended.stdout)

@@ -21,13 +21,14 @@ from torch.nn import functional
 from guard.decide.judge import Judge
 from guard.errors import ConfigError
 from guard.offline.evaluate import evasion
-from guard.offline.evaluate.command import Request, evaluate_to
+from guard.offline.evaluate.command import evaluate_to
 from guard.offline.evaluate.craft import Victim
 from guard.offline.evaluate.directions import METHODS, Effort, Task
 from guard.offline.evaluate.kept import Kept
 from guard.offline.evaluate.knowing import Knower
 from guard.offline.evaluate.pursuits import OBLIVIOUS, SMALLEST, Pursuit, most, pursuits
 from guard.offline.evaluate.rebuilt import margins, mutated
+from guard.offline.evaluate.request import Request
 from guard.offline.evaluate.screening import Screen, screen
 from guard.offline.evaluate.suite import SUITE, choose, knowing_named
 from guard.offline.evaluate.target import Answers

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from guard.errors import ConfigError, DataError, GuardError, ProfileError, ProfileMismatch, RateUnsupported
-from guard.offline.evaluate.command import Request, evaluate_to
+from guard.offline.evaluate.command import evaluate_to
+from guard.offline.evaluate.request import Request
 from tests.support import digits
 
 

@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 
 from guard import stats
-from guard.offline.evaluate.command import Request, evaluate_to
+from guard.offline.evaluate.command import evaluate_to
 from guard.offline.evaluate.craft import Crafter, Victim
 from guard.offline.evaluate.kept import Kept
 from guard.offline.evaluate.measure import craft_all, measure
+from guard.offline.evaluate.request import Request
 from guard.offline.evaluate.screening import screen
 from guard.offline.evaluate.suite import SUITE, find
 from guard.offline.evaluate.target import Answers

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rich.console import Console
 
-from guard.offline.evaluate.command import Request, evaluate_to
+from guard.offline.evaluate.command import evaluate_to
 from guard.offline.evaluate.kept import Kept, key_of
-from tests.offline.evaluate.conftest import arguments
-from tests.support.command import Running
+from guard.offline.evaluate.request import Request
+from tests.offline.evaluate.conftest import NAMED, Report, arguments
+from tests.support.command import Running, guard
 
 NAMES = ("FGSM", "SimBA", "HopSkipJump")
 
@@ -47,6 +50,20 @@ def test_a_run_that_was_stopped(files: Path, tmp_path: Path) -> None:
     results = [each.as_json() for each in (first, again)]
     assert [each.pop("facts").keys() for each in results] == [first.facts.keys()] * 2  # they hold the time
     assert results[0] == results[1]
+
+
+def test_for_machines(files: Path, report: Report) -> None:
+    """With --json standard output has what is in evaluation.json, and the rest goes to standard error."""
+    kept = dates(report.folder)
+    ended = guard(*arguments(files, report.folder, *NAMED), "--json", cwd=files)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout, parse_constant=pytest.fail)
+    assert told == json.loads((report.folder / "evaluation.json").read_text())
+    assert {name: each for name, each in told.items() if name != "facts"} == {
+        name: each for name, each in report.results.items() if name != "facts"
+    }
+    assert f"The report is {report.folder / 'report.html'}" in ended.stderr
+    assert dates(report.folder) == kept
 
 
 def test_kept_files(tmp_path: Path) -> None:

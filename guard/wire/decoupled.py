@@ -20,7 +20,7 @@ MODEL_CONFIG = "/inference.GRPCInferenceService/ModelConfig"
 MAX_REMEMBERED = 256
 """Models of one stream. Where the policy lets any model pass, clients may invent names."""
 
-_TIMEOUT_S = 1.0
+_TIMEOUT_S = 5.0
 _TRITONS_WORDS = frozenset(
     {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL}
 )
@@ -28,7 +28,7 @@ _TRITONS_WORDS = frozenset(
 
 
 class TransactionPolicies:
-    """What the upstream says of the models that one stream asks for. Each is looked up once."""
+    """What the upstream says of the models that one stream asks for. Each is looked up until the upstream has told."""
 
     def __init__(self, upstream: Upstream, metadata: Metadata) -> None:
         self._upstream = upstream
@@ -72,13 +72,17 @@ class TransactionPolicies:
             lookup.cancel()
 
     async def _ask(self, model: str) -> bool:
-        request = ModelConfigRequest(name=model).SerializeToString()
+        request, told = ModelConfigRequest(name=model).SerializeToString(), False
         try:
             reply = await self._upstream.call(Call(MODEL_CONFIG, request, self._metadata, _TIMEOUT_S))
             self._foreign |= reply.code is grpc.StatusCode.UNIMPLEMENTED
             self._triton |= reply.code in _TRITONS_WORDS
+            told = reply.code in _TRITONS_WORDS or reply.code is grpc.StatusCode.UNIMPLEMENTED
             if reply.code is not grpc.StatusCode.OK:
                 return False
             return ModelConfigResponse.FromString(reply.body).config.model_transaction_policy.decoupled
         except (GuardError, DecodeError):
             return False
+        finally:
+            if not told:  # too busy for a moment: the next request asks again
+                self._lookups.pop(model, None)

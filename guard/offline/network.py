@@ -155,15 +155,18 @@ def _shuffled(x: Tensor, targets: Tensor, rng: torch.Generator) -> Iterator[tupl
 def _balanced(
     benign: Tensor, clean: int, positives: Sequence[Tensor], rng: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Half of each batch benign (half of that as it was given), half attacks: equal shares of all sets."""
-    quarter = _BATCH // 4
-    labels = torch.cat([torch.zeros(2 * quarter, dtype=torch.long), torch.ones(2 * quarter, dtype=torch.long)])
+    """Half of each batch benign (an eighth as it was given), half attacks: equal shares of all sets.
+
+    Attacks were laundered by the changes that benign inputs undergo, so these have to be seen without attacks as often.
+    """
+    half, clean_share = _BATCH // 2, _BATCH // 8
+    labels = torch.cat([torch.zeros(half, dtype=torch.long), torch.ones(half, dtype=torch.long)])
     while True:
-        sets = torch.randint(len(positives), (2 * quarter,), generator=rng).tolist()
+        sets = torch.randint(len(positives), (half,), generator=rng).tolist()
         attacks = [positives[at][int(torch.randint(len(positives[at]), (1,), generator=rng))] for at in sets]
         picks = [
-            benign[torch.randint(clean, (quarter,), generator=rng)],
-            benign[torch.randint(len(benign), (quarter,), generator=rng)],
+            benign[torch.randint(clean, (clean_share,), generator=rng)],
+            benign[torch.randint(len(benign), (half - clean_share,), generator=rng)],
             torch.stack(attacks),
         ]
         yield torch.cat(picks), labels

@@ -104,7 +104,8 @@ def calibrate(
         made, others = {}, {}
         if attacker is not None:
             attacked = _ATTACKED_FOR_WEIGHTS if attacker.exact else _ATTACKED_BY_SURROGATE
-            made = attacker.attacks(reference, seed=options.seed + 2, attacked=attacked)
+            crafted = attacker.attacks(reference, seed=options.seed + 2, attacked=attacked)
+            made = {family: [each.x for each in sets] for family, sets in crafted.items()}
             others = score_sets(screens, made, detectors, reporter)
     canaries = held_out[:_CANARIES]
     profile = Profile(

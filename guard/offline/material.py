@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,13 @@ _LEAST_FOOLED = 8
 _MOST_VALUES = 150_000_000
 
 
+class Attacked(NamedTuple):
+    """Attacks (n, *shape) in the model's units, and the label that the model gave to what each was made of, (n,)."""
+
+    x: Float32Array
+    labels: IntArray
+
+
 @dataclass(frozen=True, slots=True)
 class Material:
     """Inputs (n, *shape) in the model's units. `benign` starts with the `clean` ones; `attacks` is by family.
@@ -41,12 +49,17 @@ class Material:
 
     benign: Float32Array
     clean: int
-    attacks: Mapping[str, Sequence[Float32Array]]
+    attacks: Mapping[str, Sequence[Attacked]]
     exact: bool
 
     @property
     def positives(self) -> list[Float32Array]:
         """A set for each family and strength."""
+        return [each.x for each in self.attacked]
+
+    @property
+    def attacked(self) -> list[Attacked]:
+        """The same, with the labels of what they were made of."""
         return [each for sets in self.attacks.values() for each in sets]
 
 
@@ -74,7 +87,7 @@ class Attacker:
         attacks = self.attacks(samples, seed=seed, attacked=attacked)
         return Material(view.own(np.concatenate(benign)), len(images), attacks, self.exact)
 
-    def attacks(self, samples: Float32Array, *, seed: int, attacked: int) -> dict[str, list[Float32Array]]:
+    def attacks(self, samples: Float32Array, *, seed: int, attacked: int) -> dict[str, list[Attacked]]:
         """Craft attacks on clean samples (n, *shape), families and strengths, and keep those that fool the model.
 
         By family, a set for each strength, as it is and laundered. Where gradients are those of a surrogate, few fool
@@ -87,7 +100,7 @@ class Attacker:
         cases = list(_cases(self.left_out, image=view.image))
         most = _MOST_VALUES // math.prod(self.backend.info.shape) // len(cases) // (1 + _LAUNDERED)
         attacked = min(attacked, max(most, _LEAST_FOOLED))
-        found: dict[str, list[Float32Array]] = {}
+        found: dict[str, list[Attacked]] = {}
         with one_thread(), self.reporter.stage("crafting attacks to learn from", len(cases)) as advance:
             for family, make, strength in cases:
                 rows = rng.permutation(len(images))[:attacked]
@@ -96,18 +109,21 @@ class Attacker:
                 kept = _fooling(made, labels, self.backend, view) if self.exact else (made, labels)
                 advance(1)
                 if len(kept[0]) >= min(_LEAST_FOOLED, attacked // 4):
-                    sets = [kept[0], *self._laundered(*kept, view, rng)]
-                    found.setdefault(family, []).append(view.own(np.concatenate(sets)))
+                    images_of, labels_of = zip(kept, *self._laundered(*kept, view, rng), strict=True)
+                    attacks = Attacked(view.own(np.concatenate(images_of)), np.concatenate(labels_of))
+                    found.setdefault(family, []).append(attacks)
         return found
 
     @property
     def _most_samples(self) -> int:
         return max(_MOST_VALUES // math.prod(self.backend.info.shape) // (1 + _TIMES_DRIFTED), _LEAST_FOOLED)
 
-    def _laundered(self, made: Bytes, labels: IntArray, view: View, rng: np.random.Generator) -> Iterator[Bytes]:
+    def _laundered(
+        self, made: Bytes, labels: IntArray, view: View, rng: np.random.Generator
+    ) -> Iterator[tuple[Bytes, IntArray]]:
         for _ in range(_LAUNDERED if self.conditions else 0):
             laundered = drawn(self.conditions, made, rng)
-            yield _fooling(laundered, labels, self.backend, view)[0] if self.exact else laundered
+            yield _fooling(laundered, labels, self.backend, view) if self.exact else (laundered, labels)
 
     def _craft(self, make: Perturbation, strength: float, x: Float32Array, draws: torch.Generator) -> Float32Array:
         info = self.backend.info

@@ -11,6 +11,7 @@ import structlog
 from guard.errors import BackendError, EnvironmentProblem
 from guard.model.backend import Backend
 from guard.model.onnx import OnnxBackend
+from guard.offline.auxiliary import train_auxiliary
 from guard.offline.denoiser import train_denoiser
 from guard.offline.material import Material
 from guard.offline.network import train_network, train_on_activations, train_surrogate
@@ -35,7 +36,7 @@ class Network:
 def train(
     backend: Backend, material: Material, noise: float, *, seed: int, budget: Budget, reporter: Reporter
 ) -> tuple[Network, ...]:
-    """Train a network on inputs, and where the model is a file one on its activations, and a denoiser for images.
+    """Train a network on inputs, an auxiliary model, and for model files one on activations and a denoiser for images.
 
     `noise` is the strongest that benign inputs bear, as a share of their range.
     """
@@ -48,7 +49,9 @@ def train(
     inner = _on_activations(backend, material, seed=seed, steps=budget.activation_steps, reporter=reporter)
     made += [] if inner is None else [_network("activations", inner)]
     denoiser = _denoiser(backend, material, noise, seed=seed, steps=budget.denoiser_steps, reporter=reporter)
-    return (*made, *(() if denoiser is None else (_network("reconstruction", denoiser),)))
+    made += [] if denoiser is None else [_network("reconstruction", denoiser)]
+    small = train_auxiliary(material, backend, seed=seed, reporter=reporter, steps=budget.auxiliary_steps)
+    return (*made, _network("auxiliary", small))
 
 
 def white_box(

@@ -37,6 +37,7 @@ class Budget:
     network_steps: int = 2000
     activation_steps: int = 1500
     denoiser_steps: int = 1200
+    auxiliary_steps: int = 1000
 
 
 @dataclass(frozen=True, slots=True)

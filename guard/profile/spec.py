@@ -214,11 +214,11 @@ class NetworkSpec(_Spec):
     """A detector network, an ONNX file inside the profile.
 
     It looks at the input, at what the model computes inside, or at how the model's answer moves when a denoiser
-    reconstructs the input.
+    reconstructs the input; or it is an auxiliary model, whose disagreement with the guarded one counts.
     """
 
     kind: Literal["network"] = "network"
-    on: Literal["input", "activations", "reconstruction"] = "input"
+    on: Literal["input", "activations", "reconstruction", "auxiliary"] = "input"
     file: str = "network.onnx"
     sha256: str
 

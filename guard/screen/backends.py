@@ -1,4 +1,7 @@
-"""The backend of a profile's detector network: it takes what the guarded model takes, and answers two logits."""
+"""The backend of a profile's detector network: it takes what the guarded model takes.
+
+It answers two logits; an auxiliary model one for each class.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,19 @@ from guard.values import ModelInfo, OutputKind
 def network_backend(
     spec: NetworkSpec, network: bytes, guarded: ModelInfo, *, providers: tuple[str, ...] = ("CPUExecutionProvider",)
 ) -> OnnxBackend:
-    """A network on the input takes float32; one on activations is the guarded model itself, continued.
+    """A network on the input and an auxiliary model take float32; the others are the guarded model itself, continued.
 
     Raises:
         BackendError: the bytes are no ONNX model that this runtime can load.
     """
-    on_input = spec.on == "input"
+    on_input = spec.on in {"input", "auxiliary"}
     info = replace(
         guarded,
         name=f"detector {spec.name}",
         input_name="input" if on_input else guarded.input_name,
         output_name="logits" if on_input else ANSWER,
         datatype="FP32" if on_input else guarded.datatype,
-        classes=2,
+        classes=guarded.classes if spec.on == "auxiliary" else 2,
         output_kind=OutputKind.LOGITS,
         fingerprint=hashlib.sha256(network).hexdigest(),
         batched=True,

@@ -15,6 +15,7 @@ from guard.profile.spec import (
     SmoothingSpec,
     SqueezingSpec,
 )
+from guard.screen.auxiliary import AuxiliaryTrial
 from guard.screen.confidence import ConfidenceTrial
 from guard.screen.network import NetworkTrial
 from guard.screen.occlusion import OcclusionTrial, masks_of
@@ -53,4 +54,4 @@ def _opener(spec: DetectorSpec) -> Callable[[], Trial | SequentialTrial]:
         case SmoothingSpec():
             return partial(SmoothingTrial, spec)
         case NetworkSpec():
-            return partial(NetworkTrial, spec.name)
+            return partial(AuxiliaryTrial if spec.on == "auxiliary" else NetworkTrial, spec.name)

@@ -119,7 +119,7 @@ def test_false_positive_rate_on_held_out_digits() -> None:
 def test_a_profile_is_whole(tmp_path: Path) -> None:
     """Benign digits leave a score for every detector, all of them finite, and a manifest that is strict JSON."""
     profile = digits_profile()
-    networks = ("network", "activations", "reconstruction")
+    networks = ("network", "activations", "reconstruction", "auxiliary")
     assert profile.scoring == ("confidence", *networks, "squeezing", "sensitivity_gaussian")
     for part in (profile.reference, profile.calibration):
         assert set(part.scores) == set(profile.scoring)
@@ -207,7 +207,7 @@ def test_too_few_samples() -> None:
 def test_what_has_learnt_nothing_is_told() -> None:
     """What each detector catches alone is in the profile, and a network that was not trained is warned of."""
     left_out = tuple(family for family in FAMILIES if family != "iterated")
-    budget = Budget(network_steps=1, activation_steps=150, denoiser_steps=1)
+    budget = Budget(network_steps=1, activation_steps=150, denoiser_steps=1, auxiliary_steps=150)
     with capture_logs() as logs:
         made = calibrate(digits_backend(), digits.load_data().calibration[0], Options(budget=budget, left_out=left_out))
     caught = made.provenance.caught_alone

@@ -39,10 +39,12 @@ def test_attacks_fool_the_model(digits_data: DigitsData) -> None:
     fit = digits_data.calibration[0][:250]
     known = {tuple(np.rint(x * 255).astype(int).ravel()) for x in fit}
     for sets in material().attacks.values():
-        for images in sets:
+        for images, labels in sets:
+            now = digits_backend().logits(torch.from_numpy(images)).argmax(dim=1).numpy()
+            assert (now != labels).all()
             np.testing.assert_allclose(images * 255, np.rint(images * 255), atol=1e-4)
             assert not any(tuple(np.rint(x * 255).astype(int).ravel()) in known for x in images)
-    assert len(material().attacks["iterated"][-1]) > len(fit)  # as made, and laundered twice
+    assert len(material().attacks["iterated"][-1].x) > len(fit)  # as made, and laundered twice
 
 
 def test_every_family_is_there() -> None:
@@ -65,7 +67,7 @@ def test_benign_material_is_clean_first() -> None:
 def trained() -> tuple[tuple[networks.Network, ...], str]:
     """All networks, trained for a moment, and what was said meanwhile."""
     said = io.StringIO()
-    budget = Budget(network_steps=150, activation_steps=300, denoiser_steps=100)
+    budget = Budget(network_steps=150, activation_steps=300, denoiser_steps=100, auxiliary_steps=300)
     reporter = Reporter(Console(file=said, width=200))
     made = networks.train(digits_backend(), material(), 0.25, seed=0, budget=budget, reporter=reporter)
     return made, said.getvalue()
@@ -99,6 +101,24 @@ def test_ranks_attacks_above_drift(on: str, least: float) -> None:
         assert (found[:, None] > benign[None]).mean() > least
 
 
+def test_the_auxiliary_model_is_not_fooled_along() -> None:
+    """It answers for benign digits as the model does, and sees what was there where small changes fooled it."""
+    made, _ = trained()
+    images, labels = load_data().test[0][:150], load_data().test[1][:150]
+    (file,) = (each for each in made if each.spec.on == "auxiliary")
+    (small,) = networks_of([file.spec], {file.spec.file: file.content}, digits_backend().info, CPU).values()
+    own = digits_backend().logits(torch.from_numpy(images)).argmax(dim=1)
+    assert (small.logits(torch.from_numpy(images)).argmax(dim=1) == own).float().mean() > 0.9
+    make, _ = FAMILIES["confident"]
+    attacked = make(
+        trained_network(), torch.from_numpy(images), 2.0, (0.0, 1.0), torch.Generator().manual_seed(1)
+    ).detach()
+    fooled = (digits_backend().logits(attacked).argmax(dim=1) != own).numpy()
+    assert fooled.mean() > 0.9
+    assert (small.logits(attacked).argmax(dim=1).numpy() == labels)[fooled].mean() > 0.8
+    small.close()
+
+
 def test_the_work_is_shown() -> None:
     """Each stage is reported, in order."""
     stages = [line.partition(": ")[0] for line in trained()[1].splitlines()]
@@ -107,4 +127,6 @@ def test_the_work_is_shown() -> None:
         "looking into the model",
         "training on the model's activations",
         "training a denoiser",
+        "asking the model what a small one is to learn",
+        "training the auxiliary model",
     ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from guard.profile import spec
+from guard.screen.auxiliary import AuxiliaryTrial
 from guard.screen.build import build_detectors
 from guard.screen.confidence import ConfidenceTrial
 from guard.screen.network import NetworkTrial
@@ -81,6 +84,25 @@ class TestOneAnswer:
         assert probes.source.backend == NETWORK != MODEL
         drive(trial, lambda _: torch.tensor([[0.5, 3.0]]))
         assert trial.finding() == Evidence("network", score=2.5, evaluations=0)
+
+    def test_auxiliary(self) -> None:
+        """The score is how unlikely the model's label is to the auxiliary one, once both were asked."""
+        (detector,) = build_detectors((spec.NetworkSpec(on="auxiliary", sha256=""),))
+        trial = detector.open()
+        assert isinstance(trial, AuxiliaryTrial)
+        asked = trial.ask()
+        assert [each.source.backend for each in asked] == [MODEL, "auxiliary"]
+        softmax = {MODEL: [0.1, 0.7, 0.2], "auxiliary": [0.5, 0.3, 0.2]}
+        for n, probes in enumerate(asked):
+            finding = trial.finding()
+            assert isinstance(finding, Abstention), n
+            logits = torch.tensor([softmax[probes.source.backend]]).log() + 7
+            trial.tell(probes, compare(logits.numpy(), np.array([1])))
+        assert not trial.ask()
+        finding = trial.finding()
+        assert isinstance(finding, Evidence)
+        assert finding.score == pytest.approx(-math.log(0.3))
+        assert finding.evaluations == 0
 
 
 class TestAnswers:

@@ -60,6 +60,8 @@ def scorer(detector: spec.DetectorSpec, profile: Profile, model: nn.Module) -> S
             return partial(_squeezing, model, detector.squeezers, profile.model)
         case spec.OcclusionSpec():
             return partial(_occlusion, model, *_covers(detector, view))
+        case spec.NetworkSpec(on="auxiliary"):
+            return partial(_disagreement, _network(detector, profile))
         case spec.NetworkSpec():
             return partial(_log_odds, _network(detector, profile))
         case _:
@@ -111,6 +113,10 @@ def _log_odds(network: nn.Module, asked: Asked) -> Tensor:
     answer = network(asked.x)
     odds: Tensor = answer[:, 1] - answer[:, 0]
     return odds
+
+
+def _disagreement(auxiliary: nn.Module, asked: Asked) -> Tensor:
+    return nn.functional.cross_entropy(auxiliary(asked.x), asked.labels, reduction="none")
 
 
 def _network(detector: spec.NetworkSpec, profile: Profile) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -31,12 +31,14 @@ _DECODED = "_decoded_payload"
 class Parts:
     """A message taken apart: `header` without raw contents and unknown fields, `raw` the raw contents, as views.
 
-    Nothing in it is checked, but a refusal can say which model it was for. `size` is that of the message, in bytes.
+    Nothing in it is checked, but a refusal can say which model it was for. `size` is that of the message, in bytes, and
+    `message` the message itself, empty where the parts are of another.
     """
 
     header: ModelInferRequest
     raw: tuple[memoryview, ...]
     size: int
+    message: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +46,24 @@ class ParsedRequest:
     """A request as screening reads it, and what is needed to send it on.
 
     `header` is the message without its raw contents, without unknown fields and without reserved parameters;
-    `raw` are the raw contents, viewed in the message that was parsed.
+    `raw` are the raw contents, viewed in the message that was parsed. `message` is the one that came.
     """
 
     infer: InferRequest
     header: ModelInferRequest
     raw: tuple[memoryview, ...]
+    message: bytes = b""
 
     def canonical(self) -> bytes:
         """The one serialisation of what was parsed: every parser reads it alike.
 
         Fields are merged and in order, unknown ones gone; typed contents stay typed and raw ones raw, because
-        servers answer in the form they were asked in.
+        servers answer in the form they were asked in. A message that came in this form is not copied.
         """
         parts: list[bytes | memoryview] = [self.header.SerializeToString(deterministic=True)]
         for contents in self.raw:
             parts += (length_delimited(_RAW_INPUT_CONTENTS, len(contents)), contents)
-        return b"".join(parts)
+        return self.message if _consists_of(self.message, parts) else b"".join(parts)
 
 
 def take_apart(message: bytes) -> Parts:
@@ -75,7 +78,7 @@ def take_apart(message: bytes) -> Parts:
     except DecodeError as error:
         raise MalformedRequest("the message is not a ModelInferRequest: protobuf can't parse it") from error
     header.DiscardUnknownFields()  # type: ignore[attr-defined]  # types-protobuf leaves it out
-    return Parts(header, raw, len(message))
+    return Parts(header, raw, len(message), message)
 
 
 def parse(parts: Parts) -> ParsedRequest:
@@ -103,7 +106,7 @@ def parse(parts: Parts) -> ParsedRequest:
         inputs=read_inputs(header, parts.raw),
         content_type=_content_type(header.parameters, *(tensor.parameters for tensor in header.inputs)),
     )
-    return ParsedRequest(infer, header, parts.raw)
+    return ParsedRequest(infer, header, parts.raw, parts.message)
 
 
 def with_verdict(response: bytes, decision: Decision) -> bytes:
@@ -118,6 +121,19 @@ def with_verdict(response: bytes, decision: Decision) -> bytes:
     if decision.approximate:
         marks.parameters["guard_approximate"].bool_param = True
     return response + marks.SerializeToString(deterministic=True)
+
+
+def _consists_of(message: bytes, parts: Sequence[bytes | memoryview]) -> bool:
+    """Whether a message is these parts in a row. Views are of the message's own raw contents, in their order.
+
+    So they need no comparing: where all that is between them is where it has to be, they are too.
+    """
+    at = 0
+    for part in parts:
+        if isinstance(part, bytes) and not message.startswith(part, at):
+            return False
+        at += len(part)
+    return at == len(message)
 
 
 def _content_type(*places: Mapping[str, InferParameter]) -> str | None:

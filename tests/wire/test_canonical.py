@@ -13,6 +13,7 @@ from tests.wire.messages import (
     assert_same_request,
     full,
     requests,
+    two_inputs,
 )
 
 
@@ -78,6 +79,16 @@ class TestCanonical:
         header = VALID[: VALID.index(b"\x3a\x02hi")]
         parsed = parse(take_apart(header + b"\xba\x00\x82\x00hi"))
         assert parsed.canonical() == parse(take_apart(VALID)).canonical()
+
+    def test_what_is_canonical_is_not_copied(self) -> None:
+        """A message that came in canonical form goes on as it is; one of the same fields in another order does not."""
+        raw = b"\x3a\x02hi"
+        header = VALID.removesuffix(raw)
+        assert parse(take_apart(VALID)).canonical() is VALID
+        for message in (raw + header, b"\x1a\x00" + VALID, VALID + b"\x1a\x00"):  # the last two: an empty id
+            assert parse(take_apart(message)).canonical() == VALID
+        both = two_inputs("a", "b")
+        assert parse(take_apart(both)).canonical() is both
 
 
 class TestVerdict:

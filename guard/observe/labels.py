@@ -44,11 +44,28 @@ class Closed(Generic[_Metric]):
         child = self._children.get(labels)
         if child is None:
             pairs = zip(labels, self._known, strict=True)
-            known_labels = tuple(label if label in known else OTHER for label, known in pairs)
+            known_labels = tuple([label if label in known else OTHER for label, known in pairs])
             child = self._children.get(known_labels)
             if child is None:
                 child = self._children[known_labels] = self._metric.labels(*known_labels)
         return child
+
+
+class Inflight:
+    """Counts what is under way: a context that may be entered again before it is left, by one thread."""
+
+    def __init__(self) -> None:
+        self._entered = 0
+
+    def __enter__(self) -> None:
+        self._entered += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._entered -= 1
+
+    def count(self) -> int:
+        """How much is under way, asked by any thread."""
+        return self._entered
 
 
 class WatchedCounter(Collector):

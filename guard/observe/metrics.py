@@ -22,7 +22,7 @@ from guard.observe.families import (
     UNDECIDED,
     Families,
 )
-from guard.observe.labels import OTHER
+from guard.observe.labels import OTHER, Inflight
 from guard.observe.suspects import Suspects
 from guard.recording import Outcome, Sink
 from guard.sharing import Sharing, StoreFailure
@@ -58,7 +58,7 @@ class Metrics:
     """Guard's metrics, in a registry of their own unless one is given.
 
     `watch_model` creates all series of a model, at 0, so that a rate has a beginning. What comes in about a model, or
-    a detector, that isn't watched is counted as `other`. Safe to call from any thread.
+    a detector, that isn't watched is counted as `other`. All but `inflight` is safe to call from any thread.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -68,6 +68,8 @@ class Metrics:
         self.registry = CollectorRegistry() if registry is None else registry
         self._families = Families(self.registry)
         self._suspects: dict[str, Suspects] = {}
+        self._inflight = Inflight()
+        self._families.inflight.set_function(self._inflight.count)
         self._families.build_info.labels(
             version=__version__,
             python=platform.python_version(),
@@ -242,8 +244,8 @@ class Metrics:
         self._families.upstream_unresponsive.set(now)
 
     def inflight(self) -> AbstractContextManager[object]:
-        """Count an inference request for as long as the context lasts."""
-        return self._families.inflight.track_inprogress()
+        """Count an inference request for as long as the context lasts. Only the event loop does."""
+        return self._inflight
 
     def decided(self, decision: Decision, client: str = "") -> None:
         """A request of a client was judged: its items, findings and evaluations are counted."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
@@ -77,13 +76,13 @@ class Passage:
         """Answer a call, whose one message `receive` waits for."""
         with identified() as call_id:
             request, reply = self.begin(call_id, caller), None
-            with self._metrics.inflight(), contextlib.ExitStack() as held:
+            with self._metrics.inflight():
                 try:
                     parts = await receive
                     request.started_s = time.perf_counter()
                     request.model = parts.header.model_name
-                    held.enter_context(self.room.taken(parts.size))
-                    reply = await self._answer(request, parts, held)
+                    request.held = self.room.take(parts.size)
+                    reply = await self._answer(request, parts)
                 except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status
                     reply = refuse(error, self._metrics, call_id)
                     request.marks = request.marks or status.refusal_trailers(call_id)
@@ -143,7 +142,7 @@ class Passage:
         for task in self._behind:
             task.cancel()
 
-    async def _answer(self, request: Request, parts: Parts, held: contextlib.ExitStack) -> Reply:
+    async def _answer(self, request: Request, parts: Parts) -> Reply:
         course = self.course(request, parts)
         if (header := request.caller.screen_only) is not None:
             screen_only.check(header, self._screen_only, course)
@@ -151,7 +150,7 @@ class Passage:
         parsed = parse(parts)
         match course:
             case Course.BEHIND:
-                self.watch(request, parsed, held.pop_all())
+                self.watch(request, parsed)
                 return await self._forward(request, parsed)
             case Course.BESIDE:
                 return await self._beside(request, parsed)
@@ -186,38 +185,46 @@ class Passage:
                 if task is not None:
                     _drop(task)
 
-    def watch(self, request: Request, parsed: ParsedRequest, held: contextlib.ExitStack) -> None:
-        """Judge a request whose caller does not wait for it."""
+    def watch(self, request: Request, parsed: ParsedRequest) -> None:
+        """Judge a request whose caller does not wait for it. It holds its room until then."""
         request.watched = True
 
         async def judge() -> None:
-            with held:
-                try:
-                    await asyncio.sleep(0)  # the caller's request goes first
-                    await self.screened(request, parsed)
-                except Exception as error:  # noqa: BLE001 - as in `answer`, and nobody is told
-                    refuse(error, self._metrics, request.id)
-                finally:
-                    self.finish(request)
+            try:
+                await asyncio.sleep(0)  # the caller's request goes first
+                await self.screened(request, parsed)
+            except Exception as error:  # noqa: BLE001 - as in `answer`, and nobody is told
+                refuse(error, self._metrics, request.id)
+            finally:
+                self.finish(request)
 
         task = asyncio.create_task(judge())
         self._behind.add(task)
         task.add_done_callback(self._behind.discard)
 
     async def _forward(self, request: Request, parsed: ParsedRequest) -> Reply:
-        caller = request.caller
-        with request.at_upstream():
+        caller, asked_s = request.caller, time.perf_counter()
+        try:
             return await self._upstream.call(
                 Call(METHOD, parsed.canonical(), caller.metadata, caller.remaining_s(), model=request.model)
             )
+        finally:
+            request.upstream_s = time.perf_counter() - asked_s
 
     def _marked(self, reply: Reply, decision: Decision) -> Reply:
         if not self._marks_answers or reply.code is not grpc.StatusCode.OK:
             return reply
-        return replace(reply, body=marked(reply.body, decision))
+        return Reply(
+            reply.code,
+            body=marked(reply.body, decision),
+            initial_metadata=reply.initial_metadata,
+            trailing_metadata=reply.trailing_metadata,
+        )
 
     def finish(self, request: Request) -> None:
-        """Count a request, and show it to who keeps what is worth it, once for each."""
+        """Count a request, give back its room, and show it to who keeps what is worth it, once for each."""
+        if request.held is not None:
+            request.held.release()
         duration_s = (request.answered_s or time.perf_counter()) - request.started_s
         self._metrics.request_finished(
             decision=request.decision,

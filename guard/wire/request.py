@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from guard.audit.sighting import Sighting
 from guard.tracing import Span, Trace
 from guard.values import NOT_GUARDED, Decision, InferRequest
 from guard.wire.ports import Screener
+from guard.wire.room import Held
 from guard.wire.status import Metadata
 
 _NS = 1_000_000_000
@@ -37,7 +37,7 @@ class Request:
     """What is known of a request so far. `marks` are the trailers of its answer; one that is watched has none.
 
     `screener` is the one that it began with, `model` the policy's name for what it asks for, `code` the status that its
-    caller got, and `trace` is None where nothing is traced.
+    caller got, and `trace` is None where nothing is traced. `held` is the room that it takes, once it does.
     """
 
     id: str
@@ -54,15 +54,7 @@ class Request:
     watched: bool = False
     code: str = ""
     trace: Trace | None = None
-
-    @contextmanager
-    def at_upstream(self) -> Iterator[None]:
-        """Measure the time that it spends at the upstream."""
-        asked_s = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.upstream_s = time.perf_counter() - asked_s
+    held: Held | None = None
 
 
 def sighting_of(request: Request, decision: Decision, infer: InferRequest, duration_s: float, one_of: int) -> Sighting:

@@ -21,7 +21,6 @@ reads.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -37,6 +36,7 @@ from guard.wire.passage import Answer, Passage
 from guard.wire.ports import WireMetrics
 from guard.wire.receive import unpacked
 from guard.wire.request import Request
+from guard.wire.room import Held
 from guard.wire.screen_only import refuse_stream
 from guard.wire.status import refusal_trailers
 from guard.wire.stream_answers import Answers, stopping
@@ -146,26 +146,27 @@ class Stream:
 
     async def _see_off(self, message: bytes, before: asyncio.Event) -> asyncio.Event:
         """Have a message passed on after the one that sets `before`. The event that is returned is its own."""
-        room, after, problem = contextlib.ExitStack(), asyncio.Event(), None
+        after, held, problem = asyncio.Event(), None, None
         try:
             self._answers.go_like(message)
             message = await unpacked("the request", message, self._max_message_bytes)
-            await self._make_room(room, len(message))
+            held = await self._find_room(len(message))
         except GuardError as error:
             problem = error
         self._passing += 1
 
         def passed(_task: asyncio.Task[None]) -> None:  # for one that was cancelled before it began, too
-            room.close()
+            if held is not None:
+                held.release()
             self._passing -= 1
             self._passed.set()
             after.set()
 
-        self._start(self._pass_on(message, problem, room, before)).add_done_callback(passed)
+        self._start(self._pass_on(message, problem, held, before)).add_done_callback(passed)
         return after
 
-    async def _make_room(self, room: contextlib.ExitStack, size_bytes: int) -> None:
-        """Make room for a message. Where it is this stream that takes the room, wait.
+    async def _find_room(self, size_bytes: int) -> Held:
+        """Find room for a message. Where it is this stream that takes the room, wait.
 
         Raises:
             Overloaded: others take the room.
@@ -173,8 +174,7 @@ class Stream:
         while True:
             try:
                 if self._passing < MAX_SCREENED:
-                    room.enter_context(self._passage.room.taken(size_bytes))
-                    return
+                    return self._passage.room.take(size_bytes)
             except Overloaded:
                 if not self._passing:
                     raise
@@ -182,13 +182,14 @@ class Stream:
             await self._passed.wait()
 
     async def _pass_on(
-        self, message: bytes, problem: GuardError | None, room: contextlib.ExitStack, before: asyncio.Event
+        self, message: bytes, problem: GuardError | None, held: Held | None, before: asyncio.Event
     ) -> None:
         """Screen a message, then forward or answer it once the one before was."""
         with identified() as call_id, self._metrics.inflight():
             request = self._passage.begin(call_id, self._caller, self._whole.trace)
+            request.held = held and held.hand_over()
             try:
-                judged = await self._judge.judge(request, problem or message, room)
+                judged = await self._judge.judge(request, problem or message)
                 await before.wait()
                 decoupled = await judged.decoupled if judged.decoupled else False
                 if self._answers.doomed:
@@ -199,14 +200,20 @@ class Stream:
                     self._answers.ends_on_error |= await self._policies.foreign()
                     await self._answers.refuse(judged.header, outcome, request.marks, decoupled=decoupled)
                     return
-                with request.at_upstream():
-                    await self._answers.expect(judged.header, request.decision, decoupled=decoupled)
-                    await self._opened().send(outcome.canonical())
-                    self._metrics.upstream_streamed(request.model)
+                await self._send(request, outcome, decoupled=decoupled)
             finally:
                 request.answered_s = time.perf_counter()
                 if not request.watched:
                     self._passage.finish(request)
+
+    async def _send(self, request: Request, parsed: ParsedRequest, *, decoupled: bool) -> None:
+        asked_s = time.perf_counter()
+        try:
+            await self._answers.expect(parsed.header, request.decision, decoupled=decoupled)
+            await self._opened().send(parsed.canonical())
+            self._metrics.upstream_streamed(request.model)
+        finally:
+            request.upstream_s = time.perf_counter() - asked_s
 
     def _checked(self, judged: Judged, request: Request) -> ParsedRequest | Reply:
         if isinstance(judged.outcome, ParsedRequest):

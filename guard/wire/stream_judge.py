@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 
 from guard.errors import GuardError, MalformedRequest
@@ -42,11 +41,8 @@ class Judge:
         self._policies = policies
         self._metrics = metrics
 
-    async def judge(self, request: Request, message: bytes | GuardError, room: contextlib.ExitStack) -> Judged:
-        """Screen a message that takes `room`, unless there is an error already.
-
-        One that is only watched keeps its room until it is judged, for which nobody waits.
-        """
+    async def judge(self, request: Request, message: bytes | GuardError) -> Judged:
+        """Screen a message, unless there is an error already. For one that is only watched nobody waits."""
         header, decoupled = ModelInferRequest(), None
         try:
             if isinstance(message, GuardError):
@@ -56,16 +52,14 @@ class Judge:
             header, request.model = parts.header, parts.header.model_name
             course = self._passage.course(request, parts)
             decoupled = self._policies.of(header.model_name)
-            return Judged(header, await self._screen(request, parse(parts), course, room), decoupled)
+            return Judged(header, await self._screen(request, parse(parts), course), decoupled)
         except Exception as error:  # noqa: BLE001 - the boundary: every error becomes an answer
             request.marks = request.marks or refusal_trailers(request.id)
             return Judged(header, refuse(error, self._metrics, request.id), decoupled)
 
-    async def _screen(
-        self, request: Request, parsed: ParsedRequest, course: Course, room: contextlib.ExitStack
-    ) -> ParsedRequest | Reply:
+    async def _screen(self, request: Request, parsed: ParsedRequest, course: Course) -> ParsedRequest | Reply:
         if course is Course.BEHIND:
-            self._passage.watch(request, parsed, room.pop_all())
+            self._passage.watch(request, parsed)
             return parsed
         asked_s = request.caller.remaining_s()
         decision = await self._passage.screened(request, parsed)

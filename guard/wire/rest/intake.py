@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -30,7 +29,6 @@ class Intake:
         self.bytes = bytearray()
         self._room = room
         self._max_bytes = max_bytes
-        self._held = contextlib.ExitStack()
         self._taken = 0
 
     def __enter__(self) -> Self:
@@ -39,7 +37,7 @@ class Intake:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._held.close()
+        self._room.give_back(self._taken)
 
     def add(self, piece: bytes) -> None:
         """Append a piece.
@@ -51,7 +49,7 @@ class Intake:
         size = len(self.bytes) + len(piece)
         check_size("the request", size, self._max_bytes)
         while self._taken < size:
-            self._held.enter_context(self._room.taken(_STEP_BYTES))
+            self._room.take(_STEP_BYTES)
             self._taken += _STEP_BYTES
         self.bytes += piece
 

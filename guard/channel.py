@@ -146,7 +146,10 @@ class AioChannel:
     def unary_unary(self, method: str) -> Callable[..., grpc.aio.UnaryUnaryCall[bytes, bytes]]:
         """Make a call: bytes in and out, with `timeout` and `metadata` as for gRPC's own."""
         line = self._current()
-        return partial(self._call, line, line.channel.unary_unary(method, None, None))
+        begin = line.methods.get(method)
+        if begin is None:
+            begin = line.methods[method] = line.channel.unary_unary(method, None, None)
+        return partial(self._call, line, begin)
 
     def stream_stream(self, method: str) -> Callable[..., grpc.aio.StreamStreamCall[bytes, bytes]]:
         """Begin a stream: bytes in and out, with `timeout` and `metadata` as for gRPC's own."""
@@ -195,6 +198,8 @@ class _Line(Generic[_Channel]):
         self.credentials = credentials
         self.channel = channel
         self._close = close
+        self.methods: dict[str, Callable[..., Any]] = {}
+        """What makes a call to a method, once it was called."""
         self._calls = 0
         self._retired = False
 

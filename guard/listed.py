@@ -68,7 +68,7 @@ class Listed:
         """
         if VERSION_MARK in model:  # or a client could name a policy where it has to name a model
             return None
-        for known_as in (version, number_of(version)):
+        for known_as in (version, number_of(version)) if version else ():
             if known_as and (exact := self._models.get(f"{model}{VERSION_MARK}{known_as}")) is not None:
                 return exact
         return self._models.get(model)

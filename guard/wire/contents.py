@@ -55,45 +55,50 @@ def read_inputs(header: ModelInferRequest, raw: Sequence[memoryview]) -> tuple[W
         MalformedRequest: typed and raw contents are mixed or don't match the inputs one to one, or an input has a
             duplicate name, an unknown data type, an impossible shape or contents that disagree with its shape.
     """
-    _check_names(header)
-    for tensor in header.inputs:
-        _check_shape(tensor)
-    strings = sum(math.prod(tensor.shape) for tensor in header.inputs if tensor.datatype == BYTES)
+    inputs = tuple(header.inputs)  # once: protobuf makes each anew whenever it is asked for
+    _check_names(inputs)
+    values = strings = 0
+    for tensor in inputs:
+        elements = math.prod(_checked_shape(tensor))
+        values += elements
+        if tensor.datatype == BYTES:
+            strings += elements
     if strings > MAX_STRINGS:
         raise MalformedRequest(f"the request holds {strings} BYTES elements, more than the {MAX_STRINGS} allowed")
     if not raw:
-        values = sum(math.prod(tensor.shape) for tensor in header.inputs)
         if values > MAX_VALUES:
             raise MalformedRequest(
                 f"the request holds {values} typed values, more than the {MAX_VALUES} allowed: send raw_input_contents"
             )
-        return tuple(_typed_tensor(tensor) for tensor in header.inputs)
-    if any(tensor.HasField("contents") for tensor in header.inputs):
+        return tuple(map(_typed_tensor, inputs))
+    if any(tensor.HasField("contents") for tensor in inputs):
         raise MalformedRequest("the request mixes raw_input_contents with typed contents; use one of them")
-    if len(raw) != len(header.inputs):
+    if len(raw) != len(inputs):
         raise MalformedRequest(
-            f"the request has {len(raw)} raw_input_contents for {len(header.inputs)} inputs; send one for each"
+            f"the request has {len(raw)} raw_input_contents for {len(inputs)} inputs; send one for each"
         )
-    return tuple(_raw_tensor(tensor, data) for tensor, data in zip(header.inputs, raw, strict=True))
+    return tuple(map(_raw_tensor, inputs, raw))
 
 
-def _check_names(header: ModelInferRequest) -> None:
-    names = [tensor.name for tensor in header.inputs]
+def _check_names(inputs: Sequence[ModelInferRequest.InferInputTensor]) -> None:
+    names = [tensor.name for tensor in inputs]
     if len(set(names)) < len(names):
         twice = next(name for index, name in enumerate(names) if name in names[:index])
         raise MalformedRequest(f"the request has more than one input named {twice!r}")
 
 
-def _check_shape(tensor: ModelInferRequest.InferInputTensor) -> None:
+def _checked_shape(tensor: ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
+    shape = tuple(tensor.shape)
     if not is_known(tensor.datatype):
         raise MalformedRequest(
             f"input {tensor.name!r} has unknown data type {tensor.datatype!r}; "
             f"the protocol has {', '.join(WIRE_DTYPES)} and {BYTES}"
         )
-    if len(tensor.shape) > MAX_RANK:
-        raise MalformedRequest(f"input {tensor.name!r} has {len(tensor.shape)} dimensions, more than {MAX_RANK}")
-    if any(dim < 0 for dim in tensor.shape):
-        raise MalformedRequest(f"input {tensor.name!r} has a negative dimension: {list(tensor.shape)}")
+    if len(shape) > MAX_RANK:
+        raise MalformedRequest(f"input {tensor.name!r} has {len(shape)} dimensions, more than {MAX_RANK}")
+    if min(shape, default=0) < 0:
+        raise MalformedRequest(f"input {tensor.name!r} has a negative dimension: {list(shape)}")
+    return shape
 
 
 def _raw_tensor(tensor: ModelInferRequest.InferInputTensor, raw: memoryview) -> WireTensor:

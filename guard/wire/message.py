@@ -90,15 +90,12 @@ def parse(parts: Parts) -> ParsedRequest:
         MethodDenied: a tensor lives in shared memory, which can change after it was screened.
     """
     header = parts.header
-    named = header.inputs, header.outputs
-    _refuse_nul(header.model_name, header.model_version, header.id, *(each.name for some in named for each in some))
+    _refuse_nul(header.model_name, header.model_version, header.id)
     _clean(header.parameters)
     for tensor in header.inputs:
-        _clean(tensor.parameters)
-        _refuse_shared_memory(tensor.name, tensor.parameters)
+        _check_tensor(tensor.name, tensor.parameters)
     for output in header.outputs:
-        _clean(output.parameters)
-        _refuse_shared_memory(output.name, output.parameters)
+        _check_tensor(output.name, output.parameters)
     infer = InferRequest(
         model_name=header.model_name,
         model_version=header.model_version,
@@ -142,8 +139,16 @@ def _content_type(*places: Mapping[str, InferParameter]) -> str | None:
     return next((each for each in asked if each != ARRAYS), ARRAYS if asked else None)
 
 
+def _check_tensor(name: str, parameters: MutableMapping[str, InferParameter]) -> None:
+    """Check what an input and an output have in common, and strip reserved parameters, in place."""
+    _refuse_nul(name)
+    if parameters:
+        _clean(parameters)
+        _refuse_shared_memory(name, parameters)
+
+
 def _refuse_shared_memory(tensor: str, parameters: Mapping[str, InferParameter]) -> None:
-    if parameters and any(name.startswith(_SHARED_MEMORY_PREFIX) for name in parameters):
+    if any(name.startswith(_SHARED_MEMORY_PREFIX) for name in parameters):
         raise MethodDenied(
             f"tensor {tensor!r} is in shared memory, which Guard can't screen because it can change afterwards; "
             "send the tensor in the request"

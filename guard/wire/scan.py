@@ -29,21 +29,22 @@ def split_field(message: bytes | memoryview, number: int) -> tuple[bytes, tuple[
     view = memoryview(message)
     others: list[memoryview] = []
     contents: list[memoryview] = []
-    at = fields = 0
+    at = fields = others_from = 0
     while at < len(view):
         fields += 1
         if fields > MAX_TOP_LEVEL_FIELDS:
             raise MalformedRequest(f"the message has more than {MAX_TOP_LEVEL_FIELDS} top-level fields")
         start = at
-        tag, at = _tag(view, at)
-        begin, at = _field_end(view, at, tag & 7)
-        if tag >> 3 != number:
-            others.append(view[start:at])
-        elif tag & 7 != _LENGTH_DELIMITED:
-            raise MalformedRequest(f"field {number} of the message has wire type {tag & 7}, expected bytes")
-        else:
+        tag, begin, at = _field(message, at)
+        if tag >> 3 == number:
+            if tag & 7 != _LENGTH_DELIMITED:
+                raise MalformedRequest(f"field {number} of the message has wire type {tag & 7}, expected bytes")
+            others.append(view[others_from:start])
+            others_from = at
             contents.append(view[begin:at])
-    return (b"".join(others) if contents else bytes(message)), tuple(contents)
+    if not contents:
+        return bytes(message), ()
+    return b"".join((*others, view[others_from:])), tuple(contents)
 
 
 def length_delimited(number: int, length: int) -> bytes:
@@ -51,38 +52,34 @@ def length_delimited(number: int, length: int) -> bytes:
     return _encode_varint(number << 3 | _LENGTH_DELIMITED) + _encode_varint(length)
 
 
-def _tag(view: memoryview, at: int) -> tuple[int, int]:
-    tag, after = _varint(view, at, _MAX_TAG_BYTES)
+def _field(message: bytes | memoryview, at: int) -> tuple[int, int, int]:
+    """The tag of the field that starts at `at`, and where its contents begin and end."""
+    tag, begin = _varint(message, at, _MAX_TAG_BYTES)
     if tag > _MAX_TAG or tag >> 3 == 0:
         raise MalformedRequest(f"the message has an invalid field tag at byte {at}")
-    return tag, after
-
-
-def _field_end(view: memoryview, at: int, wire_type: int) -> tuple[int, int]:
-    """Where the contents of a field begin and end."""
-    begin = at
-    if wire_type == _VARINT:
-        end = _varint(view, at, _MAX_VARINT_BYTES)[1]
-    elif wire_type == _LENGTH_DELIMITED:
-        length, begin = _varint(view, at, _MAX_VARINT_BYTES)
+    wire_type, at = tag & 7, begin
+    if wire_type == _LENGTH_DELIMITED:
+        length, begin = _varint(message, at, _MAX_VARINT_BYTES)
         end = begin + length
+    elif wire_type == _VARINT:
+        end = _varint(message, at, _MAX_VARINT_BYTES)[1]
     elif wire_type in _FIXED_BYTES:
         end = at + _FIXED_BYTES[wire_type]
     else:
         raise MalformedRequest(f"the message has wire type {wire_type} at byte {at}, which the protocol doesn't use")
-    if end > len(view):
-        raise MalformedRequest(f"the message is truncated: a field at byte {at} needs {end - len(view)} more bytes")
-    return begin, end
+    if end > len(message):
+        raise MalformedRequest(f"the message is truncated: a field at byte {at} needs {end - len(message)} more bytes")
+    return tag, begin, end
 
 
-def _varint(view: memoryview, at: int, max_bytes: int) -> tuple[int, int]:
-    if at < len(view) and view[at] < 0x80:  # noqa: PLR2004 - the continuation bit: nearly all end at once
-        return view[at], at + 1
+def _varint(message: bytes | memoryview, at: int, max_bytes: int) -> tuple[int, int]:
+    if at < len(message) and (byte := message[at]) < 0x80:  # noqa: PLR2004 - the continuation bit: nearly all end at once
+        return byte, at + 1
     value = 0
     for index in range(max_bytes):
-        if at + index >= len(view):
+        if at + index >= len(message):
             raise MalformedRequest(f"the message is truncated within a varint at byte {at}")
-        byte = view[at + index]
+        byte = message[at + index]
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:  # noqa: PLR2004 - the continuation bit
             if value > _MAX_UINT64:

@@ -69,10 +69,17 @@ class Variant:
 @contextmanager
 def pass_through(upstream: str) -> Iterator[Variant]:
     """The bare proxy in Python."""
-    with _process([sys.executable, "-m", "benchmarks.references.pass_through", upstream], say=True) as process:
+    with python("benchmarks.references.pass_through", upstream, name="pass-through") as running:
+        yield running
+
+
+@contextmanager
+def python(module: str, *arguments: str, name: str) -> Iterator[Variant]:
+    """A proxy that is a module of Python's, and prints its port."""
+    with _process([sys.executable, "-m", module, *arguments], say=True) as process:
         assert process.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
         port = int(process.stdout.readline())
-        yield Variant("pass-through", "grpc", f"127.0.0.1:{port}", (process.pid,))
+        yield Variant(name, "grpc", f"127.0.0.1:{port}", (process.pid,))
 
 
 @contextmanager

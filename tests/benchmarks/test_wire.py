@@ -14,6 +14,7 @@ import pytest
 from benchmarks.wire import table
 from benchmarks.wire.measure import Cell, cpu_s, load
 from benchmarks.wire.parts import Variant
+from benchmarks.wire.steps import STEPS
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +22,16 @@ ROOT = Path(__file__).parents[2]
 def cell(variant: str, *, number: int = 0, p50_s: float = 1e-3, cpu_s: float | None = 1e-3) -> Cell:
     """A cell of one round."""
     return Cell(number, "3 KB", 1, variant, 10, 0, "", 1 / p50_s, p50_s, 2 * p50_s, cpu_s)
+
+
+def test_steps() -> None:
+    """Each step between the bare proxy and Guard carries requests, and costs something."""
+    command = [sys.executable, "-m", "benchmarks.wire.steps", "--rounds", "1", "--requests", "8"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split(" | ") for line in done.stdout.splitlines() if " us | " in line]
+    assert {name for _, name, _, _ in lines} == {table.FLOOR, *STEPS, table.OFF}
+    assert all(int(spent.removesuffix(" us")) > 0 for _, _, spent, _ in lines)
 
 
 def test_quick(tmp_path: Path) -> None:

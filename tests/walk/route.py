@@ -171,6 +171,7 @@ ELSEWHERE: Final = {
     "make bench DATA=folder": "tests/benchmarks/test_engine.py",
     "make bench-wire": "tests/benchmarks/test_wire.py",
     "python -m benchmarks.wire --quick": "tests/benchmarks/test_wire.py",
+    "python -m benchmarks.wire.steps": "tests/benchmarks/test_wire.py",
     "guard calibrate --model model.onnx --data images/ --preprocessing preprocessing.yaml --out profile/": (
         "tests/e2e/test_images.py"
     ),

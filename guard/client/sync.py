@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from types import TracebackType
 from typing import Any, Protocol, Self, Unpack
 
@@ -149,7 +150,9 @@ class _Grpc:
 class _Http:
     def __init__(self, address: Address, tls: Tls | None) -> None:
         self._triton = stock.module("http")
-        self._made_of = address, tls
+        self._address = address
+        # Files are read once: where they are gone since, a call that took too long still says that, and no more.
+        self._context = None if tls is None else cache(partial(_context, tls))
         self.client = self._made()
 
     def infer(
@@ -171,24 +174,21 @@ class _Http:
             raise reading.unreachable(error) from error
 
     def _made(self) -> Any:
-        address, tls = self._made_of
-        files = (
-            {} if tls is None else {"ca_certs": tls.ca_file, "certfile": tls.certificate_file, "keyfile": tls.key_file}
-        )
-        ssl_options = {name: str(path) for name, path in files.items() if path is not None}
         # What a call may take is for its deadline to say.
         return self._triton.InferenceServerClient(
-            address.target,
-            ssl=tls is not None,
-            ssl_options=ssl_options,
-            ssl_context_factory=_context,
+            self._address.target,
+            ssl=self._context is not None,
+            ssl_context_factory=self._context,
             connection_timeout=None,
             network_timeout=None,
         )
 
 
-def _context(cafile: str) -> Any:
-    """A context of gevent's. Its `create_default_context` makes one of Python's, whose handshake no deadline ends."""
+def _context(tls: Tls, cafile: str) -> Any:
+    """A context of gevent's. Its `create_default_context` makes one of Python's, whose handshake no deadline ends.
+
+    `cafile` has the usual authorities, for where `tls` names none.
+    """
     import gevent.ssl  # noqa: PLC0415 - with tritonclient only
 
     class Context(gevent.ssl.SSLContext):  # type: ignore[misc]  # gevent has no types
@@ -202,5 +202,7 @@ def _context(cafile: str) -> Any:
             return made
 
     context = Context(gevent.ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cafile)
+    context.load_verify_locations(tls.ca_file or cafile)
+    if tls.certificate_file is not None:
+        context.load_cert_chain(tls.certificate_file, tls.key_file)
     return context

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from guard.app import Sidecar
-from guard.client import CallFailed, Client, Retry, Tls, Verdict
+from guard.client import CallFailed, Client, DeadlinePassed, Retry, Tls, Verdict
 from guard.config import Listen, Unlisted
 from guard.transport import ListenTls
 from tests.client.peers import KINDS, Waiting, peer
@@ -153,3 +153,20 @@ def test_a_handshake_that_never_ends(kind: str, tmp_path: Path) -> None:
         options = {"tls": Tls(ca_file=tmp_path / "ca.pem"), "retry": Retry(attempts=1), "deadline_s": 0.5}
         with peer(kind, port, port, **options) as client, pytest.raises(CallFailed):
             ask(client)
+
+
+def test_files_that_are_gone(
+    loop: LoopThread, mutual: tuple[int, int], files: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    """The files of TLS are read when a client is made: with them gone, a deadline passes as ever, and calls go on."""
+    names = ("ca", "client.crt", "client.key")
+    own = [tmp_path / name for name in names]
+    for name, copy in zip(names, own, strict=True):
+        copy.write_bytes(files[name].read_bytes())
+    with peer(kind, *mutual, tls=Tls(*own)) as client:
+        for copy in own:
+            copy.unlink()
+        for _ in range(2):  # the second finds the client that was made after the first
+            with pytest.raises(DeadlinePassed):
+                ask(client, deadline_s=1e-4)
+        assert ask(client) is Verdict.UNSCREENED

@@ -194,7 +194,7 @@ class Gate:
     def _check_batch(self, items: int) -> None:
         if items > self._max_batch_items:
             raise MalformedRequest(
-                f"the request holds {items} items and Guard screens {self._max_batch_items} at most: "
+                f"the request holds {items} items, and Guard screens {self._max_batch_items} at most: "
                 "send smaller batches, or raise `limits.max_batch_items`"
             )
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from guard.credentials import Watched
 from guard.errors import FileUnusable
+from guard.plural import counted
 from guard.recording import CAPTURE_KEY_BYTES, MIN_KEY_BYTES
 
 PSEUDONYM_KEY: Final = "audit.pseudonym_key_file"
@@ -42,7 +43,7 @@ def check_key(setting: str, path: Path, content: bytes) -> bytes:
     if (len(content) != CAPTURE_KEY_BYTES) if exact else (len(content) < MIN_KEY_BYTES):
         raise FileUnusable(
             setting,
-            f"{setting} {path} holds {len(content)} bytes, and a key needs {needed}",
+            f"{setting} {path} holds {counted(len(content), 'byte')}, and a key needs {needed}",
             f"run `head -c {CAPTURE_KEY_BYTES} /dev/urandom > {path}`",
         )
     return content

@@ -14,6 +14,7 @@ from guard.audit.captures import texts_of, unseal
 from guard.datatypes import BF16, BYTES, WIRE_DTYPES, bf16_to_float32
 from guard.errors import DataError
 from guard.layout import is_image, planes
+from guard.plural import counted
 from guard.values import Float32Array, Layout
 
 _COLOURS = 3
@@ -84,7 +85,7 @@ def _item(content: npt.NDArray[np.uint8], item: int, datatype: str, shape: tuple
 
 def _check(item: int, items: int) -> None:
     if item >= items:
-        raise DataError(f"the request holds {items} items, counted from 0; there is no item {item}")
+        raise DataError(f"the request holds {counted(items, 'item')}, counted from 0; there is no item {item}")
 
 
 def _shown(values: Float32Array, layout: Layout | None, bounds: tuple[float, float]) -> Float32Array:

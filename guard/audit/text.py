@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from guard.plural import counted
+
 
 def lines_of(event: Mapping[str, Any], item: int, told: Mapping[str, Any]) -> Iterator[str]:
     """What a record says of its request, and of one item."""
@@ -12,7 +14,8 @@ def lines_of(event: Mapping[str, Any], item: int, told: Mapping[str, Any]) -> It
     reason = f" ({rest['reason']})" if rest["reason"] else ""
     yield f"{event['time']} decision {event['id']}, one of {event['sampledrate']}"
     yield f"  request   {rest['request_id'] or 'without an id'}, trace {event.get('traceparent', 'none')}"
-    yield f"  model     {rest['model']} {rest['model_version']}, {rest['items']} items over {rest['protocol']}"
+    items = counted(rest["items"], "item")
+    yield f"  model     {rest['model']} {rest['model_version']}, {items} over {rest['protocol']}"
     yield f"  decision  {rest['verdict']}{reason}: {rest['decision']} in {rest['mode']} mode, {data['action'].lower()}"
     client = rest["client"]
     address = next((e["src_endpoint"] for e in data["evidences"] if "src_endpoint" in e), None)

@@ -14,6 +14,7 @@ from guard.audit.chain import GENESIS, WHOLE, Line, Link, read
 from guard.audit.log import REMOVED
 from guard.audit.records import lines_of, log_of, quietly
 from guard.audit.segments import first_of
+from guard.plural import counted
 
 _CUT = "its lines were cut off: with --head, a hash that Guard's own log told shows which"
 
@@ -98,7 +99,8 @@ def _problems(segment: Path, number: int, line: Line, before: Link | None) -> It
         return
     missing = line.link.sequence - before.sequence - 1
     if missing > 0:
-        yield Problem(segment.name, number, f"{missing} lines before this one were removed")
+        removed = counted(missing, "line before this one was", "lines before this one were")
+        yield Problem(segment.name, number, f"{removed} removed")
     elif missing < 0:
         yield Problem(segment.name, number, f"the line is out of order: it was written as {line.link.sequence}")
     elif before.hash and line.before != before.hash:
@@ -112,5 +114,6 @@ def _check_start(place: Problem, line: Line, removed: set[str], found: Verified)
     if line.before in removed:
         found.notes.append(f"lines before {line.link.sequence} were removed by Guard, as the log itself says")
         return
-    what = f"the beginning is missing: {line.link.sequence - 1} lines were removed, and not by Guard"
+    missing = counted(line.link.sequence - 1, "line was", "lines were")
+    what = f"the beginning is missing: {missing} removed, and not by Guard"
     found.problems.insert(0, Problem(place.segment, place.line, what))

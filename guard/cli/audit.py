@@ -15,6 +15,7 @@ import typer
 
 from guard.cli.words import AsJson, out, print_json, progress
 from guard.errors import ConfigError, DataError, FileUnusable
+from guard.plural import counted
 
 if TYPE_CHECKING:
     from guard.values import Float32Array, Occlusion
@@ -45,10 +46,11 @@ def verify(
     for problem in found.problems[:_MOST_SHOWN]:
         out.print(str(problem), style="red", soft_wrap=True)
     if found.problems:
-        raise DataError(f"{folder} is not as it was written: {len(found.problems)} places were changed")
+        changed = counted(len(found.problems), "place was", "places were")
+        raise DataError(f"{folder} is not as it was written: {changed} changed")
     if head and head not in found.heads:
         raise DataError(f"{folder} has no line with the hash {head}: its end was cut off, or it is another log")
-    span = f"lines {found.first} to {found.last.sequence} in {found.segments} segments"
+    span = f"lines {found.first} to {found.last.sequence} in {counted(found.segments, 'segment')}"
     out.print(f"{folder} is as it was written: {span}, the last with hash {found.last.hash}", soft_wrap=True)
 
 
@@ -105,7 +107,7 @@ def export(
     if as_json:
         print_json({"file": str(file), "records": written})
     else:
-        out.print(f"{written} records are in {file}", soft_wrap=True)
+        out.print(f"{counted(written, 'record is', 'records are')} in {file}", soft_wrap=True)
 
 
 @audit_app.command()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guard.cli.words import AsJson, out, print_json
+from guard.plural import counted
 
 if TYPE_CHECKING:
     from guard.doctor import Finding
@@ -48,7 +49,9 @@ def doctor(
     if as_json:
         print_json({"counts": counts, "findings": [asdict(finding) for finding in found]})
     else:
-        out.print(", ".join(f"{number} {level}" for level, number in counts.items()))
+        out.print(
+            ", ".join(counted(number, level, "ok" if level is Level.OK else "") for level, number in counts.items())
+        )
     if counts[Level.PROBLEM]:
         raise typer.Exit(PROBLEMS_FOUND)
 

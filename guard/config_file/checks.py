@@ -23,6 +23,7 @@ from guard.config import (
 )
 from guard.config_file import console, hops, keeping
 from guard.config_file.document import Document, Mistake
+from guard.plural import counted
 from guard.profile.store import MANIFEST
 
 MIN_SECRET_BYTES = 16
@@ -170,7 +171,7 @@ def _check_secret(document: Document, base: Path) -> Iterator[Mistake]:
     else:
         if length == MIN_SECRET_BYTES:
             return
-        problem = f"{path} holds {length} bytes, and a secret needs {MIN_SECRET_BYTES} or more"
+        problem = f"{path} holds {counted(length, 'byte')}, and a secret needs {MIN_SECRET_BYTES} or more"
     yield document.mistake(("noise_secret_file",), problem, remedy)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from guard.datatypes import BYTES
 from guard.errors import MalformedRequest
+from guard.plural import counted
 from guard.values import InferRequest, WireTensor
 
 _LENGTH = struct.Struct("<I")
@@ -37,7 +38,7 @@ def encoded_images(request: InferRequest, name: str) -> tuple[bytes, ...]:
     images = tuple(_elements(tensor))
     if len(images) != tensor.shape[0]:
         raise MalformedRequest(
-            f"input {name!r} of shape {list(tensor.shape)} takes {tensor.shape[0]} images, the request "
+            f"input {name!r} of shape {list(tensor.shape)} takes {counted(tensor.shape[0], 'image')}, the request "
             f"holds {len(images)}"
         )
     return images

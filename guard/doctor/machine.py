@@ -11,6 +11,7 @@ from guard.config import Settings
 from guard.credentials import ends_of, watch_credentials
 from guard.doctor.values import Finding, Level
 from guard.errors import FileUnusable
+from guard.plural import counted
 
 _DAY_S = 86_400
 _SOON_DAYS = 14
@@ -63,12 +64,14 @@ def limits(settings: Settings) -> Iterator[Finding]:
 
 
 def _certificate(setting: str, end_s: float) -> Finding:
-    days = (end_s - time.time()) / _DAY_S
-    if days < 0:
-        return Finding("certificates", Level.PROBLEM, f"{setting} ended {-days:.0f} days ago", "replace it now")
-    if days < _SOON_DAYS:
-        return Finding("certificates", Level.WARNING, f"{setting} ends in {days:.0f} days", "replace it before")
-    return Finding("certificates", Level.OK, f"{setting} is good for {days:.0f} days")
+    left_s = end_s - time.time()
+    whole = round(abs(left_s) / _DAY_S)
+    days = counted(whole, "day") if whole else "less than a day"
+    if left_s < 0:
+        return Finding("certificates", Level.PROBLEM, f"{setting} ended {days} ago", "replace it now")
+    if left_s < _SOON_DAYS * _DAY_S:
+        return Finding("certificates", Level.WARNING, f"{setting} ends in {days}", "replace it before")
+    return Finding("certificates", Level.OK, f"{setting} is good for {days}")
 
 
 def _available_bytes() -> int | None:

@@ -39,6 +39,7 @@ from guard.offline.scoring import score
 from guard.offline.spread import screening
 from guard.offline.tune import choose_hypotheses, choose_squeezers, label_change_rates, most_telling, stable_sigmas
 from guard.offline.view import View, hashes
+from guard.plural import counted
 from guard.profile import spec
 from guard.profile.profile import Canaries, Profile, Provenance
 from guard.queries.calibrate import radii_of
@@ -67,7 +68,8 @@ def calibrate(
     options, reporter = options or Options(), reporter or quiet()
     if len(samples) < LEAST_SAMPLES:
         raise DataError(
-            f"{len(samples)} clean samples are too few: calibration splits them three ways and needs {LEAST_SAMPLES}; "
+            f"{counted(len(samples), 'clean sample is', 'clean samples are')} too few: calibration splits them three "
+            f"ways and needs {LEAST_SAMPLES}; "
             f"{round(stats.samples_needed(0.01) / _calibration_share())} for a false-positive rate of 1 %"
         )
     samples = held(backend.info.datatype, samples)

@@ -100,7 +100,7 @@ def checked(path: Path, samples: Float32Array, bounds: tuple[float, float]) -> F
     """
     if not np.isfinite(samples).all():
         broken = int(np.count_nonzero(~np.isfinite(samples.reshape(len(samples), -1)).all(axis=1)))
-        raise DataError(f"{path}: {broken} of {len(samples)} samples hold NaN or infinity; remove them")
+        raise DataError(f"{path}: NaN or infinity in {broken} of {len(samples)} samples; leave such samples out")
     if samples.min() < bounds[0] or samples.max() > bounds[1]:
         raise DataError(
             f"{path}: values run from {samples.min():g} to {samples.max():g}, outside the model's bounds "

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from guard.errors import Overloaded
+from guard.plural import counted
 from guard.values import Float32Array, Screening
 
 _MEMORY = 0.05
@@ -125,6 +126,6 @@ class Door:
         largest = max(self._queues, key=lambda name: len(self._queues[name]))
         jobs = self._queues[largest]
         if len(jobs) <= len(self._queues.get(client, ())) + 1:
-            raise Overloaded(f"{self._count} items are waiting to be screened already")
+            raise Overloaded(f"{counted(self._count, 'item is', 'items are')} waiting to be screened already")
         self._count -= 1
         return jobs.pop()

@@ -20,6 +20,7 @@ import torch
 
 from guard.errors import DeadlineExceeded, EngineStopped, GuardError, Overloaded
 from guard.model.backend import Backend, device_of
+from guard.plural import counted
 from guard.screen.admission import Door, Job, Pace
 from guard.screen.batch import HostReplica, Replica, share_out
 from guard.screen.device import DeviceReplica
@@ -157,8 +158,8 @@ class Engine:
         expected_s = _CAUTION * (ahead + 1) * self._pace.item_s
         if ahead >= 1 and expected_s > deadline_s:
             raise Overloaded(
-                f"{waiting} items are waiting to be screened before it, which takes about {expected_s * 1000:.0f} ms, "
-                f"and there are {deadline_s * 1000:.0f} ms for this one"
+                f"{counted(waiting, 'item is', 'items are')} waiting to be screened before it, which takes about "
+                f"{expected_s * 1000:.0f} ms, and there are {deadline_s * 1000:.0f} ms for this one"
             )
 
     def _run(self) -> None:

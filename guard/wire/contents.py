@@ -17,6 +17,7 @@ import numpy.typing as npt
 from guard.datatypes import BYTES, WIRE_DTYPES, byte_size, is_known
 from guard.errors import MalformedRequest
 from guard.pb.grpc_service_pb2 import ModelInferRequest
+from guard.plural import counted
 from guard.values import WireTensor
 
 MAX_RANK = 32
@@ -75,7 +76,8 @@ def read_inputs(header: ModelInferRequest, raw: Sequence[memoryview]) -> tuple[W
         raise MalformedRequest("the request mixes raw_input_contents with typed contents; use one of them")
     if len(raw) != len(inputs):
         raise MalformedRequest(
-            f"the request has {len(raw)} raw_input_contents for {len(inputs)} inputs; send one for each"
+            f"the request has {len(raw)} raw_input_contents for {counted(len(inputs), 'input')}; send one for "
+            "each"
         )
     return tuple(map(_raw_tensor, inputs, raw))
 
@@ -107,7 +109,7 @@ def _raw_tensor(tensor: ModelInferRequest.InferInputTensor, raw: memoryview) -> 
         _check_length_prefixes(tensor.name, raw, math.prod(shape))
     elif len(raw) != byte_size(tensor.datatype, shape):
         raise MalformedRequest(
-            f"input {tensor.name!r} of shape {list(shape)} takes {byte_size(tensor.datatype, shape)} bytes "
+            f"input {tensor.name!r} of shape {list(shape)} takes {counted(byte_size(tensor.datatype, shape), 'byte')} "
             f"as {tensor.datatype}, its raw contents have {len(raw)}"
         )
     return WireTensor(tensor.name, tensor.datatype, shape, raw=raw)
@@ -120,9 +122,8 @@ def _check_length_prefixes(name: str, raw: memoryview, elements: int) -> None:
             raise MalformedRequest(f"BYTES input {name!r} ends before element {index} of {elements}")
         at += _LENGTH_PREFIX.size + _LENGTH_PREFIX.unpack_from(raw, at)[0]
     if at != len(raw):
-        raise MalformedRequest(
-            f"BYTES input {name!r} has {len(raw)} bytes, its {elements} length-prefixed elements take {at}"
-        )
+        takes = counted(elements, "length-prefixed element takes", "length-prefixed elements take")
+        raise MalformedRequest(f"BYTES input {name!r} has {counted(len(raw), 'byte')}, its {takes} {at}")
 
 
 def _typed_tensor(tensor: ModelInferRequest.InferInputTensor) -> WireTensor:

@@ -13,6 +13,7 @@ import structlog
 from guard.channel import AioChannel, Link
 from guard.config import Upstream as UpstreamSettings
 from guard.errors import DeadlineExceeded, Overloaded, UpstreamUnavailable
+from guard.plural import counted
 from guard.wire.breaker import Breaker
 from guard.wire.cancellation import CancellationPolicy
 from guard.wire.metadata import check_metadata, to_client
@@ -140,7 +141,7 @@ class Upstream:
     def _check_abandoned(self) -> None:
         if len(self._abandoned) >= self._max_abandoned_calls:
             raise Overloaded(
-                f"the upstream still works on {len(self._abandoned)} requests whose clients have left; "
+                f"the upstream still works on {counted(len(self._abandoned), 'request')} whose clients have left; "
                 "retry with backoff"
             )
 

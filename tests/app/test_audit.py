@@ -301,7 +301,7 @@ def test_what_a_responder_does(loop: LoopThread, plain: Path, tmp_path: Path) ->
     line = content[:at].count(b"\n") + 1
     assert ran.returncode == 4
     assert f"{segment.name}:{line}: the line was changed" in ran.stdout
-    assert "is not as it was written: 1 places were changed" in ran.stderr
+    assert "is not as it was written: 1 place was changed" in ran.stderr
 
 
 def test_a_heat_map_of_another_model(loop: LoopThread, plain: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_segment_cut_off(tmp_path: Path) -> None:
     """A segment whose end was cut off is found by the next one, cut between two lines or within one."""
     folder = folder_of(tmp_path, split=True)
     assert changed(folder, lambda lines: lines[:2]) == [
-        "guard-audit-000000000004.jsonl:1: 1 lines before this one were removed"
+        "guard-audit-000000000004.jsonl:1: 1 line before this one was removed"
     ]
     assert changed(folder, lambda lines: [lines[0], lines[1][:50]]) == [
         "guard-audit-000000000004.jsonl:1: 2 lines before this one were removed"

@@ -15,7 +15,7 @@ MISTAKES = {
     "empty folder": (CALIBRATE + "empty", DATA, ["empty holds no images", ".png"]),
     "images of two sizes": (CALIBRATE + "sizes", DATA, [r"sizes/9.png has shape \[9, 9\]", "resize all samples"]),
     "too few samples": (CALIBRATE + "few.npy", DATA, ["20 clean samples are too few", "needs 150"]),
-    "NaN samples": (CALIBRATE + "nan.npy", DATA, ["1 of 797 samples hold NaN", "remove them"]),
+    "NaN samples": (CALIBRATE + "nan.npy", DATA, ["NaN or infinity in 1 of 797 samples", "leave such"]),
     "values outside bounds": (CALIBRATE + "wide.npy", DATA, ["from 0 to 255, outside", "0 to 1", "with --bounds"]),
     "samples of another shape": (
         CALIBRATE + "other-shape.npy", MODEL,

@@ -181,7 +181,12 @@ def test_a_proxy(loop: LoopThread, folder: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("ends_in", "level", "says"),
-    [(DAY * 30, Level.OK, "is good for"), (DAY * 3, Level.WARNING, "ends in 3 days"), (-DAY, Level.PROBLEM, "ended")],
+    [
+        (DAY * 30, Level.OK, "is good for 30 days"),
+        (DAY * 3, Level.WARNING, "ends in 3 days"),
+        (DAY / 4, Level.WARNING, "ends in less than a day"),
+        (-DAY, Level.PROBLEM, "ended 1 day ago"),
+    ],
 )
 def test_certificates(folder: Path, ends_in: timedelta, level: Level, says: str) -> None:
     """A certificate that ends soon is a warning, one that ended a problem."""

@@ -177,7 +177,7 @@ WAYS = {
     "name twice": Way(INVALID, "has the name 'data' twice", body=doubled_body),
     "surplus raw": Way(
         INVALID,
-        "2 raw_input_contents for 1 inputs",
+        "2 raw_input_contents for 1 input",
         lambda w: sent(request(w.benign[:1]), field(RAW, w.attack.tobytes())),
     ),
     "surplus binary": Way(

@@ -206,7 +206,7 @@ class TestAdmission:
             assert backend.entered.wait(TIMEOUT_S)
             queued = engine.submit(item(2))
             assert engine.depth == 1
-            with pytest.raises(Overloaded, match="1 items are waiting"):
+            with pytest.raises(Overloaded, match="1 item is waiting"):
                 engine.submit(item(3))
             backend.release.set()
             assert live.result(TIMEOUT_S).label == queued.result(TIMEOUT_S).label == 1

@@ -92,7 +92,7 @@ def test_hopeless() -> None:
         assert backend.entered.wait(TIMEOUT_S)
         # Half an item live and none waiting: whether that is time enough is not foretold.
         queued = engine.submit(item(2), deadline_s=SlowBackend.ITEM_S / 10)
-        with pytest.raises(Overloaded, match=r"1 items are waiting.* takes about \d+ ms, and there are 10 ms"):
+        with pytest.raises(Overloaded, match=r"1 item is waiting.* takes about \d+ ms, and there are 10 ms"):
             engine.submit(item(3), deadline_s=SlowBackend.ITEM_S / 10)
         patient = engine.submit(item(4), deadline_s=1000 * SlowBackend.ITEM_S)
         timeless = engine.submit(item(5))

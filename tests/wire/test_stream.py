@@ -149,7 +149,7 @@ class TestErrors:
         ("message", "says"),
         [
             (b"\x3a\xff", "truncated"),
-            (request("r").SerializeToString() + b"\x3a\x01x", "has 2 raw_input_contents for 1 inputs"),
+            (request("r").SerializeToString() + b"\x3a\x01x", "has 2 raw_input_contents for 1 input"),
             (bytes(200_000), "more than upstream.max_message_bytes allows (100000)"),
             (gzip.compress(bytes(200_000)), "inflates to more than upstream.max_message_bytes allows (100000)"),
             (gzip.compress(b"x")[:-3], "ends too early"),

@@ -10,6 +10,7 @@ import struct
 import grpc
 
 from guard.errors import MalformedRequest
+from guard.plural import counted
 from guard.wire.receive import check_size, compression_of, unpacked
 
 _PREFIX = struct.Struct(">BI")
@@ -36,11 +37,11 @@ async def unframed(body: bytes | memoryview, max_message_bytes: int) -> bytes:
         MessageTooLarge: the message has more than `max_message_bytes`, compressed or not.
     """
     if len(body) < _PREFIX.size:
-        raise MalformedRequest(f"the body of the call has {len(body)} bytes, and so no message in it")
+        raise MalformedRequest(f"the body of the call has {counted(len(body), 'byte')}, and so no message in it")
     flag, length = _PREFIX.unpack_from(body)
     if flag not in {_PLAIN, _COMPRESSED} or length != len(body) - _PREFIX.size:
         raise MalformedRequest(
-            f"the body of the call is not one message: its prefix says flag {flag} and {length} bytes, and "
+            f"the body of the call is not one message: its prefix says flag {flag} and {counted(length, 'byte')}, and "
             f"{len(body) - _PREFIX.size} follow"
         )
     check_size("the request", length, max_message_bytes)

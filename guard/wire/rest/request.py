@@ -13,6 +13,7 @@ from typing import Any
 from guard.datatypes import BYTES, byte_size, is_known
 from guard.errors import MalformedRequest
 from guard.pb.grpc_service_pb2 import InferParameter, ModelInferRequest, ModelMetadataResponse
+from guard.plural import counted
 from guard.wire.contents import MAX_RANK
 from guard.wire.message import MAX_PARAMETERS, Parts
 from guard.wire.rest.document import load
@@ -105,15 +106,18 @@ class _Tail:
     def take(self, name: str, size: int) -> memoryview:
         if size > len(self._view):
             raise MalformedRequest(
-                f"input {name!r} has a binary_data_size of {size}, and {len(self._view)} bytes are left of the body; "
-                "the header Inference-Header-Content-Length says where its JSON ends"
+                f"input {name!r} has a binary_data_size of {size}, and "
+                f"{counted(len(self._view), 'byte is', 'bytes are')} left of the body; the header "
+                "Inference-Header-Content-Length says where its JSON ends"
             )
         taken, self._view = self._view[:size], self._view[size:]
         return taken
 
     def check_empty(self) -> None:
         if self._view:
-            raise MalformedRequest(f"the body has {len(self._view)} bytes more than its JSON and binary_data_size say")
+            raise MalformedRequest(
+                f"the body has {counted(len(self._view), 'byte')} more than its JSON and binary_data_size say"
+            )
 
 
 def _input(header: ModelInferRequest, tensor: dict[str, Any], tail: _Tail) -> memoryview | None:

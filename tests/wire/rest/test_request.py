@@ -145,7 +145,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a negative size": ({"inputs": [X | {"parameters": {"binary_data_size": -1}}]}, "0 or more"),
     "a size that is true": ({"inputs": [X | {"parameters": {"binary_data_size": True}}]}, "0 or more"),
     "more than there is": ({"inputs": [X | {"parameters": {"binary_data_size": 3}}]}, "2 bytes are left of the body"),
-    "less than there is": ({"inputs": [X | {"parameters": {"binary_data_size": 1}}]}, "1 bytes more than its JSON"),
+    "less than there is": ({"inputs": [X | {"parameters": {"binary_data_size": 1}}]}, "1 byte more than its JSON"),
     "bytes that nobody claims": ({"inputs": [X | {"data": [1, 2]}]}, "2 bytes more than its JSON"),
     "a size that isn't the shape's": (
         {"inputs": [X | {"shape": [3], "parameters": {"binary_data_size": 2}}]},

@@ -9,6 +9,7 @@ from guard.config import Settings
 from guard.environment import check_redis
 from guard.errors import ConfigError
 from guard.observe.metrics import Metrics
+from guard.paths import no_file
 from guard.sharing import store_address
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ def open_store(settings: Settings, metrics: Metrics) -> QueryStore | None:
         raise ConfigError(
             "query_store needs noise_secret_file, the same for each replica, or none understands another's fingerprints"
         )
-    if store.ca_file is not None and not store.ca_file.is_file():
-        raise ConfigError(f"query_store.ca_file {store.ca_file} is not a file; correct it or leave it out")
+    if store.ca_file is not None and (why := no_file(store.ca_file)):
+        raise ConfigError(f"query_store.ca_file {store.ca_file} {why}; correct it or leave it out")
     return QueryStore(
         store_address(store.url),
         metrics,

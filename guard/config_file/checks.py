@@ -23,6 +23,7 @@ from guard.config import (
 )
 from guard.config_file import console, hops, keeping
 from guard.config_file.document import Document, Mistake
+from guard.paths import no_file, unseen
 from guard.plural import counted
 from guard.profile.store import MANIFEST
 
@@ -64,16 +65,20 @@ def _check_policy(document: Document, base: Path, name: str, policy: Mapping[str
     where = ("models", name)
     profile, rate = policy.get("profile"), policy.get("false_positive_rate")
     replica = policy.get("replica", Replica.ONNX)
-    if isinstance(profile, str) and not _is_file(base / profile / MANIFEST):
+    manifest = base / profile / MANIFEST if isinstance(profile, str) else None
+    if manifest is not None and (why := unseen(manifest)):
+        remedy = "change permissions, or correct the path, which is relative to this file"
+        yield document.mistake((*where, "profile"), f"{manifest} {why}", remedy)
+    elif manifest is not None and not manifest.is_file():
         source = (
             f"--upstream ADDRESS --model-name {model_and_version(name)[0]}"
             if replica == Replica.UPSTREAM
             else "--model MODEL.onnx"
         )
-        command = f"guard calibrate {source} --data DATA --out {base / profile}"
+        command = f"guard calibrate {source} --data DATA --out {manifest.parent}"
         yield document.mistake(
             (*where, "profile"),
-            f"{base / profile} holds no profile: there is no {MANIFEST} in it that can be read",
+            f"{manifest.parent} holds no profile: there is no {MANIFEST} in it",
             f"run `{command}`, or correct the path, which is relative to this file",
         )
     if replica == Replica.ONNX:
@@ -96,10 +101,10 @@ def _check_model_file(document: Document, base: Path, name: str, model: object) 
             f"models.{name} has replica: onnx, which needs a model file",
             "add `model: FILE.onnx`, or write replica: upstream to ask the guarded server instead",
         )
-    elif isinstance(model, str) and not _is_file(base / model):
+    elif isinstance(model, str) and (why := no_file(base / model)):
         yield document.mistake(
             where,
-            f"{base / model} is not a file",
+            f"{base / model} {why}",
             "correct the path, which is relative to this file, or write replica: upstream",
         )
 
@@ -216,13 +221,6 @@ def _check_store_files(document: Document, base: Path, store: Mapping[str, Any])
         yield document.mistake(
             ("query_store", key), problem, f"correct query_store.{key}, which is relative to this file, or the file"
         )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # for example a folder on the way may not be entered
-        return False
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

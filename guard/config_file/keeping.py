@@ -12,6 +12,7 @@ from guard.audit.keys import CAPTURE_KEY, PSEUDONYM_KEY, watch_key
 from guard.config import Tracing
 from guard.config_file.document import Document, Mistake
 from guard.errors import FileUnusable
+from guard.paths import no_file
 from guard.recording import LEAST_SEGMENTS, VOLUME_SHARE, Audit
 
 
@@ -77,10 +78,10 @@ def _check_tracing(document: Document, base: Path) -> Iterator[Mistake]:
                 f"add `address: HOST:PORT` of an OTLP collector (gRPC, usually port 4317), or remove {key}",
             )
     file = tracing.get("ca_file")
-    if isinstance(file, str) and not (base / file).is_file():
+    if isinstance(file, str) and (why := no_file(base / file)):
         yield document.mistake(
             ("tracing", "ca_file"),
-            f"tracing.ca_file {base / file} is not a file",
+            f"tracing.ca_file {base / file} {why}",
             "correct the path, which is relative to this file, or leave it out",
         )
     elif isinstance(file, str) and tracing.get("tls", False) is False and tracing.get("address") is not None:

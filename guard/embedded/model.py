@@ -18,6 +18,7 @@ from guard.datatypes import BF16
 from guard.embedded import tensors
 from guard.embedded.counts import Counts, Timings
 from guard.errors import BackendError, ConfigError, MalformedRequest
+from guard.paths import unseen
 from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 
 VERSION = "1"
@@ -161,11 +162,9 @@ class ServedModel:
 
 
 def _open(path: Path) -> Any:
-    try:
-        there = path.is_file()
-    except OSError as exc:  # for example a folder on the way may not be entered
-        raise BackendError(f"{path} can't be read ({exc.strerror}); change permissions, or name another") from exc
-    if not there:
+    if why := unseen(path):
+        raise BackendError(f"{path} {why}; change permissions, or name another")
+    if not path.is_file():
         raise BackendError(f"there is no model file {path}: name an ONNX file")
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import structlog
 
 from guard.errors import DataError
+from guard.paths import unseen
 from guard.values import Float32Array
 
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
@@ -64,11 +65,9 @@ def look_for(path: Path) -> None:
     Raises:
         DataError: there is not, or that can't be seen.
     """
-    try:
-        there = path.exists()
-    except OSError as exc:  # for example a folder on the way may not be entered
-        raise DataError(f"{path} can't be read ({exc.strerror}); change permissions, or name another") from exc
-    if not there:
+    if why := unseen(path):
+        raise DataError(f"{path} {why}; change permissions, or name another")
+    if not path.exists():
         raise DataError(f"{path} does not exist: --data takes a folder of images or npy files, an npz or an npy")
 
 

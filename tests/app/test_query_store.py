@@ -130,10 +130,11 @@ def test_no_secret(compared: Path) -> None:
         Sidecar(settings(NOWHERE, {MODEL: policy(compared)}, query_store=QueryStore(url="redis://127.0.0.1")))
 
 
+@pytest.mark.parametrize("name", ["gone", "x" * 300])
 @pytest.mark.parametrize("key", ["password_file", "ca_file"])
-def test_a_missing_file(compared: Path, tmp_path: Path, key: str) -> None:
-    """A password or a CA that isn't there is refused at start."""
+def test_a_missing_file(compared: Path, tmp_path: Path, key: str, name: str) -> None:
+    """A password or a CA that isn't there, or that can't be looked for, is refused at start."""
     (tmp_path / "secret").write_bytes(bytes(range(32)))
-    chosen = QueryStore(**{"url": "rediss://127.0.0.1", key: tmp_path / "gone"})
-    with pytest.raises(ConfigError, match=rf"query_store.{key} .*gone .*correct it"):
+    chosen = QueryStore(**{"url": "rediss://127.0.0.1", key: tmp_path / name})
+    with pytest.raises(ConfigError, match=rf"query_store.{key} .*{name} .*correct it"):
         Sidecar(settings(NOWHERE, {MODEL: policy(compared)}, noise_secret_file=tmp_path / "secret", query_store=chosen))

@@ -116,6 +116,8 @@ def _write_denied(folder: Path) -> None:
     (folder / "sealed" / store.MANIFEST).chmod(0)
     (folder / "closed").mkdir(mode=0o555)
     (folder / "shut").mkdir(mode=0)
+    traced = 'tracing: {address: "a:4317", tls: true, ca_file: shut/ca.pem}\n'
+    (folder / "shut.yaml").write_text(f"{traced}models:\n  digits:\n    profile: shut\n    model: shut/m.onnx\n")
     (folder / "dim").mkdir()
     shutil.copy(folder / "images" / "000.png", folder / "dim" / "a.png")
     (folder / "dim" / "a.png").chmod(0)

@@ -259,6 +259,14 @@ DENIED = {
     "a model in a folder": (
         "serve --embedded shut/m.onnx", MODEL, [r"shut/m.onnx can't be read \(Permission denied\)"],
     ),
+    "what a policy names, in a folder": (
+        "check-config shut.yaml", CONFIG,
+        [
+            r"^guard: shut.yaml:1: tracing.ca_file shut/ca.pem can't be read \(Permission denied\); correct the path",
+            r"shut.yaml:4: shut/profile.json can't be read \(Permission denied\); change permissions, or correct the",
+            r"shut.yaml:5: shut/m.onnx can't be read \(Permission denied\); correct the path",
+        ],
+    ),
     "a place for a picture": (
         "audit show a log --out closed/x.png", DATA,
         [r"closed/x.png can't be written \(Permission denied\); make room or change permissions, or name another"],

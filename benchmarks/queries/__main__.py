@@ -129,6 +129,8 @@ def _benign(
         }
         streams |= {kind: measure.drifting(kind, images, min(many, _FEWER), 20, size.seed) for kind in STREAMS}
         for kind, clients in streams.items():
+            if not clients:  # fewer images than one such client sends
+                continue
             flagged = measure.clients_flagged(clients, make())
             row = {"kind": kind, "watcher": name, **asdict(flagged)}
             _console.print(subject, row, highlight=False)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from benchmarks.engine import process
 from benchmarks.engine.load import SPECS
-from benchmarks.engine.process import HERE, THERE, Plan, Side, measured, verdict, write
+from benchmarks.engine.process import HERE, THERE, Plan, Side, verdict
 from benchmarks.engine.remote import Remote
 from benchmarks.engine.subject import Subject, engine, screen
 from guard.errors import Overloaded
@@ -42,18 +44,22 @@ def test_refusals_come_back(remote: Remote, lenet: Subject) -> None:
     assert Overloaded in found
 
 
-def test_measured(lenet: Subject, remote: Remote, tmp_path: Path) -> None:
-    """Both are measured on the same work, and the verdict stands above the table."""
-    with engine(lenet, SPECS) as local:
-        sides = measured(lenet, local, remote, Plan(rounds=1, capacity_s=0.1, echo_s=0.4))
+def test_measured(lenet: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command measures both on the same work, and the verdict stands above the table."""
+    monkeypatch.setattr(process, "load_subjects", lambda *_, **__: [lenet])
+    monkeypatch.setattr(process, "Plan", partial(Plan, rounds=1, capacity_s=0.1, echo_s=0.4))
+    process.main(tmp_path, tmp_path)
+    written = json.loads((tmp_path / "process.json").read_text())
+    sides = [
+        Side(**each | {name: tuple(each[name]) for name in ("capacity", "echo_ratio")}) for each in written["sides"]
+    ]
     assert [side.where for side in sides] == [HERE, THERE]
     for side in sides:
         assert len(side.capacity) == len(side.echo_ratio) == 1
         assert min(*side.capacity, *side.echo_ratio) > 0
         assert 50 < side.private_mb <= side.rss_mb
-    text = write(sides, {"commit": "0"}, tmp_path)
-    assert verdict(sides) in text
-    assert len(json.loads((tmp_path / "process.json").read_text())["sides"]) == 2
+    assert verdict(sides) == written["verdict"]
+    assert verdict(sides) in (tmp_path / "process.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.detection.subjects import Split
-from benchmarks.queries import live, live_table
-from benchmarks.queries.attacks import Budget
+from benchmarks.detection.subjects import Name
+from benchmarks.queries import live
 from guard.profile import store
 from tests.support import digits
 from tests.support.profiles import plain_profile
@@ -24,19 +23,17 @@ def test_attacks_through_a_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Square asks over real connections: nothing rejects it without Guard; with a memory it is, from any address."""
     monkeypatch.setattr(live, "CONDITIONS", _QUICK)
     monkeypatch.setattr(live, "ATTACKS", ("Square",))
-    store.save(plain_profile(), tmp_path / "profile")
-    shutil.copy(digits.onnx_file(), tmp_path / "model.onnx")
-    size = live.Size(Budget(0.02, 1.0, _QUERIES, 8), seed=0, rate=0.01)  # too near to succeed before it is noticed
-    rows = list(live.measure(tmp_path, Split(*digits.load_data().test), _IMAGES, size))
+    monkeypatch.setitem(live._BUDGETS, Name.DIGITS, (0.02, 1.0))  # too near to succeed before it is noticed
+    made = tmp_path / Name.DIGITS
+    made.mkdir()
+    store.save(plain_profile(), made / "profile")
+    shutil.copy(digits.onnx_file(), made / "model.onnx")
+    live.main(out=tmp_path, work=tmp_path, images=_IMAGES, queries=_QUERIES)
+    rows = json.loads((tmp_path / "queries-live-digits.json").read_text())["rows"]
     open_, watched, rotated = rows
     assert [row["runs"] for row in rows] == [_IMAGES] * 3
     assert (open_["runs_rejected"], open_["rejected"]) == (0, 0)
     assert watched["runs_rejected"] == rotated["runs_rejected"] == _IMAGES
     assert np.all([row["queries"] <= _IMAGES * _QUERIES for row in rows])
-    about = {"subject": "digits", "faster": 1, "smaller": 1, "seed": 0, "rate": 0.01, "about": {}}
-    live_table.write(
-        {**about, "budget": {"linf": 0.02, "l2": 1.0, "queries": _QUERIES}, "rows": rows}, tmp_path / "live"
-    )
-    assert json.loads((tmp_path / "live.json").read_text())["rows"] == rows
-    table = (tmp_path / "live.md").read_text()
+    table = (tmp_path / "queries-live-digits.md").read_text()
     assert f"| Square | detectors and memory | rotated | {rotated['successes']} of {_IMAGES} (" in table

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
-from benchmarks import models
+from benchmarks import data, models
+from benchmarks.engine import soak as command
 from benchmarks.engine.soak import report, soak
 from benchmarks.engine.soak_traffic import Plan
+from benchmarks.engine.subject import Subject
 from guard.model.torch import TorchBackend
 from guard.profile.spec import Gaussian, SensitivitySpec
 from guard.screen.build import build_detectors
@@ -117,3 +122,16 @@ def test_too_few_cancellations_fail(engine: Engine) -> None:
     assert found.lost == found.cancelled == 0
     assert found.cancellations > 0
     assert not found.holds
+
+
+def test_main(lenet: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command finds the engine's capacity, soaks it, and ends with 0 if and only if what it writes says it held."""
+    monkeypatch.setattr(data, "load_mnist", lambda *_: None)
+    monkeypatch.setattr(command, "subject", lambda *_, **__: lenet)
+    monkeypatch.setattr(command, "_READING_S", 0.1)
+    monkeypatch.setattr(command, "Plan", partial(Plan, sample_s=0.02, patience_s=20.0))
+    with pytest.raises(typer.Exit) as ended:
+        command.main(tmp_path, minutes=1 / 60, out=tmp_path)
+    written = json.loads((tmp_path / "soak.json").read_text())
+    assert (ended.value.exit_code == 0) == written["holds"]
+    assert written["lost"] == 0 < written["sent"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from benchmarks.engine import walks
@@ -30,3 +33,15 @@ def test_trials_are_counted_in_an_engine(lenet: Subject, monkeypatch: pytest.Mon
     counted = walks.trials_in_batches(lenet)
     assert sum(counted) >= 2 * 60  # two trials a request, each moved at least once
     assert max(counted) <= 2 * lenet.batch
+
+
+def test_main(lenet: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command measures every row and every model, and writes them as a table and as JSON."""
+    monkeypatch.setattr(walks, "load", lambda *_, **__: [lenet])
+    monkeypatch.setattr(walks, "_TRIALS", (4, 8))
+    monkeypatch.setitem(walks._REQUESTS, "LeNet-5", 30)
+    walks.main(tmp_path, tmp_path)
+    found = json.loads((tmp_path / "walks.json").read_text())
+    assert len(found["rows"]) == 2 * len(walks._RATES)
+    assert found["trials"]["LeNet-5"]["median"] >= 1
+    assert "| LeNet-5 |" in (tmp_path / "walks.md").read_text()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import typer
 
+from benchmarks.chaos import __main__ as command
 from benchmarks.chaos.house import House, house
 from benchmarks.chaos.rows import ELSEWHERE, ROWS
 from benchmarks.chaos.soak import Watched
@@ -30,6 +33,17 @@ def test_row(made: House, row: Row) -> None:
     made.triton.ensure_running()
     checks = asyncio.run(row.run(made, row.short))
     assert [str(check) for check in checks if not (check.holds or check.timed)] == []
+
+
+def test_main(made: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command runs the rows that are named, and writes them down; its exit code says whether they held."""
+    monkeypatch.setattr(command, "house", lambda _: nullcontext(made))
+    with pytest.raises(typer.Exit) as ended:
+        command.main([ROWS[0].name], tmp_path, quick=True)
+    found = json.loads((tmp_path / "chaos.json").read_text())["rows"]
+    assert {name: row["held"] for name, row in found.items()} == {ROWS[0].name: ended.value.exit_code == 0}
+    with pytest.raises(typer.BadParameter, match="there is no row rain"):
+        command.main(["rain"], tmp_path)
 
 
 def test_a_leak_shows() -> None:

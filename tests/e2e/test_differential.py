@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
+from benchmarks.fuzz import differential
 from benchmarks.fuzz.differential import Differential
 from benchmarks.fuzz.sides import GRPC, STREAM, Keeper, Sides, both
 from guard.pb.grpc_service_pb2 import ModelInferRequest
@@ -31,6 +36,17 @@ def test_no_difference(sides: Sides) -> None:
     assert fuzzer.findings == {}
     assert fuzzer.outcomes["same"] > CASES / 10
     assert sum(number for outcome, number in fuzzer.outcomes.items() if "refused by guard" in outcome) > CASES / 50
+
+
+def test_main(sides: Sides, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command goes on for as long as is said, writes what came of it, and ends with 0 where nothing was found."""
+    monkeypatch.setattr(differential, "both", lambda _: nullcontext(sides))
+    monkeypatch.setattr(sys, "argv", ["differential", "--minutes", "0.02", "--results", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        differential.main()
+    found = json.loads((tmp_path / "fuzz-differential.json").read_text())
+    assert (ended.value.code, found["findings"]) == (0, {})
+    assert found["outcomes"]["same"] > 0
 
 
 @pytest.mark.parametrize("way", [GRPC, STREAM])

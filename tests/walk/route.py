@@ -1,6 +1,7 @@
 """The way through the documents: every line that they have a reader type, in an order in which a reader might.
 
-What is not typed here is in `ELSEWHERE` with the test that does it, or in `NOT_HERE` with what it would take.
+What is not typed here is in `ELSEWHERE` with the test that does it, in one of the lists behind that, or in `NOT_HERE`
+with what it would take.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ HEAD: Final = "5bf626280766280dc5bcdabe16993f749543f1a3a8451dbcc037eff1a570739a"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A line that ends by itself, with 0. `says` is a pattern of what it prints, and `leaves` a file that it makes.
+    """A line that ends by itself, with `code`. `says` is a pattern of what it prints, and `leaves` a file it makes.
 
     What others have to get ready for is typed again until it says what is expected, if `again`. `needs` is a program
     that may not be installed, on the path or in the folder.
@@ -29,6 +30,7 @@ class Step:
     leaves: str = ""
     again: bool = False
     needs: str = ""
+    code: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,16 @@ _PROMETHEUS = Serving(
     needs="prometheus",
 )
 
+_INSTALLS = r"(?s)\A(?!.*does not provide the extra).*Would install guard-sidecar-"
+"""What pip says where it only looks. It warns of an extra that is not there, and goes on without."""
+
 ROUTE: Final[tuple[Step | Serving | File, ...]] = (
     Step("make help", says="make demo +Guard a small model"),
     Step("make env", says=r"\.venv is ready"),
     Step("pre-commit install", says="pre-commit installed", leaves=".git/hooks/pre-commit"),
+    *(Step(f"pip install '.[{extra}]'", says=_INSTALLS) for extra in ("client", "cpu", "otel")),
+    Step("make constraints", leaves="constraints.txt"),
+    Step("make image BASE=...", says="BASE=... doesn't say which bytes to build on: name the image by its", code=2),
     Step("make schema"),
     Step("make proto"),
     Step("make metrics-table"),
@@ -166,7 +174,15 @@ ELSEWHERE: Final = {
     "make demo": "tests/demo/test_demo.py",
     "make docs": "tests/test_site.py",
     "make fuzz": "tests/wire/test_fuzz.py",
-    "make bench-gpu": "tests/benchmarks/test_gpu.py",
+    "make fuzz-differential MINUTES=60": "tests/e2e/test_differential.py",
+    "make chaos": "tests/chaos/test_rows.py",
+    "make soak DATA=folder": "tests/benchmarks/test_soak.py",
+    "make bench-audit": "tests/benchmarks/test_audit.py",
+    "make bench-queries DATA=folder": "tests/benchmarks/test_queries.py",
+    "make bench-queries-live": "tests/benchmarks/test_queries_live.py",
+    "python -m benchmarks.engine.process --data folder": "tests/benchmarks/test_process.py",
+    "python -m benchmarks.engine.walks --data folder": "tests/benchmarks/test_walks.py",
+    "make bench-gpu": "tests/benchmarks/test_gpu_checks.py",
     "make bench": "tests/benchmarks/test_engine.py",
     "make bench DATA=folder": "tests/benchmarks/test_engine.py",
     "make bench-wire": "tests/benchmarks/test_wire.py",
@@ -195,12 +211,35 @@ ELSEWHERE: Final = {
 }
 """Lines, and the tests that do the same with what they have, or in short where it takes long."""
 
-_OF_TESTS = "the suite, what it begins with, or a part of it, and these tests are in it"
-_CLUSTER = "it takes a cluster; what it would apply is rendered and held against the schemas in tests/deploy"
+BY_CI: Final = ("make test", "make lint", "make servers", "pytest tests/screen")
+"""What .ci/run types itself, what that begins with, and a part of it."""
+
+NAMES: Final = ("docker push", "kubectl exec", "kubectl port-forward", "kubectl rollout restart", "ssh -L")
+"""Names of commands in sentences, which nobody types without more words."""
+
+ON_A_CLUSTER: Final = (
+    "kubectl apply -k deploy/kubernetes/loader",
+    "kubectl apply -k my-guard",
+    "kubectl -n inference cp guard-demo/digits.onnx loader:/models/digits/1/model.onnx",
+    "kubectl -n inference cp guard-demo/digits.onnx loader:/profiles/digits/model.onnx",
+    "kubectl -n inference cp guard-demo/profile loader:/profiles/digits/profile",
+    "kubectl -n inference create secret generic guard-noise --from-literal=secret=$(openssl rand -hex 32)",
+    "kubectl -n inference delete pod loader",
+    "kubectl -n inference exec loader -- mkdir -p /models/digits/1 /profiles/digits",
+    "kubectl -n inference logs deployment/triton -c guard",
+    "kubectl -n inference port-forward deployment/triton 9011 &",
+    "kubectl -n inference port-forward service/triton 8001 &",
+    "kubectl -n inference rollout restart deployment/triton",
+    "kubectl -n inference rollout status deployment/triton",
+    "kubectl -n inference wait --for=condition=Ready pod/loader",
+)
+"""What takes a cluster: test_cluster.py holds what these lines name against what is rendered."""
+
 _REGISTRY = "it takes Docker and a registry; tests/deploy lints the file, and builds are refused without a digest"
-_LONG = "it takes from minutes to an hour; tests/benchmarks, tests/queries, tests/chaos and tests/e2e try its parts"
-_MEASURED = "it measures, or draws what people look at, for minutes"
-_PINS = "it installs what `make env` does, without its pins"
+_MINUTES = "it draws what people look at, or tries alerts as they come, for six minutes and more"
+_FILLED_IN = "it is to be filled in with another project's address"
+_DOWNLOADS = "it downloads what its tests are skipped without"
+_CHANGES = "it would change this machine"
 
 _BUILD = (
     "docker build --build-arg BASE=python:3.11-slim-bookworm@sha256:... --file deploy/image/Dockerfile "
@@ -208,77 +247,29 @@ _BUILD = (
 )
 
 NOT_HERE: Final = {
-    **dict.fromkeys(("make test", "make lint", "make servers", "pytest tests/screen"), _OF_TESTS),
-    **dict.fromkeys(
-        (
-            "kubectl apply -k deploy/kubernetes/loader",
-            "kubectl apply -k my-guard",
-            "kubectl exec",
-            "kubectl port-forward",
-            "kubectl rollout restart",
-            "kubectl -n inference cp guard-demo/digits.onnx loader:/models/digits/1/model.onnx",
-            "kubectl -n inference cp guard-demo/digits.onnx loader:/profiles/digits/model.onnx",
-            "kubectl -n inference cp guard-demo/profile loader:/profiles/digits/profile",
-            "kubectl -n inference create secret generic guard-noise --from-literal=secret=$(openssl rand -hex 32)",
-            "kubectl -n inference delete pod loader",
-            "kubectl -n inference exec loader -- mkdir -p /models/digits/1 /profiles/digits",
-            "kubectl -n inference logs deployment/triton -c guard",
-            "kubectl -n inference port-forward deployment/triton 9011 &",
-            "kubectl -n inference port-forward service/triton 8001 &",
-            "kubectl -n inference rollout restart deployment/triton",
-            "kubectl -n inference rollout status deployment/triton",
-            "kubectl -n inference wait --for=condition=Ready pod/loader",
-        ),
-        _CLUSTER,
-    ),
     **dict.fromkeys(
         (
             _BUILD,
             "docker build --target sbom --output . ...",
             "docker buildx imagetools inspect python:3.11-slim-bookworm",
-            "docker push",
-            "kind load docker-image guard:0.1.0",
         ),
         _REGISTRY,
     ),
-    **dict.fromkeys(
-        (
-            "make soak DATA=folder",
-            "make bench-queries DATA=folder",
-            "make bench-queries-live",
-            "make chaos",
-            "make fuzz-differential MINUTES=60",
-            "python -m benchmarks.engine.process --data folder",
-            "python -m benchmarks.engine.walks --data folder",
-        ),
-        _LONG,
-    ),
-    **dict.fromkeys(
-        (
-            "make bench-audit",
-            "make ops-test",
-            "make panels",
-            "make console-pictures",
-            "make console-pictures DATA=folder",
-        ),
-        _MEASURED,
-    ),
-    "make image BASE=...": "it is to be filled in with an image and its digest",
+    "kind load docker-image guard:0.1.0": "it takes Docker, the image, and a cluster of kind's",
     "make image BASE=debootstrap": "it takes root and a mirror of Debian, for minutes",
-    **dict.fromkeys(("pip install '.[client]'", "pip install '.[cpu]'", "pip install '.[otel]'"), _PINS),
-    "pip install '.[gpu]'": "it takes a GPU, and would break the ONNX Runtime that is here",
-    "PIP_EXTRA_INDEX_URL=<the index that page names> make demo": "it is to be filled in with another project's address",
+    **dict.fromkeys(("make ops-test", "make panels", "make console-pictures DATA=folder"), _MINUTES),
+    "PIP_EXTRA_INDEX_URL=<the index that page names> make demo": _FILLED_IN,
+    "pip install '.[gpu]'": "it wants the other ONNX Runtime, which is not here and would break the one that is",
     "make PYTHON=python3.12 env": "it takes another Python, and makes the environment anew",
-    "make ray-test": "it downloads what tests of it are skipped without",
-    "make test-kernel": "it downloads what tests of it are skipped without",
-    "ssh -L": "it takes another machine",
-    "make constraints": "it writes the pins anew from whatever is installed",
-    "playwright install chromium": "it downloads a browser",
-    "npm pack htmx.org@VERSION": "it downloads another version than the one that is here",
-    "sudo apt install prometheus prometheus-alertmanager": "it would change this machine",
-    "sudo systemctl stop prometheus prometheus-alertmanager": "it would change this machine",
+    **dict.fromkeys(("make ray-test", "make test-kernel", "playwright install chromium"), _DOWNLOADS),
+    "npm pack htmx.org@VERSION": "it is to be filled in with another version than the one that is here",
+    "sudo apt install prometheus prometheus-alertmanager": _CHANGES,
+    "sudo systemctl stop prometheus prometheus-alertmanager": _CHANGES,
 }
 """Lines, and why they are not typed."""
+
+PLACES: Final = (tuple(ELSEWHERE), BY_CI, NAMES, ON_A_CLUSTER, tuple(NOT_HERE))
+"""Where a line can be that is not typed here: in one of them."""
 
 
 def lines(steps: tuple[Step | Serving | File, ...] = ROUTE) -> Iterator[str]:

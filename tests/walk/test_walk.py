@@ -15,13 +15,14 @@ import pytest
 
 from tests.walk.documents import DOCUMENTS, ROOT, Typed, typed
 from tests.walk.reader import pack
-from tests.walk.route import ELSEWHERE, NOT_HERE, RULES, lines
+from tests.walk.route import BY_CI, ELSEWHERE, PLACES, RULES, lines
 from tests.walk.walk import CLONE, WALKED
 
 pytestmark = pytest.mark.timeout(1200)  # a minute and a half, and more where others use the machine
 
 LINES = tuple(lines())
 TYPED = sorted(set(typed()))
+KNOWN = (*LINES, *(line for place in PLACES for line in place))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_what_is_generated_is_current(walked: dict[str, dict[str, Any]], folder:
     assert walked
     words = ["git", "diff", "--name-only"]
     changed = subprocess.run(words, cwd=folder / CLONE, capture_output=True, text=True, check=True).stdout
-    assert changed.split() == [RULES]
+    assert set(changed.split()) - {"constraints.txt"} == {RULES}  # pins are those of what is installed here
     links = re.findall(r"runbook_url: (.*)", (folder / CLONE / RULES).read_text())
     assert links
     assert all(link.startswith("https://git.example/guard/blob/main/docs/runbooks/Guard") for link in links)
@@ -73,15 +74,13 @@ def test_what_is_generated_is_current(walked: dict[str, dict[str, Any]], folder:
 @pytest.mark.parametrize("each", TYPED, ids=lambda each: f"{each.document}: {each.line[:60]}")
 def test_each_line_has_its_place(each: Typed) -> None:
     """It is typed in the walk, or it is said where else it is done, or what that would take."""
-    assert each.line in {*LINES, *ELSEWHERE, *NOT_HERE}, (
-        f"{each.document} has a new line: put it into tests/walk/route.py"
-    )
+    assert each.line in KNOWN, f"{each.document} has a new line: put it into tests/walk/route.py"
 
 
 def test_no_line_is_invented() -> None:
     """The route and the lists have nothing that no document has."""
-    assert {each.line for each in TYPED} == {*LINES, *ELSEWHERE, *NOT_HERE}
-    assert len({*LINES, *ELSEWHERE, *NOT_HERE}) == len(LINES) + len(ELSEWHERE) + len(NOT_HERE)
+    assert {each.line for each in TYPED} == set(KNOWN)
+    assert len(set(KNOWN)) == len(KNOWN)
 
 
 def test_lines_are_found() -> None:
@@ -103,15 +102,35 @@ def test_elsewhere_is_there(place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "command", "started"),
+    ("line", "command", "started"),
     [
-        ("demo", "guard demo", 'arguments = ("demo", '),
-        ("docs", "python -m mkdocs build --quiet --strict", '"-m", "mkdocs", "build", "--quiet", "--strict"'),
+        ("make demo", "guard demo\n", 'arguments = ("demo", '),
+        ("make docs", "python -m mkdocs build --quiet --strict\n", '"-m", "mkdocs", "build", "--quiet", "--strict"'),
+        ("make fuzz-differential MINUTES=60", "python -m benchmarks.fuzz.differential --m", "differential.main()"),
+        ("make chaos", "python -m benchmarks.chaos ", "benchmarks.chaos import __main__ as command"),
+        ("make soak DATA=folder", "python -m benchmarks.engine.soak ", "benchmarks.engine import soak as command"),
+        ("make bench-audit", "python -m benchmarks.audit\n", "benchmarks.audit import __main__ as command"),
+        ("make bench-queries DATA=folder", "python -m benchmarks.queries ", "queries import __main__ as command"),
+        ("make bench-queries-live", "python -m benchmarks.queries.live\n", "live.main("),
     ],
 )
-def test_what_make_does_is_done_elsewhere(target: str, command: str, started: str) -> None:
-    """The test in place of a target starts the command that the target starts."""
-    words = ["make", "--dry-run", "--old-file=.venv/.installed", target]
-    recipe = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert f".venv/bin/{command}\n" in recipe
-    assert started in (ROOT / ELSEWHERE[f"make {target}"]).read_text()
+def test_what_make_does_is_done_elsewhere(line: str, command: str, started: str) -> None:
+    """The test in place of a target starts what the target starts."""
+    assert f".venv/bin/{command}" in recipe(line)
+    assert started in (ROOT / ELSEWHERE[line]).read_text()
+
+
+def test_what_continuous_integration_types() -> None:
+    """It types `make test`, which begins with `make lint servers` and runs all tests."""
+    typed_there, *others = BY_CI
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == typed_there
+    made = recipe(typed_there)
+    for line in others[:-1]:
+        assert re.search(rf"\n?make .*\b{line.removeprefix('make ')}\b", made), made
+    assert ".venv/bin/pytest --numprocesses" in made
+
+
+def recipe(line: str) -> str:
+    """What make would run."""
+    words = [*line.replace("make", "make --dry-run --old-file=.venv/.installed", 1).split()]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout

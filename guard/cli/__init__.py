@@ -37,7 +37,7 @@ app.command()(demo)
 app.command()(calibrate)
 app.command()(evaluate)
 app.command()(check_config)
-app.command()(serve)
+app.command(context_settings={"allow_extra_args": True})(serve)  # to say what to write in place of them
 app.command()(doctor)
 app.add_typer(profile_app, name="profile")
 app.add_typer(audit_app, name="audit")
@@ -75,7 +75,8 @@ def _version(*, show: bool) -> None:
 def _options(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=lambda show: _version(show=show), is_eager=True, help="Say which.")
+        bool,
+        typer.Option("--version", callback=lambda show: _version(show=show), is_eager=True, help="Say which this is."),
     ] = False,
 ) -> None:
     """Guard screens inference traffic for adversarial inputs."""

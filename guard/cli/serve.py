@@ -51,6 +51,8 @@ def serve(
     log_level: Annotated[str, typer.Option(help="debug logs every decision.")] = "info",
 ) -> None:
     """Serve: Guard in front of your server (--config), or with a small server of its own (--embedded)."""
+    if ctx.args:
+        raise ConfigError(f"name the policy with --config: guard serve --config {ctx.args[0]}")
     from guard.observe.logs import configure_logging
 
     configure_logging(json=log_format is LogFormat.JSON, level=log_level)

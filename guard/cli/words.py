@@ -22,7 +22,7 @@ AsJson: TypeAlias = Annotated[
 
 EXIT_CODES: Final = {
     0: "it went well",
-    1: "none of the others",
+    1: "anything else",
     2: "a mistake in what was typed, or in a policy",
     3: "the installation can't do what was asked",
     4: "samples or records can't be used, or results can't be written; an audit log was changed",

@@ -176,8 +176,8 @@ def _open(path: Path) -> Any:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # as in infer
         raise BackendError(
-            f"ONNX Runtime can't load {path}: {exc}. Check that it is an ONNX model, complete with its weights file "
-            "if it has one, and export it again if it is."
+            f"ONNX Runtime can't load {path}: {str(exc).rstrip('.')}. Check that it is an ONNX model, complete with "
+            "its weights file if it has one, and export it again if it is."
         ) from exc
 
 

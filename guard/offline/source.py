@@ -48,6 +48,8 @@ class Source:
                 "say either --model model.onnx, or --upstream host:port --model-name NAME, or --config policy.yaml "
                 "--model-name NAME"
             )
+        if self.upstream is not None and "://" in self.upstream:
+            raise ConfigError(f"--upstream {self.upstream}: write host:port of the server's gRPC, without a scheme")
         if self.preprocessing is None and self.upstream is not None and not self.model_name:
             raise ConfigError(f"name the model with --model-name: the server at {self.upstream} may have several")
         if self.model is None and self.device is not Device.CPU:

@@ -31,6 +31,10 @@ MISTAKES = {
         DIGITS + "--config down.yaml", CONFIG,
         ["^guard: name the model with --model-name: the server at 127.0.0.1:2 may have several$"],
     ),
+    "an upstream's URL": (
+        DIGITS + "--upstream http://localhost:8000 --model-name digits", CONFIG,
+        ["^guard: --upstream http://localhost:8000: write host:port of the server's gRPC, without a scheme$"],
+    ),
     "upstream down": (
         DIGITS + "--upstream 127.0.0.1:1 --model-name digits", UPSTREAM, ["no inference server", "is it running"]
     ),
@@ -101,6 +105,9 @@ MISTAKES = {
     ),
     "serve a policy with mistakes": ("serve --config bad.yaml", CONFIG, ["bad.yaml:2: modles is not a setting"]),
     "serve nothing": ("serve", CONFIG, ["--config policy.yaml, or --embedded model.onnx"]),
+    "serve a policy without its option": (
+        "serve policy.yaml", CONFIG, ["^guard: name the policy with --config: guard serve --config policy.yaml$"]
+    ),
     "serve two things": ("serve --config policy.yaml --embedded digits.onnx", CONFIG, ["say either --config"]),
     "serve no model file": ("serve --embedded gone.onnx", MODEL, ["no model file gone.onnx", "name an ONNX file"]),
     "serve without its profile": (EMBEDDED + "--profile empty", PROFILE, ["empty holds no profile", "guard calibrate"]),
@@ -171,7 +178,9 @@ MISTAKES = {
         ["can't listen on 192.0.2.1:8011", "not one of this machine", "set --address to another"],
     ),
     "an option misspelt": (EMBEDDED + "--adress 127.0.0.1:80", CONFIG, ["--adress", "--address"]),
-    "serve a broken model": ("serve --embedded broken.onnx", MODEL, ["can't load broken.onnx", "export it again"]),
+    "serve a broken model": (
+        "serve --embedded broken.onnx", MODEL, [r"can't load broken.onnx: .*[^.]\. Check that", "export it again"]
+    ),
     "a file that is no image": (CALIBRATE + "junk", DATA, ["junk/1.png can't be read as an image", "remove it"]),
     "a text for data": (
         CALIBRATE + "text.npz", DATA,

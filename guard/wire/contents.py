@@ -76,8 +76,7 @@ def read_inputs(header: ModelInferRequest, raw: Sequence[memoryview]) -> tuple[W
         raise MalformedRequest("the request mixes raw_input_contents with typed contents; use one of them")
     if len(raw) != len(inputs):
         raise MalformedRequest(
-            f"the request has {len(raw)} raw_input_contents for {counted(len(inputs), 'input')}; send one for "
-            "each"
+            f"the request has {len(raw)} raw_input_contents for {counted(len(inputs), 'input')}; send one for each"
         )
     return tuple(map(_raw_tensor, inputs, raw))
 

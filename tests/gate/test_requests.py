@@ -89,7 +89,7 @@ async def test_no_model_named(start: Start, unlisted: Unlisted) -> None:
 
 
 BAD = [
-    (request(*[CLEAN] * 17), MalformedRequest, "holds 17 items and Guard screens 16 at most: send smaller batches"),
+    (request(*[CLEAN] * 17), MalformedRequest, "holds 17 items, and Guard screens 16 at most: send smaller batches"),
     (request(CLEAN, (float("nan"), 1.0)), NonFiniteInput, "at item 1 of 2"),
     (InferRequest("digits", "", "", ()), MalformedRequest, "exactly one input, named 'input'"),
     (replace(request(CLEAN), content_type="pd"), MalformedRequest, "asks for content_type 'pd'; leave that out"),

@@ -157,7 +157,7 @@ class TestShieldedCalls:
         upstream.release.clear()
         with pytest.raises(DeadlineExceeded):
             await shielded.call(self.infer(0.05))
-        with pytest.raises(Overloaded, match="still works on 1 requests whose clients have left"):
+        with pytest.raises(Overloaded, match="still works on 1 request whose clients have left"):
             await shielded.call(self.infer(None))
         (abandoned,) = shielded._abandoned
         upstream.release.set()

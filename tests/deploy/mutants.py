@@ -133,12 +133,13 @@ def _matchers(expr: str) -> Iterator[tuple[str, str]]:
 
 
 def _together(expr: str) -> Iterator[tuple[str, str]]:
-    """Deployments of different namespaces taken for one."""
+    """Namespaces, their deployments, or pods at one address taken for one."""
     for found in re.finditer(r"(?:by|on) \([^)]*\)", expr):
-        fewer = re.sub(r", namespace\b|\bnamespace, ", "", found[0])
-        if fewer != found[0]:
-            what = f"{expr[max(found.start() - 30, 0) : found.end()]} without `namespace`"
-            yield what, expr[: found.start()] + fewer + expr[found.end() :]
+        for label in ("namespace", "deployment", "pod"):
+            fewer = re.sub(rf", {label}\b|\b{label}, ", "", found[0])
+            if fewer != found[0]:
+                what = f"{expr[max(found.start() - 30, 0) : found.end()]} without `{label}`"
+                yield what, expr[: found.start()] + fewer + expr[found.end() :]
 
 
 def _other_end(expr: str) -> Iterator[tuple[str, str]]:

@@ -13,10 +13,11 @@ import pytest
 from tests.deploy.alert_apart import APART
 from tests.deploy.alert_case import Case, as_promtool
 from tests.deploy.alert_cases import CASES as TOGETHER
+from tests.deploy.alert_rollouts import ROLLOUTS
 from tests.deploy.mutants import Mutant, Rule, mutants, needed
 from tests.deploy.rules import ROOT, RULES, groups, needs_promtool, rules, without_annotations
 
-CASES = [*TOGETHER, *APART]
+CASES = [*TOGETHER, *APART, *ROLLOUTS]
 CATALOGUES = ("technique", "atlas", "owasp_ml", "nist_aml")
 # ATLAS 5.6, OWASP Machine Learning Security Top 10 (2023) and NIST AI 100-2 E2025, as they were looked up: the latter
 # two have nothing for somebody who goes round a guard to the model's own interface.

@@ -1,0 +1,117 @@
+"""Alerts where Guards come and go: deployments beside each other, pods that are replaced, restarts, slow starts."""
+
+from __future__ import annotations
+
+from tests.deploy.alert_case import Case
+from tests.deploy.alert_series import GONE, Series, alive, at, failures, inferences, labelled, mode, self_tested
+
+_DIGITS, _JOB = {"job": "guard", "model": "digits"}, {"job": "guard"}
+_FAST, _SLOW = _JOB | {"burn": "fast", "severity": "critical"}, _JOB | {"burn": "slow", "severity": "warning"}
+_LEFT = mode(GONE, "0x20 stale")
+_TAKEN_AWAY = mode(GONE, "0x20 stale", GONE)
+_WITHOUT = {"guard_build_info{version='1'}": "_x18 1x42"}
+"""A Guard that knows no such model, since shortly before others ended."""
+
+
+def _pod(deployment: str, pod: str, address: str, series: Series) -> Series:
+    return labelled("deployment", deployment, labelled("pod", f"{deployment}-{pod}", at(address, series)))
+
+
+def _wanted(namespace: str, deployment: str, replicas: str) -> Series:
+    """What kube-state-metrics says of a deployment."""
+    labels = f"job='kube-state-metrics',namespace='{namespace}',deployment='{deployment}'"
+    return {f"kube_deployment_spec_replicas{{{labels}}}": replicas}
+
+
+def _alive(deployment: str, address: str, up: str, guard: str) -> Series:
+    return alive(up, guard, f"namespace='a',deployment='{deployment}',instance='{address}'")
+
+
+_CARS = {name.replace("digits", "cars"): values for name, values in mode("1x60").items()}
+_DIGITS_GONE, _CARS_LIVE = _alive("digits", "a:9011", GONE, GONE), _alive("cars", "b:9011", "1x60", "1x60")
+_OTHERS_WANTED = _wanted("a", "boats", "0x60") | _wanted("b", "digits", "0x60")
+_OF_DIGITS = _JOB | {"namespace": "a", "deployment": "digits"}
+_TWICE = "0+6000x20 3000+6000x6 3000+6000x40"
+"""Two restarts: of the 6000 that a minute has the counter doesn't show 3000."""
+
+ROLLOUTS = [
+    Case(
+        "GuardNotEnforcing",
+        "the deployment that had the model was taken away, another goes on",
+        _pod("digits", "old", "a:9011", _TAKEN_AWAY) | _pod("cars", "old", "b:9011", _CARS),
+        45,
+    ),
+    Case(
+        "GuardNotEnforcing",
+        "its pods were replaced by such as have no such model, while another deployment has it",
+        _pod("digits", "old", "a:9011", _TAKEN_AWAY)
+        | _pod("digits", "new", "c:9011", _WITHOUT)
+        | _pod("cars", "old", "b:9011", mode("1x60")),
+        45,
+        (_DIGITS | {"deployment": "digits"},),
+    ),
+    Case(
+        "GuardNotEnforcing",
+        "it left the policy of one pod of two",
+        _pod("digits", "one", "a:9011", _LEFT) | _pod("digits", "two", "b:9011", mode("1x60")),
+        45,
+        (_DIGITS | {"deployment": "digits"},),
+    ),
+    Case(
+        "GuardNotEnforcing",
+        "a pod of another deployment got the address that one had",
+        _pod("digits", "old", "a:9011", _TAKEN_AWAY)
+        | _pod("digits", "two", "b:9011", mode("1x60"))
+        | _pod("cars", "new", "a:9011", _WITHOUT),
+        45,
+    ),
+    Case(
+        "GuardDown",
+        "a deployment of two in one namespace is gone",
+        _DIGITS_GONE | _CARS_LIVE | _OTHERS_WANTED | _wanted("a", "digits", "2x60"),
+        45,
+        (_OF_DIGITS,),
+    ),
+    Case(
+        "GuardDown",
+        "no replicas of it are wanted",
+        _DIGITS_GONE | _CARS_LIVE | _wanted("a", "digits", "2x20 0x40"),
+        45,
+    ),
+    Case(
+        "GuardDown",
+        "one is down, and another deployment of its namespace is gone",
+        _DIGITS_GONE | _alive("cars", "b:9011", "1x10 0x60", "1x10 stale"),
+        45,
+        (_OF_DIGITS, _OF_DIGITS | {"deployment": "cars", "instance": "b:9011"}),
+    ),
+    Case("GuardBypassSuspected", "Guard restarted twice", inferences("0+6000x67", "digits@1", call=_TWICE), 35),
+    Case(
+        "GuardBypassSuspected",
+        "some in ten minutes, and Guard restarted twice",
+        inferences("0+9000x67", "digits@1", call=_TWICE),
+        35,
+        ({"model": "digits"},),
+    ),
+    Case("GuardSelfTestFailing", "it just began, and not yet", self_tested("_x30 0x30", 60), 40),
+    Case(
+        "GuardSelfTestFailing",
+        "it began long ago, and not yet",
+        self_tested("_x10 0x50", 60),
+        40,
+        (_DIGITS | {"instance": "a:9011"},),
+    ),
+    Case(
+        "GuardErrorBudgetBurn",
+        "five requests of few",
+        failures("0+1x100", unscreened_fault="0x74 1x4 2x4 3x4 4x4 5x5"),
+        95,
+    ),
+    Case(
+        "GuardErrorBudgetBurn",
+        "an eighth of few requests",
+        failures("0+2x100", unscreened_fault="0+0.25x100"),
+        95,
+        (_FAST, _SLOW),
+    ),
+]

@@ -12,10 +12,9 @@ from typing import Any
 with warnings.catch_warnings():
     # The SDK would rather have its second schema, which older Grafanas don't read; the first is read by all.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, timeseries
+    from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
     from grafana_foundation_sdk.models.common import BigValueTextMode, DataSourceRef, ScaleDistribution
     from grafana_foundation_sdk.models.dashboard import DynamicConfigValue, VariableOption
-    from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from guard.observe.families import P_VALUE_BUCKETS
 
@@ -24,7 +23,10 @@ MODEL = 'model=~"$model"'
 RATE = "[$__rate_interval]"
 P_VALUES = f'{MODEL},detector="combined"'
 EXPECTED = "expected"
-"""The legend of the line that clean traffic keeps to."""
+"""The legend of the line that clean traffic keeps to, or how those of several begin."""
+
+BANDS = {0.05: "#a50026", 0.1: "#d73027", 0.25: "#f46d43", 0.5: "#fdae61", 0.75: "#fee090", 1.0: "#ffffcc"}
+"""Colours of the p-values up to each of these, from the bound before."""
 
 Lines = Sequence[tuple[str, str]]
 """Expressions, each with the name of its lines in the legend."""
@@ -54,8 +56,7 @@ def lines(title: str, about: str, queries: Lines, unit: str = "short", span: int
     for expression, legend in queries:
         panel = panel.with_target(_query(expression, legend))
         if legend == EXPECTED:
-            dashed = DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash"})
-            panel = panel.override_by_name(EXPECTED, [dashed])
+            panel = panel.override_by_name(EXPECTED, _looks({"custom.lineStyle": {"fill": "dash"}}))
     return panel
 
 
@@ -66,36 +67,56 @@ def occasional(title: str, about: str, rate: str, by: str, unit: str) -> Any:
 
 
 def p_value_map() -> Any:
-    """How p-values are spread over time."""
-    query = _query(f"sum by (le) (increase(guard_detector_pvalue_ratio_bucket{{{P_VALUES}}}{RATE}))", "{{le}}")
-    return (
-        heatmap.Panel()
-        .title("p-values")
-        .description("On clean traffic as many as a bucket is wide: 5 % up to 0.05. An attack is a band at the bottom.")
-        .datasource(SOURCE)
-        .height(8)
-        .span(12)
-        .with_target(query.format(PromQueryFormat.HEATMAP))
-    )
+    """How p-values are spread over time, in colours that end on dashed lines where they are as is expected.
+
+    Grafana's heat map has no place for a line, so the colours are areas between lines.
+    """
+    of_all, up_to = _p_values("15m")
+    panel = lines(
+        "p-values",
+        "Share of inputs up to each. On clean traffic each colour ends at its dashed line; an attack lifts the lowest",
+        [
+            *((f"{up_to[bound]} / ({of_all} > 0)", f"up to {bound:g}") for bound in BANDS),
+            *((f"vector({bound:g})", f"{EXPECTED} {bound:g}") for bound in list(BANDS)[:-1]),
+        ],
+        "percentunit",
+    ).max(1)
+    for below, (bound, colour) in zip((None, *BANDS), BANDS.items(), strict=False):
+        look: dict[str, Any] = {"color": {"mode": "fixed", "fixedColor": colour}, "custom.fillOpacity": 70}
+        if below is not None:
+            look["custom.fillBelowTo"] = f"up to {below:g}"
+        panel = panel.override_by_name(f"up to {bound:g}", _looks(look))
+    expected = {
+        "color": {"mode": "fixed", "fixedColor": "text"},
+        "custom.lineStyle": {"fill": "dash"},
+        "custom.fillOpacity": 0,
+        "custom.hideFrom": {"legend": True, "tooltip": False, "viz": False},
+    }
+    return panel.override_by_regexp(f"/^{EXPECTED} /", _looks(expected))
 
 
 def p_value_bands() -> Any:
-    """The same beside the line that is expected, which a heat map has no place for."""
-    of_all = f"sum(increase(guard_detector_pvalue_ratio_count{{{P_VALUES}}}[15m]))"
-    up_to = {
-        bound: f'sum(increase(guard_detector_pvalue_ratio_bucket{{{P_VALUES},le="{bound}"}}[15m]))'
-        for bound in P_VALUE_BUCKETS
-    }
+    """The same over what is expected, for which a hundredth of the inputs is enough to be seen."""
+    of_all, up_to = _p_values("15m")
     bands: list[tuple[str, str]] = [("vector(1)", EXPECTED)]
     for low, high in pairwise((0.0, *P_VALUE_BUCKETS)):
         within = f"({up_to[high]} - {up_to[low]})" if low else up_to[high]
         bands.append((f"{within} / ({of_all} > 0) / {high - low:.3g}", f"{low:g} to {high:g}"))
-    panel = lines(
-        "p-values over what is expected", "The heat map's bands, each over its width, in a quarter of an hour", bands
-    )
+    panel = lines("p-values over what is expected", "Each band's share over its width, in a quarter of an hour", bands)
     # An attack has a thousand times what is expected in the lowest band, and nothing in the highest.
     scale = common.ScaleDistributionConfig().type(ScaleDistribution.SYMLOG).log(10).linear_threshold(1)
     return panel.scale_distribution(scale)
+
+
+def _p_values(window: str) -> tuple[str, dict[float, str]]:
+    """How many there were, and how many up to each bound."""
+    bucket = f'increase(guard_detector_pvalue_ratio_bucket{{{P_VALUES},le="%s"}}[{window}])'
+    of_all = f"sum(increase(guard_detector_pvalue_ratio_count{{{P_VALUES}}}[{window}]))"
+    return of_all, {bound: f"sum({bucket % bound})" for bound in P_VALUE_BUCKETS}
+
+
+def _looks(values: Mapping[str, Any]) -> list[DynamicConfigValue]:
+    return [DynamicConfigValue(id_val=name, value=value) for name, value in values.items()]
 
 
 def board(uid: str, title: str, about: str, rows: Mapping[str, Sequence[Any]]) -> dashboard.Dashboard:

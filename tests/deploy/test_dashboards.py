@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from deploy.grafana import dashboards
+from deploy.grafana.parts import EXPECTED
 from guard.observe.families import P_VALUE_BUCKETS
 from tests.deploy.rules import RULES, needs_promtool
 from tests.deploy.test_names import queries
@@ -65,24 +66,64 @@ def test_what_a_person_needs(name: str) -> None:
 @pytest.mark.parametrize(("tail", "expected"), [(0.05, 1.0), (0.4, 8.0)], ids=["clean", "attack"])
 def test_bands_of_p_values_lie_on_the_line_that_is_expected(tail: float, expected: float, tmp_path: Path) -> None:
     """Where p-values are spread evenly every band is at 1; with eight times the tail the bands up to 0.05 are at 8."""
-    panels = json.loads(FILES["guard-attacks.json"])["panels"]
-    (bands,) = (panel["targets"] for panel in panels if panel["title"] == "p-values over what is expected")
+    bands = panel("p-values over what is expected")["targets"]
     assert bands[0]["expr"] == "vector(1)"
     assert [band["legendFormat"] for band in bands[1:]] == [
         f"{low:g} to {high:g}" for low, high in pairwise((0.0, *P_VALUE_BUCKETS))
     ]
-    name, labels = "guard_detector_pvalue_ratio", "model='digits',detector='combined'"
-    below = {
-        bound: tail / 0.05 * bound if bound <= 0.05 else 1 - (1 - bound) / 0.95 * (1 - tail)
-        for bound in P_VALUE_BUCKETS
-    }
-    series = {f"{name}_bucket{{{labels},le='{bound}'}}": share for bound, share in below.items()} | {
-        f"{name}_count{{{labels}}}": 1.0
-    }
     rest = round((1 - tail) / 0.95, 3)
     wanted = [expected if high <= 0.05 else rest for high in P_VALUE_BUCKETS]
     looks = [(band["expr"], "{}", value) for band, value in zip(bands[1:], wanted, strict=True)]
-    holds(looks, {key: f"0+{1000 * share:g}x30" for key, share in series.items()}, ".+", tmp_path)
+    holds(looks, p_values(tail), ".+", tmp_path)
+
+
+@needs_promtool
+@pytest.mark.parametrize("tail", [0.05, 0.4], ids=["clean", "attack"])
+def test_areas_of_p_values_end_on_the_lines_that_are_expected(tail: float, tmp_path: Path) -> None:
+    """In one picture: where p-values are spread evenly each area ends on its dashed line, and above it in an attack.
+
+    Each area goes down to the next, and the lowest to nothing.
+    """
+    shown = panel("p-values")
+    named = {target["legendFormat"]: target["expr"] for target in shown["targets"]}
+    areas, lines = ({k: v for k, v in named.items() if k.startswith(kind)} for kind in ("up to", EXPECTED))
+    bounds = [float(name.split()[-1]) for name in areas]
+    assert bounds == sorted(bounds)
+    assert bounds[-1] == 1
+    assert lines == {f"{EXPECTED} {bound:g}": f"vector({bound:g})" for bound in bounds[:-1]}
+    looks = {
+        override["matcher"]["options"]: {each["id"]: each["value"] for each in override["properties"]}
+        for override in shown["fieldConfig"]["overrides"]
+    }
+    assert [looks[name].get("custom.fillBelowTo") for name in areas] == [None, *list(areas)[:-1]]
+    assert looks[f"/^{EXPECTED} /"]["custom.lineStyle"] == {"fill": "dash"}
+    wanted = [round(below(bound, tail), 3) for bound in bounds]
+    assert (wanted == bounds) == (tail == 0.05)
+    holds(
+        [(expr, "{}", value) for expr, value in zip(areas.values(), wanted, strict=True)],
+        p_values(tail),
+        ".+",
+        tmp_path,
+    )
+
+
+def panel(title: str) -> dict[str, Any]:
+    """A panel of the dashboard of attacks."""
+    (found,) = (each for each in json.loads(FILES["guard-attacks.json"])["panels"] if each["title"] == title)
+    return dict(found)
+
+
+def below(bound: float, tail: float) -> float:
+    """What share is up to a bound, where the p-values up to 0.05 and those above are spread evenly."""
+    return tail / 0.05 * bound if bound <= 0.05 else 1 - (1 - bound) / 0.95 * (1 - tail)
+
+
+def p_values(tail: float) -> dict[str, str]:
+    """A thousand p-values a minute, a share of them up to 0.05."""
+    name, labels = "guard_detector_pvalue_ratio", "model='digits',detector='combined'"
+    series = {f"{name}_bucket{{{labels},le='{bound}'}}": below(bound, tail) for bound in P_VALUE_BUCKETS}
+    series[f"{name}_count{{{labels}}}"] = 1.0
+    return {key: f"0+{1000 * share:g}x30" for key, share in series.items()}
 
 
 def holds(looks: list[tuple[str, str, float]], series: dict[str, str], model: str, folder: Path) -> None:

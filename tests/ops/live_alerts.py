@@ -51,7 +51,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     with (
         guarded(folder) as (sidecar, triton),
-        watching(folder, sidecar.admin_port, overhead_limit_s=cpu_limit_s(), triton=triton.metrics_address) as seen,
+        watching(folder, sidecar.admin_port, triton.metrics_address, overhead_limit_s=cpu_limit_s()) as seen,
     ):
         prometheus, receiver = seen
         wait_for(lambda: prometheus.value("guard_build_info") == 1 and prometheus.value('up{job="triton"}') == 1)

@@ -1,7 +1,8 @@
 """The dashboards' panels as pictures: a real Prometheus reads a real Guard and Triton, benign traffic, then attack.
 
 `make panels` writes docs/images/. There is no Grafana here, so each panel's expressions are evaluated by Prometheus,
-and drawn where the dashboard has the panel. Time is divided by ten, as in `make ops-test`.
+and drawn where the dashboard has the panel. Time is divided by ten. `make ops-test` does it in a greater hurry,
+and looks only whether a panel is empty.
 """
 
 from __future__ import annotations
@@ -37,9 +38,6 @@ DASHBOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
 PEOPLE = [f"127.0.0.{number}" for number in range(10, 18)]
 ATTACKERS = [f"127.0.1.{number}" for number in range(10, 14)]
 PROBER = ["127.0.1.20"]
-USUAL_S, BENIGN_S, ATTACK_S = 400.0, 90.0, 75.0
-"""Of benign traffic the last seconds are drawn: it takes an hour, 360 s of these, until there is something usual."""
-
 STEP_S = 1
 LATE_S = 10
 """What was there so long ago still is: on a busy machine the last readings are late."""
@@ -48,6 +46,19 @@ _COLUMNS, _ROW_PX, _COLUMN_PX, _DPI = 24, 34, 58, 100
 _MOST_LEGENDS = 12
 _HANDLE_PX, _LETTER_PX = 50, 4.5
 _VARIABLES = {"$__rate_interval": "15s", "$model": ".+"}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What time is divided by, and the seconds of benign traffic, of those that are drawn, and of the attack.
+
+    It takes an hour of divided time until there is something usual.
+    """
+
+    hurry: int = HURRY
+    usual_s: float = 400.0
+    benign_s: float = 90.0
+    attack_s: float = 75.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ class Watched:
     began_s: float
     attacked_s: float
     ended_s: float
+    hurry: int
 
     @property
     def seconds(self) -> float:
@@ -75,7 +87,7 @@ class Watched:
 
     def lines(self, target: dict[str, Any]) -> Iterator[Line]:
         """The series of an expression, over the whole time."""
-        expression = hurried(target["expr"])
+        expression = hurried(target["expr"], self.hurry)
         for variable, value in _VARIABLES.items():
             expression = expression.replace(variable, value)
         found = self.prometheus.ask(
@@ -109,7 +121,7 @@ def draw(board: dict[str, Any], watched: Watched) -> tuple[Figure, list[str]]:
     width, height = _COLUMNS * _COLUMN_PX, bottom * _ROW_PX
     figure, empty = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI), []
     figure.text(0.01, 1 - 0.9 / bottom, board["title"], size=16, weight="bold", va="center")
-    said = f"seconds, each for {HURRY}; a CPU that others use too; the attack begins at the dotted line"
+    said = f"seconds, each for {watched.hurry}; a CPU that others use too; the attack begins at the dotted line"
     figure.text(0.99, 1 - 0.9 / bottom, said, size=8, color="gray", va="center", ha="right")
     for panel in board["panels"]:
         place = panel["gridPos"]
@@ -136,11 +148,10 @@ def _panel(axes: Axes, panel: dict[str, Any], watched: Watched) -> bool:
     axes.tick_params(labelsize=6)
     axes.set_xlim(0, watched.seconds)
     axes.axvline(watched.attacked_s - watched.began_s, linestyle=":", color="red", linewidth=1)
-    if panel["type"] == "heatmap":
-        _heatmap(axes, shown)
-    else:
-        _timeseries(axes, shown, unit)
-    scale = panel["fieldConfig"]["defaults"].get("custom", {}).get("scaleDistribution", {})
+    _timeseries(axes, shown, unit, _areas(panel))
+    defaults = panel["fieldConfig"]["defaults"]
+    axes.set_ylim(top=defaults.get("max"))
+    scale = defaults.get("custom", {}).get("scaleDistribution", {})
     if scale.get("type") == "symlog":
         axes.set_yscale("symlog", base=scale["log"], linthresh=scale["linearThreshold"])
         axes.yaxis.set_major_formatter(lambda value, _: _unit(value, unit))
@@ -158,10 +169,28 @@ def _stat(axes: Axes, panel: dict[str, Any], now: list[Line]) -> bool:
     return bool(now)
 
 
-def _timeseries(axes: Axes, shown: list[Line], unit: str) -> None:
+def _areas(panel: dict[str, Any]) -> dict[str, tuple[str, str | None]]:
+    """Lines with a colour of their own, which is that of the area down to another, or to nothing, by their legends."""
+    found = {}
+    for override in panel["fieldConfig"]["overrides"]:
+        look = {each["id"]: each["value"] for each in override["properties"]}
+        if look.get("custom.fillOpacity"):
+            colour = look["color"]["fixedColor"]
+            found[override["matcher"]["options"]] = colour, look.get("custom.fillBelowTo")
+    return found
+
+
+def _timeseries(axes: Axes, shown: list[Line], unit: str, areas: dict[str, tuple[str, str | None]]) -> None:
+    by_legend = {line.legend: line for line in shown}
     for line in shown:
-        style = {"color": "black", "linestyle": "--"} if line.legend == EXPECTED else {}
-        axes.plot(line.times_s, line.values, linewidth=1, label=line.legend, **style)
+        style: dict[str, Any] = {"linewidth": 1}
+        if line.legend.startswith(EXPECTED):
+            style = {"linewidth": 0.8, "color": "black", "linestyle": "--"}
+        elif line.legend in areas:
+            style["color"], below = areas[line.legend]
+            down_to = np.zeros_like(line.values) if below is None else by_legend[below].values
+            axes.fill_between(line.times_s, down_to, line.values, alpha=0.7, color=style["color"], linewidth=0)
+        axes.plot(line.times_s, line.values, label=line.legend, **style)
     if shown:
         axes.set_ylim(bottom=min(0.0, *(np.nanmin(line.values) for line in shown if np.isfinite(line.values).any())))
     axes.yaxis.set_major_formatter(lambda value, _: _unit(value, unit))
@@ -176,47 +205,33 @@ def _timeseries(axes: Axes, shown: list[Line], unit: str) -> None:
 
 
 def _named(axes: Axes) -> tuple[list[Any], list[str]]:
+    """What the legend names: of several expected lines the first, as what these are."""
     handles, labels = axes.get_legend_handles_labels()
-    return handles[:_MOST_LEGENDS], labels[:_MOST_LEGENDS]
-
-
-def _heatmap(axes: Axes, shown: list[Line]) -> None:
-    """Counts by bucket, as Grafana makes of cumulative ones."""
-    bounds = sorted((line for line in shown), key=lambda line: float(line.legend))
-    times_s = np.unique(np.concatenate([line.times_s for line in bounds])) if bounds else np.zeros(0)
-    cumulative = np.zeros((len(bounds) + 1, len(times_s)))
-    for row, line in enumerate(bounds):
-        cumulative[row + 1, np.searchsorted(times_s, line.times_s)] = np.nan_to_num(line.values)
-    axes.imshow(
-        np.clip(np.diff(cumulative, axis=0), 0, None),
-        aspect="auto",
-        origin="lower",
-        cmap="Oranges",
-        interpolation="nearest",
-        extent=(times_s[0], times_s[-1], 0, len(bounds)) if len(times_s) else (0, 1, 0, 1),
-    )
-    axes.set_yticks(np.arange(len(bounds)) + 1, [line.legend for line in bounds])
+    expected = [label for label in labels if label.startswith(EXPECTED)]
+    named = [pair for pair in zip(handles, labels, strict=True) if pair[1] not in expected[1:]][:_MOST_LEGENDS]
+    return [handle for handle, _ in named], [EXPECTED if label in expected else label for _, label in named]
 
 
 @contextmanager
-def watch(sidecar: Sidecar, triton: Triton, folder: Path) -> Iterator[Watched]:
+def watch(sidecar: Sidecar, triton: Triton, folder: Path, pace: Pace) -> Iterator[Watched]:
     """Benign traffic, then an attack with perturbed inputs and one that probes around an input."""
     test, labels = digits.load_data().test
     attacks = digits.attack(digits.trained_network(), test, labels)
     rng = np.random.default_rng(0)
     probes = np.clip(test[:1] + rng.normal(0, 0.004, (400, *test.shape[1:])), 0, 1).astype(np.float32)
+    addresses = sidecar.admin_port, triton.metrics_address
     with (
-        watching(folder, sidecar.admin_port, overhead_limit_s=0.025, triton=triton.metrics_address) as (prometheus, _),
+        watching(folder, *addresses, overhead_limit_s=0.025, hurry=pace.hurry) as (prometheus, _),
         sending(sidecar.http_port, test, PEOPLE, pace_s=0.8),
     ):
-        threading.Event().wait(USUAL_S)
+        threading.Event().wait(pace.usual_s)
         attacked_s = time.time()
         with (
             sending(sidecar.http_port, attacks, ATTACKERS, pace_s=0.4),
             sending(sidecar.http_port, probes, PROBER, pace_s=0.3),
         ):
-            threading.Event().wait(ATTACK_S)
-            yield Watched(prometheus, attacked_s - BENIGN_S, attacked_s, time.time())
+            threading.Event().wait(pace.attack_s)
+            yield Watched(prometheus, attacked_s - pace.benign_s, attacked_s, time.time(), pace.hurry)
 
 
 def main() -> None:
@@ -225,7 +240,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        watched = stack.enter_context(watch(*stack.enter_context(guarded(folder)), folder))
+        watched = stack.enter_context(watch(*stack.enter_context(guarded(folder)), folder, Pace()))
         for path in DASHBOARDS:
             figure, empty = draw(json.loads(path.read_text()), watched)
             figure.savefig(IMAGES / f"{path.stem}.png")

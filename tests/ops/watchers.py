@@ -20,18 +20,18 @@ import yaml
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
 HURRY = 10
-"""Every duration in rules and configuration is divided by this; Prometheus reads and evaluates every second."""
+"""Every duration in rules and configuration is divided by so much; Prometheus reads and evaluates every second."""
 
 WAIT_S = 60.0
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _DURATION = r"([0-9]+)(ms|[smhdw])"
 
 
-def hurried(text: str) -> str:
+def hurried(text: str, hurry: int = HURRY) -> str:
     """Rules or a configuration with all durations divided."""
 
     def divided(found: re.Match[str]) -> str:
-        return f"{found[1]}{int(found[2]) * _UNITS_MS[found[3]] // HURRY}ms"
+        return f"{found[1]}{int(found[2]) * _UNITS_MS[found[3]] // hurry}ms"
 
     text = re.sub(rf"(\[|offset ){_DURATION}(?=\W)", divided, text)
     return re.sub(rf"(\b(?:for|keep_firing_for|group_wait|group_interval): ){_DURATION}\b", divided, text)
@@ -95,17 +95,17 @@ class Prometheus:
 
 @contextmanager
 def watching(
-    folder: Path, guard_port: int, *, overhead_limit_s: float, triton: str | None = None
+    folder: Path, guard_port: int, triton: str | None = None, *, overhead_limit_s: float, hurry: int = HURRY
 ) -> Iterator[tuple[Prometheus, Receiver]]:
     """Prometheus and Alertmanager, ready; `overhead_limit_s` is in place of the limit for a GPU.
 
     `triton` is where a Triton has its metrics, if there is one.
     """
-    rules = hurried((FOLDER / "guard.rules.yml").read_text()).replace("vector(0.025)", f"vector({overhead_limit_s})")
-    (folder / "guard.rules.yml").write_text(rules)
-    port, alerts_port = _free_port(), _free_port()
+    rules = hurried((FOLDER / "guard.rules.yml").read_text(), hurry)
+    (folder / "guard.rules.yml").write_text(rules.replace("vector(0.025)", f"vector({overhead_limit_s})"))
+    port, alerts_port = free_port(), free_port()
     with receiving() as (receiver, webhook_port), ExitStack() as stack:
-        alerting = yaml.safe_load(hurried((FOLDER / "alertmanager.yml").read_text()))
+        alerting = yaml.safe_load(hurried((FOLDER / "alertmanager.yml").read_text(), hurry))
         alerting["receivers"][0]["webhook_configs"][0]["url"] = f"http://127.0.0.1:{webhook_port}/"
         (folder / "alertmanager.yml").write_text(yaml.safe_dump(alerting))
         scraping = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
@@ -117,9 +117,9 @@ def watching(
             job["static_configs"][0]["targets"] = [target]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(scraping))
         own = [f"--storage.path={folder / 'alerts'}", "--cluster.listen-address="]
-        stack.enter_context(_running("prometheus-alertmanager", folder / "alertmanager.yml", alerts_port, own))
+        stack.enter_context(running("prometheus-alertmanager", folder / "alertmanager.yml", alerts_port, own))
         own = [f"--storage.tsdb.path={folder / 'series'}"]
-        stack.enter_context(_running("prometheus", folder / "prometheus.yml", port, own))
+        stack.enter_context(running("prometheus", folder / "prometheus.yml", port, own))
         yield Prometheus(port), receiver
 
 
@@ -137,7 +137,12 @@ def wait_for(holds: Callable[[], bool], *, within_s: float = WAIT_S) -> None:
 
 
 @contextmanager
-def _running(program: str, config: Path, port: int, options: list[str]) -> Iterator[None]:
+def running(program: Path | str, config: Path, port: int, options: list[str]) -> Iterator[None]:
+    """A watcher that listens on a port of this machine, once it is ready. Its log is beside its configuration.
+
+    Raises:
+        RuntimeError: it did not get ready.
+    """
     log = config.with_suffix(".log")
     with log.open("wb") as output:
         words = [program, f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}", *options]
@@ -158,7 +163,8 @@ def _answers(port: int) -> bool:
     return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port: int = bound.getsockname()[1]

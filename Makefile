@@ -14,6 +14,7 @@ TRITON_LANGUAGE := triton==3.9.0
 # Other servers that tests run, each in an environment of its own.
 SERVERS := mlserver kserve envoy
 BIN := $(VENV)/bin
+PROMETHEUS_3 := build/prometheus3
 SCHEMA := deploy/policy.schema.json
 # Its date is that of the last complete installation.
 INSTALLED := $(VENV)/.installed
@@ -53,8 +54,12 @@ example-triton: $(INSTALLED) triton ## Serve a model with a real Triton behind G
 example-kserve: $(INSTALLED) .venv-kserve ## Serve a model with KServe's Python server behind Guard, and attack it (minutes the first time)
 	@$(BIN)/python -m examples.kserve
 
-ops-test: $(INSTALLED) triton ray-test ## Calibrate on Ray; attack a Guard and go round it while a real Prometheus and Alertmanager watch (six minutes; Debian packages prometheus, prometheus-alertmanager)
-	@$(BIN)/pytest -s tests/ops/live_alerts.py
+ops-test: $(INSTALLED) triton ray-test ## Calibrate on Ray; attack a Guard and go round it while a real Prometheus and Alertmanager watch; ask what dashboards ask; build the image and have it guard (twenty minutes; Debian packages prometheus, prometheus-alertmanager, buildah, debootstrap)
+	@tests/ops/prometheus3.sh $(PROMETHEUS_3)
+	@echo "== rules and dashboards, by promtool 3"
+	@PATH="$(CURDIR)/$(PROMETHEUS_3)/usr/bin:$$PATH" $(BIN)/pytest tests/deploy/test_rules.py tests/deploy/test_dashboards.py
+	@echo "== live"
+	@$(BIN)/pytest -s -rs tests/ops/live_alerts.py tests/ops/live_histograms.py tests/ops/live_panels.py tests/ops/live_image.py
 
 metrics-table: $(INSTALLED) ## Write the table in docs/metrics.md from the metrics that Guard has
 	@PYTHONPATH=. $(BIN)/python docs/metrics_table.py

@@ -1,0 +1,133 @@
+"""The image is built as `make image BASE=debootstrap` builds it, and serves as a pod would have it serve.
+
+`make ops-test` runs it; it takes about five minutes, and downloads what it builds of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from guard import __version__
+from guard.profile import store
+from tests.ops.traffic import sending
+from tests.ops.watchers import free_port, wait_for
+from tests.support import digits
+from tests.support.profiles import digits_profile
+from tests.support.triton import Triton
+
+ROOT = Path(__file__).parents[2]
+MISSING = [name for name in ("buildah", "debootstrap") if shutil.which(name) is None]
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed (Debian packages): {', '.join(MISSING)}"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="debootstrap takes root"),
+    pytest.mark.timeout(3600),
+]
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Buildah with a store of its own, which is gone afterwards, and pip as it is configured here."""
+    images = tmp_path / "images"
+    config = tmp_path / "storage.conf"
+    config.write_text(f'[storage]\ndriver = "vfs"\ngraphroot = "{images}"\nrunroot = "{tmp_path / "run"}"\n')
+    mounted = [folder for folder in os.environ.get("PIP_FIND_LINKS", "").split() if Path(folder).is_dir()]
+    volumes = [f"{folder}:{folder}:ro" for folder in mounted]
+    if given := os.environ.get("PIP_CERT"):
+        volumes.append(f"{given}:{CERTIFICATES}:ro")
+    more = {"BUILDAH_VOLUMES": " ".join([*os.environ.get("BUILDAH_VOLUMES", "").split(), *volumes])}
+    yield os.environ | more | {"BASE": "debootstrap", "VARIANT": "cpu", "CONTAINERS_STORAGE_CONF": str(config)}
+    shutil.rmtree(images)
+
+
+def buildah(environment: dict[str, str], *words: str) -> str:
+    """What buildah answers."""
+    command = ["buildah", "--storage-driver", "vfs", *words]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@contextmanager
+def container(environment: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The image's own command as its own user, with a folder of the host where it looks for its policy."""
+    name = buildah(environment, "from", "--pull-never", f"localhost/guard:{__version__}")
+    facts: dict[str, Any] = json.loads(buildah(environment, "inspect", name))["OCIv1"]["config"]
+    assert facts["User"] == "65532:65532"
+    given = ["--isolation", "chroot", "--volume", f"{folder}:/etc/guard:ro", name, "--"]
+    command = ["buildah", "--storage-driver", "vfs", "run", *given, *facts["Entrypoint"], *facts["Cmd"]]
+    with (folder.parent / "guard.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def mounted(folder: Path, triton: Triton) -> dict[str, int]:
+    """Lay out a policy that rejects, and what it names, for any user to read: the ports."""
+    ports = {name: free_port() for name in ("address", "http_address", "admin_address")}
+    store.save(digits_profile(), folder / "profile")
+    shutil.copy(digits.onnx_file(), folder / "digits.onnx")
+    model = {"profile": "profile", "model": "digits.onnx", "mode": "enforce", "false_positive_rate": 0.02}
+    policy = {
+        "upstream": {"address": triton.address},
+        "listen": {name: f"127.0.0.1:{port}" for name, port in ports.items()},
+        "models": {"digits": model | {"screening_budget_s": 30.0}},
+    }
+    (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return ports
+
+
+def ready(port: int) -> bool:
+    """Whether it says so."""
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+def test_the_image_guards(environment: dict[str, str], tmp_path: Path) -> None:
+    """It is built, starts, finds a real Triton, and then lets benign inputs through and attacks not."""
+    built = subprocess.run(
+        [ROOT / "deploy" / "image" / "build.sh"], env=environment, check=False, capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+    assert f"guard {__version__}\nmade guard:{__version__}" in built.stdout
+    folder = tmp_path / "guard"
+    folder.mkdir()
+    triton = Triton(tmp_path, name="digits", onnx=digits.onnx_file())
+    triton.start()
+    try:
+        ports = mounted(folder, triton)
+        with container(environment, folder) as process:
+            wait_for(lambda: ready(ports["admin_address"]) or process.poll() is not None, within_s=120.0)
+            assert process.poll() is None, (tmp_path / "guard.log").read_text()[-3000:]
+            test, labels = digits.load_data().test
+            attacks = digits.attack(digits.trained_network(), test, labels)
+            benign, attacked = (_statuses(ports["http_address"], each[:60]) for each in (test, attacks))
+    finally:
+        triton.stop()
+    assert benign[200] > 0.8 * benign.total()
+    assert attacked[403] > 0.3 * attacked.total()
+
+
+def _statuses(port: int, images: np.ndarray) -> Counter[int]:
+    with sending(port, images, ["127.0.0.20"], pace_s=0.05) as statuses:
+        wait_for(lambda: statuses.total() >= len(images), within_s=300.0)
+    return statuses

@@ -40,7 +40,8 @@ def settings(guard_port: int) -> dict[str, Any]:
 
 def options() -> list[str]:
     """What the page says that it is started with."""
-    return re.findall(r"`(--enable-feature=[\w-]+)`", PAGE.read_text())
+    (feature,) = re.findall(r"the feature `([\w-]+)` enabled", PAGE.read_text())
+    return [f"--enable-feature={feature}"]
 
 
 def at(prometheus: Prometheus, expression: str, at_s: float) -> list[dict[str, Any]]:

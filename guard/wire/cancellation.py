@@ -13,7 +13,7 @@ from guard.pb.grpc_service_pb2 import ServerMetadataRequest, ServerMetadataRespo
 
 SERVER_METADATA = "/inference.GRPCInferenceService/ServerMetadata"
 
-_LOOKUP_TIMEOUT_S = 1.0
+_LOOKUP_TIMEOUT_S = 5.0
 # Triton 2.51 and older die of a storm of cancellations, and newer versions haven't been tried: none is listed.
 _SURVIVORS = frozenset({"guard-embedded", "kserve", "mlserver"})
 

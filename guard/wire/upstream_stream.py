@@ -21,7 +21,7 @@ _OVER = (asyncio.InvalidStateError, grpc.aio.AioRpcError, grpc.aio.BaseError)
 _STATUS_LOST = "Internal error from Core"
 """gRPC's words where a write failed because the server had ended the stream: what the server said is lost then."""
 
-_LOOKS, _LOOK_S = 5, 0.01
+_LOOKS, _LOOK_S = 20, 0.01
 """A stream may hear that its connection is lost before the connection does."""
 
 

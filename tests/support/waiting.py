@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+PATIENCE_S = 60.0
+"""For what is about to happen: a machine that does much else may stand still for seconds."""
 
-async def until(holds: Callable[[], Any], *, within_s: float = 5.0) -> None:
+
+async def until(holds: Callable[[], Any], *, within_s: float = PATIENCE_S) -> None:
     """Wait until something holds, be it asked at once or awaited.
 
     Raises:
@@ -20,7 +23,7 @@ async def until(holds: Callable[[], Any], *, within_s: float = 5.0) -> None:
             await asyncio.sleep(0.02)
 
 
-def wait_for(holds: Callable[[], object], *, within_s: float = 30.0) -> None:
+def wait_for(holds: Callable[[], object], *, within_s: float = PATIENCE_S) -> None:
     """Wait until something holds, where no loop runs.
 
     Raises:

@@ -13,10 +13,10 @@ import grpc
 
 from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
 from guard.values import Action, Decision, InferRequest, Mode, Verdict
+from tests.support.waiting import PATIENCE_S
 from tests.wire.parts import Decide, Running
 from tests.wire.stream_upstream import STREAM
 
-WAIT_S = 5.0
 MARKS = ("guard_verdict", "guard_id")
 
 Screen = Callable[[InferRequest], Awaitable[Decision]]
@@ -36,7 +36,7 @@ class Talk:
 
     async def hear(self) -> ModelStreamInferResponse:
         """The next answer."""
-        message = await self._read(WAIT_S)
+        message = await self._read(PATIENCE_S)
         assert isinstance(message, bytes), "the stream is over"
         return ModelStreamInferResponse.FromString(message)
 
@@ -61,7 +61,7 @@ class Talk:
     async def ended(self) -> tuple[grpc.StatusCode, str, dict[str, Any]]:
         """Wait for the end: status, message and trailing metadata."""
         with contextlib.suppress(grpc.aio.AioRpcError):
-            heard = await self._read(WAIT_S)
+            heard = await self._read(PATIENCE_S)
             assert heard is grpc.aio.EOF, heard
         return await self.call.code(), await self.call.details() or "", dict(await self.call.trailing_metadata())
 
@@ -143,6 +143,6 @@ def taken_bytes(guard: Running) -> int:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what has to happen."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - it happens in other tasks, which have no event for it
             await asyncio.sleep(0.005)

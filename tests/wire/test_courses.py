@@ -10,14 +10,13 @@ import pytest
 from guard.errors import MalformedRequest
 from guard.pb.grpc_service_pb2 import ModelInferResponse
 from guard.values import Action, Course, Mode, Verdict
+from tests.support.waiting import PATIENCE_S, until
 from tests.wire.parts import Decide, RecordingUpstream, Serve
-
-WAIT_S = 5.0
 
 
 async def soon(event: asyncio.Event) -> None:
     """Wait for what has to happen."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         await event.wait()
 
 
@@ -65,8 +64,7 @@ class TestBeside:
         upstream.release.set()
         await answer
         (finished,) = guard.metrics.finished
-        assert finished["duration_s"] > 0.3
-        assert finished["overhead_s"] < 0.1
+        assert 0 < finished["overhead_s"] <= finished["duration_s"] - 0.3
 
     @pytest.mark.parametrize("answered", [True, False])
     async def test_rejected(
@@ -157,7 +155,7 @@ class TestBehind:
         guard = await serve(decide(mode=Mode.SHADOW), course=Course.BEHIND)
         guard.screener.release.clear()
         await guard.call("ModelInfer", message)
-        stopping = asyncio.create_task(guard.server.stop(WAIT_S))
+        stopping = asyncio.create_task(guard.server.stop(PATIENCE_S))
         await asyncio.sleep(0.05)
         guard.screener.release.set()
         await stopping
@@ -172,8 +170,7 @@ class TestRoom:
         upstream.release.clear()
         guard = await serve(max_inflight_bytes=2 * len(message))
         first = [asyncio.create_task(guard.call("ModelInfer", message)) for _ in range(2)]
-        while len(upstream.inferred()) < 2:  # noqa: ASYNC110 - both are there in a moment
-            await asyncio.sleep(0.01)
+        await until(lambda: len(upstream.inferred()) == 2)
         refused = await guard.call("ModelInfer", message)
         assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "limits.max_inflight_bytes" in refused.message

@@ -13,6 +13,7 @@ from guard.errors import AddressUnusable
 from guard.values import Course, Mode
 from guard.wire.envoy.process import PROCESS
 from tests.support.certificates import Authority, Secret
+from tests.support.waiting import PATIENCE_S
 from tests.wire.envoy_parts import LISTEN, begin, body, envoy, head
 from tests.wire.parts import SERVICE, Decide, Running, Serve
 
@@ -27,7 +28,7 @@ async def test_mirrored(serve: Serve, decide: Decide, message: bytes) -> None:
     """A copy is judged behind, for the client that sent the original, and is not forwarded."""
     guard = await serve(decide(mode=Mode.SHADOW), listen=LISTEN, course=Course.BEHIND)
     assert await mirrored(guard, message, [("x-forwarded-for", "2001:db8::1")]) == b""
-    await asyncio.wait_for(guard.metrics.request_ended.wait(), 10)
+    await asyncio.wait_for(guard.metrics.request_ended.wait(), PATIENCE_S)
     assert guard.screener.clients == ["ipv6:%5B2001:db8::1%5D"]
     assert [each["protocol"] for each in guard.metrics.finished] == ["mirror"]
     assert guard.metrics.upstream == []
@@ -88,5 +89,5 @@ async def test_tls(serve: Serve, tmp_path: Path) -> None:
         options = (("grpc.use_local_subchannel_pool", 1),)
         address = f"127.0.0.1:{guard.server.envoy_port}"
         async with grpc.aio.secure_channel(address, credentials, options) as channel:
-            call = channel.unary_unary(f"{SERVICE}ServerReady")(b"", timeout=20.0)
+            call = channel.unary_unary(f"{SERVICE}ServerReady")(b"", timeout=PATIENCE_S)
             assert (await call.code()).name == expected

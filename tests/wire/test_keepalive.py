@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from guard.config import Limits
+from tests.support.waiting import PATIENCE_S
 from tests.wire.parts import RecordingUpstream, Serve
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -70,27 +71,27 @@ async def test_a_dead_upstream_is_noticed(
     serve: Serve, upstream: RecordingUpstream, line: Line, message: bytes
 ) -> None:
     """A call without deadline to a server that has vanished ends as UNAVAILABLE, after twice keepalive_s."""
-    guard = await serve(address=line.address, reach={"keepalive_s": 1, "unresponsive_s": 60.0})
+    guard = await serve(address=line.address, reach={"keepalive_s": 2, "unresponsive_s": 3 * PATIENCE_S})
     upstream.release.clear()
     call = guard.start_call("ModelInfer", message)
-    await asyncio.wait_for(upstream.started.wait(), 5.0)
+    await asyncio.wait_for(upstream.started.wait(), PATIENCE_S)
     line.alive.clear()
     began_s = time.monotonic()
-    assert await asyncio.wait_for(call.code(), 8.0) is grpc.StatusCode.UNAVAILABLE
+    assert await asyncio.wait_for(call.code(), PATIENCE_S) is grpc.StatusCode.UNAVAILABLE
     assert time.monotonic() - began_s > 0.9
 
 
 async def test_a_dead_client_is_noticed(serve: Serve, upstream: RecordingUpstream, message: bytes) -> None:
     """The call of a client that has vanished is cancelled: nobody works for the dead."""
-    guard, made = await serve(listen={"keepalive_s": 1}), Line()
+    guard, made = await serve(listen={"keepalive_s": 2}), Line()
     guard.screener.release.clear()
     await made.start(guard.address)
     try:
         async with grpc.aio.insecure_channel(made.address) as channel:
             call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(message)
-            await asyncio.wait_for(guard.screener.entered.wait(), 5.0)
+            await asyncio.wait_for(guard.screener.entered.wait(), PATIENCE_S)
             made.alive.clear()
-            await asyncio.wait_for(guard.screener.cancelled.wait(), 8.0)
+            await asyncio.wait_for(guard.screener.cancelled.wait(), PATIENCE_S)
             call.cancel()
     finally:
         await made.stop()
@@ -110,7 +111,7 @@ class Raw:
 
     async def receive(self, kind: int) -> bytes:
         """The next frame of a kind."""
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 head = await self._reader.readexactly(9)
                 payload = await self._reader.readexactly(int.from_bytes(head[:3]))
@@ -120,7 +121,7 @@ class Raw:
     async def ended(self) -> None:
         """Wait until the other side hangs up."""
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(PATIENCE_S):
                 while await self._reader.read(65536):
                     pass
 

@@ -13,6 +13,7 @@ from guard.errors import ConfigError
 from guard.pb.grpc_service_pb2 import DESCRIPTOR
 from guard.wire.methods import DENIED, PASSED, STREAM
 from guard.wire.server import GuardServer
+from tests.support.waiting import PATIENCE_S
 from tests.wire.parts import RecordingUpstream, Serve
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -94,8 +95,9 @@ class TestHealth:
         await until(NOT_SERVING)
         guard.readiness["ready"] = True
         await until(SERVING)
-        stopping = asyncio.create_task(guard.server.stop(0.5))
+        stopping = asyncio.create_task(guard.server.stop(PATIENCE_S))
         await until(NOT_SERVING)
+        watch.cancel()
         await stopping
 
     async def test_check(self, serve: Serve, free_address: str) -> None:
@@ -145,7 +147,7 @@ class TestBinding:
         call = guard.start_call("ModelInfer", message)
         answered = asyncio.ensure_future(call.code())
         await upstream.started.wait()
-        stopping = asyncio.create_task(guard.server.stop(10))
+        stopping = asyncio.create_task(guard.server.stop(PATIENCE_S))
         upstream.release.set()
         assert await answered is grpc.StatusCode.OK
         await stopping

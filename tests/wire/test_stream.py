@@ -12,6 +12,7 @@ from guard.errors import ModelNotListed
 from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
 from guard.values import Course, InferRequest, Mode
 from guard.wire.stream_judge import MAX_NAME_CHARACTERS
+from tests.support.waiting import PATIENCE_S
 from tests.wire.parts import Decide, Serve
 from tests.wire.stream_parts import ByValue, marks, talk, unmarked, until
 from tests.wire.stream_upstream import StreamingUpstream, request, response
@@ -36,7 +37,7 @@ class TestMessages:
         (metadata,) = streams.metadata
         assert metadata["traceparent"] == "t"
         assert "guard-id" not in metadata
-        await asyncio.wait_for(streams.half_closed.wait(), 5)
+        await asyncio.wait_for(streams.half_closed.wait(), PATIENCE_S)
 
     async def test_canonical(self, serve: Serve, streams: StreamingUpstream) -> None:
         """The upstream gets what was screened: no forged parameters, no unknown or split fields."""
@@ -225,7 +226,7 @@ class TestAccounts:
         await until(lambda: len(guard.metrics.upstream) == 2)
         assert [(each["model"], each["protocol"]) for each in guard.metrics.finished] == [("digits", "grpc")] * 2
         assert [each["decision"].id for each in guard.metrics.finished] == ["d-1", "d-2"]
-        assert all(0 < each["overhead_s"] <= each["duration_s"] < 5 for each in guard.metrics.finished)
+        assert all(0 < each["overhead_s"] <= each["duration_s"] < PATIENCE_S for each in guard.metrics.finished)
         assert len(set(guard.screener.ids)) == 2
         assert [(each["model"], each["code"]) for each in guard.metrics.upstream] == [("", "OK")] * 2
         assert guard.metrics.upstream[-1]["duration_s"] is None

@@ -7,8 +7,9 @@ import asyncio
 import grpc
 
 from guard.wire.stream import MAX_SCREENED
+from tests.support.waiting import PATIENCE_S
 from tests.wire.parts import Decide, Serve
-from tests.wire.stream_parts import WAIT_S, ByValue, marks, taken_bytes, talk, until
+from tests.wire.stream_parts import ByValue, marks, taken_bytes, talk, until
 from tests.wire.stream_upstream import StreamingUpstream, large, request
 
 
@@ -56,9 +57,10 @@ class TestUpstream:
         """What Guard itself still has to say is said before the end."""
         streams.release.clear()
         streams.answer, streams.ending = lambda _: [], (grpc.StatusCode.INTERNAL, "broken")
-        async with talk(await serve(ByValue(decide, rejected={2}), address=streams.address)) as client:
+        guard = await serve(ByValue(decide, rejected={2}), address=streams.address)
+        async with talk(guard) as client:
             await client.send(request(value=1), request("x", value=2))
-            await asyncio.sleep(0.1)
+            await until(lambda: len(guard.metrics.finished) == 2)
             streams.release.set()
             assert marks(await client.hear()) == ("adversarial", "d-2")
             assert (await client.ended())[:2] == streams.ending
@@ -104,7 +106,7 @@ class TestGuard:
             await busy.send(request("a"))
             await idle.send(request("b"))
             await until(lambda: len(streams.received) == 2)
-            stopping = asyncio.create_task(guard.server.stop(WAIT_S))
+            stopping = asyncio.create_task(guard.server.stop(PATIENCE_S))
             await asyncio.sleep(0.05)
             assert not stopping.done()
             streams.release.set()
@@ -113,7 +115,7 @@ class TestGuard:
                 code, message, _ = await client.ended()
                 assert code is grpc.StatusCode.UNAVAILABLE
                 assert "guard is stopping: open the stream again, and send what was not answered" in message
-            await asyncio.wait_for(stopping, 1)
+            await asyncio.wait_for(stopping, PATIENCE_S / 2)
 
     async def test_an_upstream_that_works_on_is_counted(self, serve: Serve, streams: StreamingUpstream) -> None:
         """Streams whose clients left are bounded as calls are, where the upstream may not hear of it."""

@@ -20,7 +20,7 @@ from guard.pb.grpc_service_pb2 import ModelInferRequest
 from guard.transport import ListenTls
 from guard.wire.tls import name_of_peer, server_context
 from tests.support.certificates import DAY, Authority, Pair, Secret
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 from tests.wire.parts import Running, Serve
 
 ENDED = timedelta(seconds=-1)
@@ -66,7 +66,7 @@ async def code_for(guard: Running, credentials: grpc.ChannelCredentials | None) 
     else:
         made = grpc.aio.secure_channel(guard.address, credentials, options)
     async with made as channel:
-        call = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"", timeout=5.0)
+        call = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"", timeout=PATIENCE_S)
         return await call.code()
 
 
@@ -77,7 +77,7 @@ async def shown_at(port: int, authority: Authority) -> int:
         context = ssl.create_default_context(cadata=authority.certificate.decode())
         context.set_alpn_protocols(["h2", "http/1.1"])
         with (
-            socket.create_connection(("127.0.0.1", port), 5.0) as bare,
+            socket.create_connection(("127.0.0.1", port), PATIENCE_S) as bare,
             context.wrap_socket(bare, server_hostname="guard.example") as wrapped,
         ):
             return x509.load_der_x509_certificate(wrapped.getpeercert(binary_form=True)).serial_number

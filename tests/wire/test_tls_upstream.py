@@ -16,7 +16,7 @@ from guard.config import Cancellation, Upstream
 from guard.credentials import LOOK_INTERVAL_S
 from guard.errors import FileUnusable
 from tests.support.certificates import Authority, Secret
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 from tests.wire.parts import RecordingUpstream, Serve
 
 READY = "/inference.GRPCInferenceService/ServerReady"
@@ -107,7 +107,7 @@ async def test_a_new_certificate(
     guard = await serve(address=secured.address, reach=tls(client))
     secured.release.clear()
     running = guard.start_call("ModelInfer", message)
-    await asyncio.wait_for(secured.started.wait(), 5.0)
+    await asyncio.wait_for(secured.started.wait(), PATIENCE_S)
     client.replace(**authority.issue(common="second").files, ca=authority.certificate)
     await asyncio.sleep(1.2 * LOOK_INTERVAL_S)
     late = guard.start_call("ModelInfer", message)
@@ -130,7 +130,7 @@ async def test_threads_use_the_same(secured: NamingUpstream, client: Secret, aut
     """The connection of Guard's own evaluations has the same certificates, and takes up new ones."""
 
     def identity() -> bytes:
-        return bytes(channel.call(READY, b"", bytes, 5.0))
+        return bytes(channel.call(READY, b"", bytes, PATIENCE_S))
 
     with closing(Channel(Link(Upstream(address=secured.address, **tls(client))))) as channel:
         await asyncio.to_thread(identity)
@@ -158,7 +158,7 @@ class TestSecret:
         await guard.call("ModelInfer", message, metadata=forged)
         await guard.call("ModelConfig", metadata=forged)
         with closing(Channel(Link(Upstream(address=upstream.address, **reach)))) as channel:
-            await asyncio.to_thread(channel.call, READY, b"", bytes, 5.0)
+            await asyncio.to_thread(channel.call, READY, b"", bytes, PATIENCE_S)
         assert {call.method for call in upstream.received} == {
             "ServerMetadata",
             "ModelInfer",

@@ -35,6 +35,9 @@ _LAST_BYTES_S = 5.0
 _FAREWELL_S = 0.2
 """For so long before the end, answers tell clients to close their connections: who finds one closed loses a request."""
 
+_TURNS_TO_HEAR = 10
+"""In so many turns of the event loop at least: it may be Guard that stands still meanwhile."""
+
 _TURNS_TO_BEGIN = 3
 _POLL_S = 0.02
 
@@ -74,7 +77,8 @@ class RestServer:
         ends_s = time.monotonic() + grace_s
         await _stop_accepting(server, listener)
         self._app.closing = True
-        await asyncio.sleep(min(grace_s, _FAREWELL_S))
+        for _ in range(_TURNS_TO_HEAR):
+            await asyncio.sleep(min(grace_s, _FAREWELL_S) / _TURNS_TO_HEAR)
         state = server.server_state
         for connection in list(state.connections):
             connection.shutdown()

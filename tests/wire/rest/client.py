@@ -12,7 +12,9 @@ from typing import Any, Self
 
 import h11
 
-TIMEOUT_S = 10.0
+from tests.support.waiting import PATIENCE_S
+
+TIMEOUT_S = PATIENCE_S
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,9 @@ async def test_an_answer_that_nobody_takes(
         connection.begin("POST", INFER, len(text))
         connection.send(h11.Data(data=text))
         await guard.metrics.request_ended.wait()
-        await asyncio.sleep(0.5)
+        assert guard.server._running is not None
+        connections = guard.server._running[0].server_state.connections
+        await until(lambda: not connections)
         received = 0
         async with asyncio.timeout(TIMEOUT_S):
             try:

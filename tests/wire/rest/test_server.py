@@ -19,6 +19,7 @@ from guard.errors import AddressUnusable, NonFiniteInput
 from guard.transport import ListenTls
 from guard.wire.server import GuardServer
 from tests.support.certificates import Authority
+from tests.support.waiting import PATIENCE_S, until
 from tests.wire.parts import FixedScreener, RecordedMetrics
 from tests.wire.rest.client import ask, connected
 from tests.wire.rest.conftest import MethodicalUpstream, StartRest
@@ -69,7 +70,7 @@ async def test_stop_waits(rest: StartRest, upstream: MethodicalUpstream, tensor:
     upstream.release.clear()
     running = asyncio.create_task(guard.infer(tensor))
     await upstream.started.wait()
-    stopping = asyncio.create_task(guard.server.stop(5.0))
+    stopping = asyncio.create_task(guard.server.stop(PATIENCE_S))
     while True:
         try:
             await ask(guard.port, "GET", "/nothing")
@@ -86,17 +87,17 @@ async def test_no_request_is_lost(rest: StartRest) -> None:
     """Clients that ask again and again are told to close before their connections are: none finds its own shut."""
     guard = await rest()
 
-    async def ask_until_told() -> int:
-        asked = 0
+    asked = [0] * 8
+
+    async def ask_until_told(client: int) -> None:
         async with connected(guard.port) as connection:
             while "connection" not in (await connection.ask("GET", "/nothing")).headers:
-                asked += 1
-        return asked
+                asked[client] += 1
 
-    clients = [asyncio.create_task(ask_until_told()) for _ in range(8)]
-    await asyncio.sleep(0.1)
-    await guard.server.stop(5.0)
-    assert min(await asyncio.gather(*clients)) > 0
+    clients = [asyncio.create_task(ask_until_told(client)) for client in range(len(asked))]
+    await until(lambda: all(asked))
+    await guard.server.stop(PATIENCE_S)
+    await asyncio.gather(*clients)
 
 
 async def test_stop_does_not_wait_for_ever(
@@ -107,7 +108,7 @@ async def test_stop_does_not_wait_for_ever(
     upstream.release.clear()
     running = asyncio.create_task(guard.infer(tensor))
     await upstream.started.wait()
-    async with asyncio.timeout(2.0):
+    async with asyncio.timeout(PATIENCE_S / 2):
         await guard.server.stop(0.2)
     with pytest.raises((ConnectionError, h11.RemoteProtocolError)):
         await running
@@ -118,8 +119,8 @@ async def test_idle_connections_end(rest: StartRest) -> None:
     guard = await rest()
     async with connected(guard.port) as connection:
         await connection.ask("GET", "/nothing")
-        async with asyncio.timeout(2.0):
-            await guard.server.stop(60.0)
+        async with asyncio.timeout(PATIENCE_S / 2):
+            await guard.server.stop(PATIENCE_S)
         assert await connection.closed()
 
 

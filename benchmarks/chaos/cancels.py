@@ -17,7 +17,7 @@ from guard.embedded import EmbeddedServer
 _AT_ONCE = 32
 _WARM_UP = 0.2
 _RISE_MB = 20
-_QUIET_S = 20.0
+_QUIET_S = 60.0
 _TRIES = 10
 """One in forty is cancelled just while the server has it: of few requests it may be none."""
 

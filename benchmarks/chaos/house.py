@@ -28,7 +28,10 @@ LIMIT_BYTES = 16 * 1024 * 1024
 """The largest message of the Guard that many rows share."""
 
 UNRESPONSIVE_S = 0.8
-"""Its patience: a server that is stopped has to show within a second."""
+"""The patience of the Guard whose server is stopped, which has to show within a second."""
+
+PATIENCE_S = 20.0
+"""Of all others: what shares the processors with the server makes it no less alive."""
 
 _MB = 1024 * 1024
 _START_S = 60.0
@@ -195,7 +198,7 @@ class House:
     def common(self) -> Guard:
         """A Guard that many rows share, started when the first asks for it."""
         if "common" not in self.shared:
-            upstream = {"max_message_bytes": LIMIT_BYTES, "unresponsive_s": UNRESPONSIVE_S}
+            upstream = {"max_message_bytes": LIMIT_BYTES}
             self.shared["common"] = self.held.enter_context(self.guard("common", upstream=upstream))
         return self.shared["common"]
 
@@ -224,7 +227,7 @@ class House:
             "queries": "skip",
             "screening_budget_s": 2.0,
         }
-        upstream = {"address": self.triton.address}
+        upstream = {"address": self.triton.address, "unresponsive_s": PATIENCE_S}
         return Guard(self.folder, "heavy", {"upstream": upstream, "models": {HEAVY.model: policy}, "limits": limits})
 
     def _settings(self, policy: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -236,7 +239,7 @@ class House:
             "queries": "skip",
             "screening_budget_s": 5.0,
         }
-        upstream = {"address": self.triton.address, **sections.get("upstream", {})}
+        upstream = {"address": self.triton.address, "unresponsive_s": PATIENCE_S, **sections.get("upstream", {})}
         models = {PAYLOAD.model: {**common, **policy}}
         return {**sections, "upstream": upstream, "models": models}
 

@@ -29,7 +29,8 @@ from benchmarks.console.traffic import attacked, sending
 from benchmarks.detection.subjects import SUBJECTS, Name
 from benchmarks.detection.workshop import Workshop
 from guard.offline.options import Options
-from tests.support.triton import Triton, free_ports
+from tests.support.ports import free_ports
+from tests.support.triton import Triton
 
 FOLDER: Final = Path(".cache") / "detection" / Name.MNIST
 PICTURES: Final = Path("docs") / "console"

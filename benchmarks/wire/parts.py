@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.envoy import envoy as real_envoy
+from tests.support.ports import free_ports
 
 _ENVOY = Path(__file__).parents[2] / ".venv-envoy" / "bin" / "envoy"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -92,7 +93,7 @@ def nginx(upstream: str, folder: Path) -> Iterator[Variant]:
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
         raise NotInstalled("nginx is not installed (on Debian: the package nginx-light)")
-    port = _free_port()
+    (port,) = free_ports(1)
     config = folder / "nginx.conf"
     config.write_text(_NGINX.format(folder=folder, port=port, upstream=upstream))
     with _process([program, "-p", str(folder), "-c", str(config)]) as process:
@@ -109,7 +110,7 @@ def envoy(upstream: str, folder: Path) -> Iterator[Variant]:
     """
     if not _ENVOY.is_file():
         raise NotInstalled("Envoy is not installed (make .venv-envoy)")
-    port = _free_port()
+    (port,) = free_ports(1)
     config = folder / "envoy.json"
     config.write_text(json.dumps(_envoy_config(port, upstream)))
     options = ("--disable-hot-restart", "--concurrency", "1", "--log-level", "error")
@@ -208,13 +209,6 @@ def _wait_until_ready(url: str) -> None:
             why = error.read().decode(errors="replace")
         time.sleep(0.1)
     raise RuntimeError(f"Guard is not ready: {why}")
-
-
-def _free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
 
 
 def _envoy_config(port: int, upstream: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import queue
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from tests.support.command import guard
 from tests.support.loop import LoopThread
 from tests.support.profiles import plain_profile
 from tests.support.sidecars import embedded, running, settings, wait_until
+from tests.support.waiting import wait_for
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 Send = Callable[["House", str, np.ndarray], str]
@@ -169,25 +169,18 @@ def test_an_attack_is_recorded(attacked: House, send: Send) -> None:
 def _recorded(house: House, image: np.ndarray) -> dict[str, Any]:
     """The first record of an image."""
     hashed = hashlib.sha256(image.tobytes()).hexdigest()
-    for _ in range(500):
-        for each in _records(house.folder):
-            if each["data"]["unmapped"]["guard"]["tensors"][0]["sha256"] == hashed:
-                return dict(each)
-        _pause()
-    raise AssertionError("there was no such record in time")
+    return _first(house, lambda each: each["data"]["unmapped"]["guard"]["tensors"][0]["sha256"] == hashed)
 
 
 def _named(house: House, uid: str) -> dict[str, Any]:
-    for _ in range(500):
-        found = [each for each in _records(house.folder) if each["id"] == uid]
-        if found:
-            return dict(found[0])
-        _pause()
-    raise AssertionError("there was no such record in time")
+    return _first(house, lambda each: each["id"] == uid)
 
 
-def _pause() -> None:
-    threading.Event().wait(0.02)
+def _first(house: House, sought: Callable[[Any], bool]) -> dict[str, Any]:
+    """The first such record, once it is written."""
+    found: list[Any] = []
+    wait_for(lambda: found or found.extend(filter(sought, _records(house.folder))))
+    return dict(found[0])
 
 
 def test_near_duplicates_are_one_group(attacked: House) -> None:
@@ -221,39 +214,22 @@ def test_every_field_is_there(attacked: House) -> None:
 def test_shadow_mode_is_recorded(attacked: House) -> None:
     """What is only watched is recorded as observed, with what the policy would have done."""
     assert by_grpc(attacked, "watched", attacked.bad) == ""
-    for _ in range(500):
-        found = [each for each in _records(attacked.folder) if each["subject"] == "watched"]
-        if found:
-            break
-        _pause()
-    rest = found[-1]["data"]["unmapped"]["guard"]
-    assert found[-1]["data"]["action_id"] == 3
+    found = _first(attacked, lambda each: each["subject"] == "watched")
+    rest = found["data"]["unmapped"]["guard"]
+    assert found["data"]["action_id"] == 3
     assert (rest["mode"], rest["intended"], rest["decision"]) == ("shadow", "reject", "forward")
 
 
 def test_a_clean_request_is_recorded(attacked: House) -> None:
     """A sampled request that was let through is recorded, without its input."""
     image = next(x[None] for x in digits.load_data().test[0] if not by_grpc(attacked, "digits", x[None]))
-    hashed = hashlib.sha256(image.tobytes()).hexdigest()
-    for _ in range(500):
-        found = [
-            each
-            for each in _records(attacked.folder)
-            if each["data"]["unmapped"]["guard"]["tensors"][0]["sha256"] == hashed
-        ]
-        if found:
-            break
-        _pause()
-    assert (found[0]["data"]["action_id"], "dataref" in found[0], "attacks" in found[0]["data"]) == (1, False, False)
+    found = _recorded(attacked, image)
+    assert (found["data"]["action_id"], "dataref" in found, "attacks" in found["data"]) == (1, False, False)
 
 
 def test_the_metrics(attacked: House) -> None:
     """Guard exports how many records it wrote, and what evidence takes on the disk."""
-    for _ in range(500):
-        if attacked.counted("written") == len(list(records(attacked.folder))):
-            break
-        _pause()
-    assert attacked.counted("written") == len(list(records(attacked.folder))) > 0
+    wait_for(lambda: attacked.counted("written") == len(list(records(attacked.folder))) > 0)
     shown = attacked.sidecar.metrics.registry.get_sample_value("guard_audit_disk_bytes")
     taken, files = on_disk(attacked.folder), len(segments_of(attacked.folder)) + 2  # the folder and the lock
     assert taken - 4096 * files <= shown <= taken  # of the log's files the last block counts as far as it is written

@@ -30,6 +30,7 @@ from guard.profile.spec import SmoothingSpec
 from tests.app.parts import NOWHERE, policy
 from tests.support import digits
 from tests.support.loop import LoopThread
+from tests.support.ports import free_address
 from tests.support.profiles import digits_backend, digits_profile
 from tests.support.sidecars import client_of, embedded, running, settings, wait_until
 
@@ -70,19 +71,15 @@ def test_an_unreachable_server(loop: LoopThread, profile: Path) -> None:
 @pytest.mark.parametrize("busy", ["address", "admin_address"])
 def test_a_failed_start_leaves_nothing_running(loop: LoopThread, profile: Path, busy: str) -> None:
     """Where a port is taken the error says so; threads and the other port are gone, and stopping is still fine."""
-    with socket.socket() as taken, socket.socket() as probe:
-        for each in (taken, probe):
-            each.bind(("127.0.0.1", 0))
-        taken.listen()
-        free = f"127.0.0.1:{probe.getsockname()[1]}"
-        probe.close()
+    free = free_address()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         listen = Listen(**({"address": free, "admin_address": free} | {busy: address}))
         before = _own_threads()
         sidecar = Sidecar(settings(NOWHERE, {"digits": policy(profile)}, listen=listen))
         with pytest.raises(AddressUnusable, match=f"can't listen on {address}.*set listen.{busy} to another"):
             loop.run(sidecar.start())
-        assert _own_threads() == before
+        assert _own_threads() <= before
         with socket.socket() as again:
             assert again.connect_ex(("127.0.0.1", int(free.partition(":")[2]))) != 0
         loop.run(sidecar.stop())
@@ -104,7 +101,7 @@ def test_stopping(loop: LoopThread, profile: Path) -> None:
     }  # fmt: skip
     loop.run(sidecar.stop())
     loop.run(sidecar.stop())
-    assert _own_threads() == before
+    assert _own_threads() <= before
     assert "digits: the screening engine is not running" in sidecar.unready()
 
 

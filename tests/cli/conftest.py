@@ -22,7 +22,10 @@ from tests.support.loop import LoopThread
 from tests.support.profiles import plain_profile
 from tests.support.sidecars import embedded
 
-GOOD_POLICY = "models:\n  digits: {profile: profile, model: digits.onnx, mode: enforce, false_positive_rate: 0.05}\n"
+GOOD_POLICY = (
+    "models:\n  digits: {profile: profile, model: digits.onnx, mode: enforce, false_positive_rate: 0.05, "
+    "screening_budget_s: 60.0}\n"  # that a busy machine leaves nothing unscreened
+)
 BAD_POLICY = """\
 listen: {address: 8011}
 modles: {}

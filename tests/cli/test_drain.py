@@ -12,12 +12,15 @@ from tests.support import digits
 from tests.support.command import Running
 from tests.support.loop import LoopThread
 from tests.support.sidecars import client_of, embedded
+from tests.support.waiting import PATIENCE_S
 
 POLICY = """\
 upstream: {{address: "{upstream}"}}
 listen: {{address: "127.0.0.1:0", admin_address: "127.0.0.1:0", drain_delay_s: {delay}, drain_grace_s: 30.0}}
 models:
-  digits: {{profile: {folder}/profile, model: {folder}/digits.onnx, mode: flag, false_positive_rate: 0.05}}
+  digits:
+    {{profile: {folder}/profile, model: {folder}/digits.onnx, mode: flag, false_positive_rate: 0.05,
+     screening_budget_s: 60.0}}
 """
 
 
@@ -43,11 +46,11 @@ def test_a_drain(folder: Path, tmp_path: Path) -> None:
                     threading.Event().wait(0.02)
                 if "drained" not in running.log.replace("draining", ""):  # a machine may be slower than the delay
                     assert not waiting.done()
-                assert waiting.result(timeout=60) == (200, "drained\n")
+                assert waiting.result(timeout=PATIENCE_S) == (200, "drained\n")
                 assert client.ask("digits", image).status == "UNAVAILABLE"
             assert get(admin, "/livez")[0] == 200
             assert "guard_requests_total" in get(admin, "/metrics")[1]
-            assert running.end(signal.SIGTERM, within_s=10) == 0
+            assert running.end(signal.SIGTERM, within_s=PATIENCE_S) == 0
 
 
 def test_a_stop_cuts_the_delay_short(folder: Path, tmp_path: Path) -> None:
@@ -59,4 +62,4 @@ def test_a_stop_cuts_the_delay_short(folder: Path, tmp_path: Path) -> None:
             running.send(signal.SIGUSR1)
             while "guard is draining" not in get(admin, "/readyz")[1]:
                 threading.Event().wait(0.02)
-            assert running.end(signal.SIGTERM, within_s=60) == 0
+            assert running.end(signal.SIGTERM, within_s=PATIENCE_S) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import signal
 import threading
@@ -20,6 +19,7 @@ from tests.support import digits
 from tests.support.command import Running, guard
 from tests.support.loop import LoopThread
 from tests.support.sidecars import client_of, embedded
+from tests.support.waiting import wait_for
 
 SWAPS = 20
 LISTEN = 'listen: {address: "127.0.0.1:0", admin_address: "127.0.0.1:0"}\n'
@@ -28,8 +28,8 @@ LISTEN = 'listen: {address: "127.0.0.1:0", admin_address: "127.0.0.1:0"}\n'
 def policy(upstream: str, swap: int) -> str:
     """The policy of a swap. Every fifth asks for another rate."""
     mode, rate = ("flag", "shadow")[swap % 2], (0.05, 0.04)[swap // 5 % 2]
-    model = f"{{profile: profile, model: digits.onnx, mode: {mode}, false_positive_rate: {rate}}}"
-    return f"upstream: {{address: {upstream}}}\n{LISTEN}models:\n  digits: {model}\n"
+    model = f"profile: profile, model: digits.onnx, mode: {mode}, false_positive_rate: {rate}, screening_budget_s: 60.0"
+    return f"upstream: {{address: {upstream}}}\n{LISTEN}models:\n  digits: {{{model}}}\n"
 
 
 @contextmanager
@@ -63,14 +63,8 @@ def wait_until_outcome(port: int, outcome: str, number: int) -> None:
     Raises:
         AssertionError: it was not in time.
     """
-    counted = ""
-    for _ in range(400):
-        found = re.search(rf'guard_config_reloads_total{{outcome="{outcome}"}} (\d+)', get(port, "/metrics")[1])
-        counted = found[1] if found else "nothing"
-        if counted == str(number):
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError(f"{outcome}: {counted}, not {number}")
+    series = f'guard_config_reloads_total{{outcome="{outcome}"}} {number}.0\n'
+    wait_for(lambda: series in get(port, "/metrics")[1])
 
 
 @pytest.fixture

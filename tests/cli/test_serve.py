@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
-import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,7 +14,9 @@ from tests.e2e.peer import wait_until_serving
 from tests.support import digits
 from tests.support.command import Running, guard
 from tests.support.loop import LoopThread
+from tests.support.ports import free_address
 from tests.support.sidecars import client_of, embedded
+from tests.support.waiting import PATIENCE_S, wait_for
 
 FREE = ("--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0")
 STARTED = r"Guard serves gRPC on port (\d+), metrics and health on port (\d+)"
@@ -26,7 +26,7 @@ STOP_S = 4.0  # less than the grace that running calls are given
 def get(port: int, path: str) -> tuple[int, str]:
     """Status and text of a page of the admin port."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -39,12 +39,7 @@ def wait_until_ready(port: int) -> None:
     Raises:
         AssertionError: it did not in time.
     """
-    for _ in range(300):
-        status, reasons = get(port, "/readyz")
-        if status == 200:
-            return
-        threading.Event().wait(0.1)
-    raise AssertionError(reasons)
+    wait_for(lambda: get(port, "/readyz")[0] == 200)
 
 
 def started(running: Running) -> tuple[int, int]:
@@ -120,9 +115,7 @@ def test_embedded_without_a_profile(folder: Path, tmp_path: Path) -> None:
 
 def test_upstream_that_comes_up_later(folder: Path, tmp_path: Path) -> None:
     """Guard starts without its upstream: live, not ready and saying why, UNAVAILABLE; it is ready when that comes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        upstream = f"127.0.0.1:{free.getsockname()[1]}"
+    upstream = free_address()
     listen = 'listen: {address: "127.0.0.1:0", admin_address: "127.0.0.1:0"}'
     models = (
         (folder / "policy.yaml")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Running
+from tests.support.waiting import PATIENCE_S
 
 # The demo, as its command runs it, without its minutes of work before and after the servers.
 SERVING = """\
@@ -40,7 +41,7 @@ def test_while_it_serves(folder: Path, signum: signal.Signals) -> None:
         *ports, secret = running.stdout.readline().split()
         assert Path(secret).is_file()
         running.send_signal(signum)
-        _, errors = running.communicate(timeout=20)
+        _, errors = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 130, errors
     assert "Traceback" not in errors
     assert not Path(secret).exists()
@@ -54,5 +55,5 @@ def test_while_it_works(tmp_path: Path) -> None:
     with Running("demo", cwd=tmp_path) as running:
         while not (tmp_path / "guard-demo").is_dir():
             pass
-        assert running.end(signal.SIGTERM, within_s=10) == 130
+        assert running.end(signal.SIGTERM, within_s=PATIENCE_S) == 130
     assert running.log == ""

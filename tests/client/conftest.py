@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from guard.app import Sidecar
 from guard.config import Listen, Mode, ModelPolicy, ScreenOnly
 from guard.profile import store
+from tests.support import ports
 from tests.support.digits import DigitsData, attack, trained_network
 from tests.support.loop import LoopThread
 from tests.support.profiles import plain_profile
@@ -37,9 +37,7 @@ class World:
 @pytest.fixture
 def free_address() -> str:
     """An address on which nothing listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{bound.getsockname()[1]}"
+    return ports.free_address()
 
 
 @pytest.fixture(scope="session")

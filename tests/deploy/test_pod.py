@@ -26,9 +26,10 @@ import tritonclient.grpc as triton
 from guard.profile import store
 from tests.deploy.rendered import LINK, container, needs_kubectl, policy_text
 from tests.support import digits
+from tests.support.ports import free_ports
 from tests.support.profiles import plain_profile
 from tests.support.sidecars import client_of
-from tests.support.triton import ENVIRONMENT, Triton, free_ports
+from tests.support.triton import ENVIRONMENT, Triton
 
 pytestmark = needs_kubectl
 FOLDER = "overlays/gpu"

@@ -12,6 +12,7 @@ from onnx import TensorProto
 from guard.embedded import EmbeddedServer
 from tests.model.parts import linear_onnx
 from tests.support.loop import LoopThread
+from tests.support.ports import free_address
 
 TYPES = {
     "FP16": TensorProto.FLOAT16,
@@ -51,6 +52,4 @@ def silent_address() -> Iterator[str]:
 @pytest.fixture
 def dead_address() -> str:
     """An address on which nothing listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{bound.getsockname()[1]}"
+    return free_address()

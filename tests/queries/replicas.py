@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,11 +18,11 @@ from guard.queries.watch import QueryWatch
 from guard.sharing import store_address
 from guard.values import Float32Array, Probing
 from tests.queries.parts import SECRET, SHAPE
+from tests.support.waiting import wait_for
 
 MODEL = "digits"
 MODEL_FINGERPRINT = "0" * 64
 LIMIT = 3
-WITHIN_S = 8.0
 
 
 class Replica:
@@ -47,7 +47,7 @@ class Replica:
         )
         self.seal = Seal(fingerprinter.key(fingerprint))
         self.store = QueryStore(
-            store_address(url), self.metrics, **({"password": None, "ca_file": None, "timeout_s": 0.3} | connection)
+            store_address(url), self.metrics, **({"password": None, "ca_file": None, "timeout_s": 30.0} | connection)
         )
         self.store.share(self.watch, self.seal, model=MODEL, capacity=capacity, keep_s=keep_s)
         self.metrics.watch_sharing(MODEL, lambda: self.store.answers)
@@ -95,18 +95,6 @@ def replicas(url: str, *choices: dict[str, Any]) -> Iterator[list[Replica]]:
         yield made
 
 
-def until(happened: Callable[[], bool]) -> None:
-    """Wait until something has happened.
-
-    Raises:
-        AssertionError: it did not in time.
-    """
-    deadline_s = time.monotonic() + WITHIN_S
-    while not happened():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        time.sleep(0.005)
-
-
 def rotate(attack: np.ndarray, among: list[Replica], *, wait: bool = True) -> list[bool]:
     """Send an attack's queries to one replica after the other, and let each know of the last: which were suspicious."""
     known = len(among[0].watch)
@@ -114,5 +102,5 @@ def rotate(attack: np.ndarray, among: list[Replica], *, wait: bool = True) -> li
     for number, image in enumerate(attack):
         found.append(among[number % len(among)].look(image).suspicious)
         if wait:
-            until(lambda: all(len(each.watch) == known + len(found) for each in among))
+            wait_for(lambda: all(len(each.watch) == known + len(found) for each in among))
     return found

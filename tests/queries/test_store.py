@@ -12,8 +12,9 @@ import pytest
 from guard.queries.memory import Query
 from guard.queries.record import Record, Seal
 from tests.queries.parts import SECRET, fingerprinter, images, noisy
-from tests.queries.replicas import MODEL, Replica, replicas, rotate, until
+from tests.queries.replicas import MODEL, Replica, replicas, rotate
 from tests.support.stores import Store, needs_store
+from tests.support.waiting import wait_for
 
 pytestmark = needs_store
 
@@ -49,7 +50,7 @@ def test_an_attack_over_replicas_and_clients_is_found(store: Store) -> None:
         found = []
         for number, image in enumerate(noisy(images(1)[0], 8)):
             found.append(two[number % 2].look(image, f"client {number}").suspicious)
-            until(lambda: all(len(each.watch) == len(found) for each in two))
+            wait_for(lambda: all(len(each.watch) == len(found) for each in two))
     assert found == [False] * 5 + [True] * 3
 
 
@@ -58,9 +59,9 @@ def test_who_comes_later_knows_what_was_before(store: Store) -> None:
     attack = noisy(images(1)[0], 4)
     with replicas(store.url, {}) as (first,):
         rotate(attack[:3], [first])
-        until(lambda: first.counted("sent") == 3)
+        wait_for(lambda: first.counted("sent") == 3)
     with replicas(store.url, {}) as (again,):
-        until(lambda: again.counted("received") == 3)
+        wait_for(lambda: again.counted("received") == 3)
         assert again.look(attack[3]).suspicious
 
 
@@ -74,7 +75,7 @@ def test_what_never_mixes(store: Store, other: dict[str, Any]) -> None:
     with replicas(store.url, {}, {}, other) as (one, same, different):
         rotate(noisy(images(1)[0], 3), [one, same])
         different.look(images(1)[0])
-        until(lambda: different.counted("sent") == 1)
+        wait_for(lambda: different.counted("sent") == 1)
         assert one.seal.stream == same.seal.stream != different.seal.stream
         assert (different.counted("received"), len(different.watch), len(one.watch)) == (0, 1, 3)
         assert [each.counted("unreadable") for each in (one, same, different)] == [0, 0, 0]
@@ -85,7 +86,7 @@ def test_nothing_plain_is_in_the_store(store: Store) -> None:
     image, client_name = images(1)[0], "10.1.2.3 is its address"
     with replicas(store.url, {}) as (one,):
         one.look(image, client_name)
-        until(lambda: one.counted("sent") == 1)
+        wait_for(lambda: one.counted("sent") == 1)
     with store.client() as client:
         (name,) = client.keys()
         ((_, fields),) = client.xrange(name)
@@ -102,7 +103,7 @@ def test_repetitions_are_not_sent(store: Store) -> None:
     with replicas(store.url, {}, {}) as (one, other):
         for client in ("a", "a", "a", "b", "b"):
             one.look(images(1)[0], client)
-        until(lambda: len(other.watch) == 2)
+        wait_for(lambda: len(other.watch) == 2)
         assert one.counted("sent") == 2
 
 
@@ -110,7 +111,7 @@ def test_size_and_time_in_the_store(store: Store) -> None:
     """The store holds about as many queries as a memory, and forgets the stream when a memory would have."""
     with replicas(store.url, {"capacity": 100, "keep_s": 60.0}) as (one,):
         one.watch.look(images(500), "a").result()
-        until(lambda: one.counted("sent") == 500)
+        wait_for(lambda: one.counted("sent") == 500)
         with store.client() as client:
             assert 100 <= client.xlen(one.seal.stream) < 250
             assert 50_000 < client.pttl(one.seal.stream) <= 60_000
@@ -120,13 +121,13 @@ def test_old_queries_are_forgotten(store: Store) -> None:
     """What is older than a replica remembers is not learnt, and leaves the store when there is news."""
     with replicas(store.url, {}) as (one,):
         one.watch.look(noisy(images(1)[0], 100), "a").result()
-        until(lambda: one.counted("sent") == 100)
-    time.sleep(1.1)
-    with replicas(store.url, {"keep_s": 1.0}) as (later,), store.client() as client:
-        until(lambda: later.counted("received") == 100)
+        wait_for(lambda: one.counted("sent") == 100)
+    time.sleep(3.1)
+    with replicas(store.url, {"keep_s": 3.0}) as (later,), store.client() as client:
+        wait_for(lambda: later.counted("received") == 100)
         assert len(later.watch) == 0
         later.look(images(1)[0])
-        until(lambda: later.counted("sent") == 1)
+        wait_for(lambda: later.counted("sent") == 1)
         assert 0 < client.xlen(later.seal.stream) < 50
 
 
@@ -139,7 +140,7 @@ def test_forgeries_are_not_learnt(store: Store) -> None:
         client.xadd(one.seal.stream, {"other": b"x" * 112})
         client.xadd(one.seal.stream, {"q": np.tile(query_of, 2)[:14].tobytes()})
     with replicas(store.url, {}) as (other,):
-        until(lambda: other.counted("unreadable") == 3 and other.up)
+        wait_for(lambda: other.counted("unreadable") == 3 and other.up)
         assert len(other.watch) == 0
     one.close()
 
@@ -152,7 +153,7 @@ def test_many_models_share_one_connection(store: Store) -> None:
         both.store.start()
         both.look(images(1)[0])
         other.watch.look(images(2, seed=1), "a").result()
-        until(lambda: (len(one.watch), len(second.watch)) == (1, 2))
+        wait_for(lambda: (len(one.watch), len(second.watch)) == (1, 2))
     for each in (both, other):
         each.close()
 

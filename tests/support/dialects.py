@@ -16,7 +16,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.support.triton import free_ports
+from tests.support.ports import free_ports
 
 ENVIRONMENTS = {name: Path(__file__).parents[2] / f".venv-{name}" for name in ("mlserver", "kserve")}
 _SUPPORT = Path(__file__).parent

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from tests.support.ports import free_ports
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / ".venv-envoy" / "bin" / "envoy"
 FOLDER = ROOT / "deploy" / "envoy"
@@ -53,7 +55,7 @@ class Envoy:
 @contextmanager
 def envoy(folder: Path, name: str, *, triton: str, guard_port: int, **others: Any) -> Iterator[Envoy]:
     """Envoy between clients and a Triton, by a file of deploy/envoy, on a free port."""
-    port = _free_port()
+    (port,) = free_ports(1)
     ports = {LISTEN: port, TRITON: int(triton.rpartition(":")[2]), GUARD: guard_port}
     config, log = folder / "envoy.json", folder / "envoy.log"
     config.write_text(json.dumps(configuration(name, ports, **others)))
@@ -77,10 +79,3 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> No
             return
         threading.Event().wait(0.05)
     raise RuntimeError(f"Envoy does not serve. It said:\n{log.read_text(errors='replace')[-6000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -14,20 +13,22 @@ from typing import Any
 import pytest
 import redis
 
+from tests.support.ports import free_ports
+
 BINARY = shutil.which("valkey-server") or shutil.which("redis-server")
 needs_store = pytest.mark.skipif(
     BINARY is None, reason="no valkey-server or redis-server is installed (Debian package: redis-server)"
 )
 
-_START_S = 10.0
-_STOP_S = 5.0
+_START_S = 60.0
+_STOP_S = 60.0
 
 
 class Store:
     """An empty store on a loopback port, which stays the same over restarts. Nothing is kept on disk."""
 
     def __init__(self, folder: Path, options: Sequence[str] = (), **client: Any) -> None:
-        self.port = _free_port()
+        (self.port,) = free_ports(1)
         self.url = f"redis://127.0.0.1:{self.port}"
         self._folder, self._options = folder, options
         self._client = client
@@ -44,7 +45,7 @@ class Store:
             while time.monotonic() < deadline_s:
                 try:
                     client.ping()
-                except redis.ConnectionError:
+                except (redis.ConnectionError, redis.TimeoutError):
                     time.sleep(0.02)
                 else:
                     return
@@ -70,9 +71,3 @@ class Store:
     def client(self) -> Any:
         """A client of the test's own."""
         return redis.Redis(**({"host": "127.0.0.1", "port": self.port, "socket_timeout": 5.0} | self._client))
-
-
-def _free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -16,12 +15,13 @@ import grpc
 import onnxruntime
 
 from guard.pb import grpc_service_pb2 as v2
+from tests.support.ports import free_ports
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-triton"
 MAX_BATCH_SIZE = 64
 _MODEL = Path(__file__).with_name("triton_model.py")
-_START_S = 60.0
-_STOP_S = 10.0
+_START_S = 120.0
+_STOP_S = 30.0
 _LOG_TAIL_CHARACTERS = 6000
 _TYPES = {
     "tensor(float)": "TYPE_FP32",
@@ -175,12 +175,3 @@ def _write_model(folder: Path, name: str, onnx: Path) -> None:
     ]
     lines.append("instance_group [{ count: 1 kind: KIND_CPU }]")
     (folder / "config.pbtxt").write_text("\n".join(lines) + "\n")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on which nothing listens: all bound at once, so that they differ, and let go."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for bound in sockets:
-            bound.bind(("127.0.0.1", 0))
-        return [bound.getsockname()[1] for bound in sockets]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from guard.config import Upstream as UpstreamSettings
 from guard.pb.grpc_service_pb2 import ModelInferRequest
 from guard.values import Action, Course, Decision, ItemDecision, Mode, UnscreenedReason, Verdict
 from guard.wire.server import GuardServer
+from tests.support import ports
 from tests.wire.parts import Decide, FixedScreener, RecordedMetrics, RecordingUpstream, Running, Serve
 from tests.wire.stream_parts import Screen
 from tests.wire.stream_upstream import StreamingUpstream
@@ -71,9 +71,7 @@ async def streams() -> AsyncIterator[StreamingUpstream]:
 @pytest.fixture
 def free_address() -> str:
     """An address on which nothing listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{bound.getsockname()[1]}"
+    return ports.free_address()
 
 
 @pytest.fixture

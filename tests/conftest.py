@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.support.digits import DigitsData
@@ -19,6 +20,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: children would not hear it either
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# The same examples each time; and none fails that took .2 s, or long to be drawn, on a machine that stood still.
+settings.register_profile("guard", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("guard")
 
 _LONGEST = ("test_detection.py", "test_demo.py", "test_walk.py", "test_grpc.py", "test_http.py", "test_mistakes.py")
 

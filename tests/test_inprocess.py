@@ -127,4 +127,4 @@ def test_mistakes(profile: Path, digits_onnx: Path, tmp_path: Path) -> None:
     (tmp_path / "other.onnx").write_bytes(b"another model")
     with pytest.raises(ProfileMismatch, match="calibrated with another model"):
         Guard(profile, tmp_path / "other.onnx")
-    assert threading.active_count() == before
+    assert threading.active_count() <= before

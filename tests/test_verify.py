@@ -20,6 +20,8 @@ from guard.values import ModelInfo
 from guard.verify import Verifier
 from tests.support.digits import DigitsData
 from tests.support.links import link
+from tests.support.ports import free_address
+from tests.support.waiting import PATIENCE_S
 
 DIFFERS = "the served model differs from the one in the profile"
 UNREACHABLE = "no inference server answers at"
@@ -84,7 +86,7 @@ async def watching(address: str, info: ModelInfo, canaries: Canaries) -> AsyncIt
 
 async def problem(verifier: Verifier, says: str | None) -> None:
     """Wait until the verifier's problem begins so, or (None) until it has none; it reports to nobody by itself."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE_S):
         while not (verifier.problem is None if says is None else (verifier.problem or "").startswith(says)):  # noqa: ASYNC110 - it has no event to wait for
             await asyncio.sleep(0.005)
 
@@ -189,7 +191,7 @@ async def test_server_that_comes_later(start: Start, digits_onnx: Path, info: Mo
 
     Clients are told which server it is that does not answer.
     """
-    server, address = await start(digits_onnx)
+    server, address = await start(digits_onnx, address=free_address())
     await server.stop(0)
     async with watching(address, info, canaries) as verifier:
         await problem(verifier, UNREACHABLE)
@@ -206,7 +208,7 @@ async def test_stays_verified_while_unreachable(
     start: Start, digits_onnx: Path, info: ModelInfo, canaries: Canaries
 ) -> None:
     """A model that was recognised stays so while its server is away, though Guard is not ready."""
-    server, address = await start(digits_onnx)
+    server, address = await start(digits_onnx, address=free_address())
     async with watching(address, info, canaries) as verifier:
         await problem(verifier, None)
         await server.stop(0)
@@ -218,7 +220,7 @@ async def test_server_that_returns_with_another_model(
     start: Start, digits_onnx: Path, retrained: Path, info: ModelInfo, canaries: Canaries
 ) -> None:
     """A server that was away is compared again as soon as it is back, for that is when models change."""
-    server, address = await start(digits_onnx)
+    server, address = await start(digits_onnx, address=free_address())
     async with watching(address, info, canaries) as verifier:
         await problem(verifier, None)
         await server.stop(0)

@@ -198,7 +198,7 @@ async def test_event_loop_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     def slow(model: ServedModel, asked: v2.ModelInferRequest, queued_ns: int) -> object:
         loop.call_soon_threadsafe(entered.set)
-        assert release.wait(10)
+        assert release.wait(60)
         return infer(model, asked, queued_ns)
 
     monkeypatch.setattr(ServedModel, "infer", slow)
@@ -206,12 +206,12 @@ async def test_event_loop_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyP
     async with triton_aio.InferenceServerClient(f"127.0.0.1:{await server.start()}") as client:
         try:
             running = asyncio.create_task(client.infer("echo", [tensor("x", "FP32", np.ones(1, np.float32))]))
-            await asyncio.wait_for(entered.wait(), 10)
-            assert await client.is_server_live(client_timeout=5)
+            await asyncio.wait_for(entered.wait(), 60)
+            assert await client.is_server_live(client_timeout=60)
         finally:
-            stopping = asyncio.create_task(server.stop(10.0))
+            stopping = asyncio.create_task(server.stop(60.0))
             release.set()
-            await asyncio.wait_for(stopping, 20)
+            await asyncio.wait_for(stopping, 90)
         assert (await running).as_numpy("y").tolist() == [1]
 
 

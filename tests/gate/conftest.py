@@ -51,7 +51,8 @@ def start() -> Iterator[Start]:
             max_queued_items=queue,
             max_live_items=live,
         )
-        settings = ModelPolicy.model_validate({"profile": "unused", "mode": Mode.ENFORCE, **policy})
+        chosen = {"profile": "unused", "mode": Mode.ENFORCE, "screening_budget_s": 60.0} | policy
+        settings = ModelPolicy.model_validate(chosen)
         judge = Judge(PROFILE, false_positive_rate=0.05)
         guarded = GuardedModel(
             replace(INFO, free=free),

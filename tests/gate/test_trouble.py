@@ -10,6 +10,7 @@ import pytest
 from guard.errors import BackendError
 from guard.values import Action, UnscreenedReason, Verdict
 from tests.gate.parts import ADVERSARIAL, CLEAN, Start
+from tests.support.waiting import PATIENCE_S
 
 
 async def test_overload(start: Start) -> None:
@@ -19,7 +20,7 @@ async def test_overload(start: Start) -> None:
     screening = asyncio.create_task(guard.screen(CLEAN, CLEAN, CLEAN))
     await asyncio.sleep(0)  # the task runs up to its wait for the engine
     guard.model.open.set()
-    decision = await asyncio.wait_for(screening, 5)
+    decision = await asyncio.wait_for(screening, PATIENCE_S)
     await busy
     assert [item.verdict for item in decision.items] == [Verdict.UNSCREENED] * 3
     assert decision.spent == {}
@@ -29,7 +30,7 @@ async def test_overload(start: Start) -> None:
 
 async def test_batch_too_large_for_its_time(start: Start) -> None:
     """With nobody else about, a batch that can't be done in time failed its deadline; it is no overload to retry on."""
-    guard = start(queue=2, live=1)
+    guard = start(queue=2, live=1, screening_budget_s=2.0)
     guard.model.open.clear()
     decision = await guard.screen(*[CLEAN] * 9)
     guard.model.open.set()
@@ -56,14 +57,14 @@ async def test_deadline(start: Start, budget_s: float, deadline_s: float | None)
     """Screening takes no longer than the client's deadline and the policy's budget, and costs nothing once they end."""
     guard = start(live=1, screening_budget_s=budget_s)
     busy = await guard.occupy()
-    decision = await asyncio.wait_for(guard.screen(ADVERSARIAL, CLEAN, deadline_s=deadline_s), 5)
+    decision = await asyncio.wait_for(guard.screen(ADVERSARIAL, CLEAN, deadline_s=deadline_s), PATIENCE_S)
     assert [item.reason for item in decision.items] == [UnscreenedReason.DEADLINE] * 2
     assert (decision.verdict, decision.reason) == (Verdict.UNSCREENED, UnscreenedReason.DEADLINE)
     guard.model.open.set()
     await busy
     while guard.engine.depth:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0)  # until it has dropped what expired, and takes others again
-    await guard.screen(ADVERSARIAL)
+    await asyncio.wrap_future(guard.engine.submit(np.array(ADVERSARIAL, np.float32)))  # with all the time it needs
     assert guard.model.evaluated == [CLEAN, ADVERSARIAL], "the items that expired were never evaluated"
 
 
@@ -97,7 +98,7 @@ async def test_engine_that_stops(start: Start) -> None:
     await asyncio.sleep(0)  # as in test_overload
     guard.engine.stop(timeout_s=0.0)
     guard.model.open.set()
-    decision = await asyncio.wait_for(screening, 5)
+    decision = await asyncio.wait_for(screening, PATIENCE_S)
     assert [item.reason for item in decision.items] == [UnscreenedReason.FAULT] * 2
     await asyncio.wait([busy])
     assert busy.exception() is not None

@@ -20,7 +20,7 @@ from guard.screen.live import Decided
 from guard.screen.trial import ITSELF, MODEL, Detector, Probes, SequentialTrial, Trial, compare
 from guard.values import Finding, Float32Array, ModelInfo, OutputKind, Screening
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 """How long a test waits for what must come."""
 
 Respond = Callable[[Tensor], Tensor]

@@ -110,9 +110,9 @@ def test_another_clients_queue_is_not_held_against_one() -> None:
         backend.hold = held
         waiting = [engine.submit(item(1), client="a")]
         assert backend.entered.wait(TIMEOUT_S)
-        waiting += [engine.submit(item(2), client="a") for _ in range(20)]
-        short = 6 * SlowBackend.ITEM_S
-        with pytest.raises(Overloaded, match="20 items are waiting"):
+        waiting += [engine.submit(item(2), client="a") for _ in range(200)]
+        short = 60 * SlowBackend.ITEM_S
+        with pytest.raises(Overloaded, match="200 items are waiting"):
             engine.submit(item(3), client="a", deadline_s=short)
         newcomer = engine.submit(item(4), client="b", deadline_s=short)
         held.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,12 +23,15 @@ _STOP_S = 15.0
 
 
 def ports(count: int) -> list[int]:
-    """Free ports of this machine."""
+    """Free ports of this machine, of those that it does not give away by itself."""
+    free: list[int] = []
     with contextlib.ExitStack() as stack:
-        bound = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in bound:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in bound]
+        while len(free) < count:
+            bound, port = stack.enter_context(socket.socket()), random.randrange(10_240, 32_768)  # noqa: S311 - no secret
+            with contextlib.suppress(OSError):
+                bound.bind(("127.0.0.1", port))
+                free.append(port)
+    return free
 
 
 @contextmanager

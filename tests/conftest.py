@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -30,6 +33,14 @@ _LONGEST = ("test_detection.py", "test_demo.py", "test_walk.py", "test_grpc.py",
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of a minute and more come first: at the end one of two processes would wait for the other's."""
     items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
+
+
+def pytest_runtest_setup() -> None:
+    """Each test begins with the same dice: which files ran before it in its process is a matter of time."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - what libraries draw from
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,19 +19,11 @@ from guard.audit.verify import verify
 from guard.errors import ConfigError, FileUnusable
 from guard.recording import Audit, Captures, Outcome, Sink
 from tests.audit.parts import Counted, decision, on_disk, rejected, settings, sighting, writing
+from tests.support.waiting import wait_for
 
 WRITTEN, SAMPLED_OUT = (Sink.LOG, Outcome.WRITTEN), (Sink.LOG, Outcome.SAMPLED_OUT)
 DROPPED, FAILED = (Sink.LOG, Outcome.DROPPED), (Sink.LOG, Outcome.FAILED)
 TMPFS_BYTES = 512 * 1024
-
-
-def until(holds: Callable[[], Any]) -> None:
-    """Wait until something holds."""
-    for _ in range(1000):
-        if holds():
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError("it did not happen in time")
 
 
 def events_of(folder: Path) -> list[tuple[str, Any]]:
@@ -115,16 +107,16 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     given = settings(tmp_path / "log").model_copy(update={"folder": small_disk / "log"})
     with writing(given) as (log, counted):
         log.record(sighting(rejected("first")))
-        until(lambda: counted.of[WRITTEN] == 1)
+        wait_for(lambda: counted.of[WRITTEN] == 1)
         _fill(ballast)
         for index in range(40):
             log.record(sighting(rejected(f"lost{index}")))
-        until(lambda: counted.of[FAILED] + counted.of[WRITTEN] == 41)
+        wait_for(lambda: counted.of[FAILED] + counted.of[WRITTEN] == 41)
         failed = counted.of[FAILED]
         assert failed > 0
         ballast.unlink()
         log.record(sighting(rejected("last")))
-        until(lambda: counted.of[WRITTEN] == 42 - failed)
+        wait_for(lambda: counted.of[WRITTEN] == 42 - failed)
         assert log.nbytes == sum(path.stat().st_size for path in segments_of(small_disk / "log"))
     found = verify(small_disk / "log")
     assert (found.problems, found.notes) == ([], [])
@@ -183,7 +175,7 @@ def test_nothing_stops_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with monkeypatch.context() as patched:
             patched.setattr("guard.audit.log.finding_of", fail)
             log.record(sighting())
-            until(lambda: counted.of[FAILED] == 1)
+            wait_for(lambda: counted.of[FAILED] == 1)
         log.record(sighting())
     assert counted.of == {FAILED: 1, WRITTEN: 1}
 

@@ -28,6 +28,7 @@ from guard.values import (
     WireTensor,
 )
 from tests.audit.parts import BY, IMAGE, TRACE, decision, probing, rejected, settings, sighting, writing
+from tests.support.waiting import wait_for
 
 # Source: https://schema.ocsf.io/1.5.0/classes/detection_finding: what is required, and in which types.
 OCSF = {"activity_id": int, "category_uid": int, "class_uid": int, "finding_info": dict, "metadata": dict}
@@ -156,9 +157,9 @@ def test_a_key_is_changed_while_guard_runs(tmp_path: Path) -> None:
     new = b"x" * 32
     with writing(given) as (log, counted):
         log.record(sighting())
-        _until(lambda: counted.of.total() == 1)
+        wait_for(lambda: counted.of.total() == 1)
         given.pseudonym_key_file.write_bytes(new)
-        _until(lambda: log._names.current() == new)
+        wait_for(lambda: log._names.current() == new)
         log.record(sighting())
     keys = [event["data"]["unmapped"]["guard"]["client"]["key"] for event in records(folder)]
     assert keys == [key_id(bytes(range(32))), key_id(new)]
@@ -211,13 +212,3 @@ def _with(request: InferRequest, what: Decision | None = None) -> Any:
     return type(made)(
         *(request if name == "request" else getattr(made, name) for name in type(made).__dataclass_fields__)
     )
-
-
-def _until(holds: Any) -> None:
-    import threading  # noqa: PLC0415 - only here
-
-    for _ in range(500):
-        if holds():
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError("it did not happen in time")

@@ -26,8 +26,8 @@ from guard.values import Float32Array, ModelInfo, OutputKind, Screening
 
 LENET = ModelInfo("LeNet-5", "input", "logits", "FP32", (1, 28, 28), 10, (0.0, 1.0), OutputKind.LOGITS, "lenet")
 IMAGES = np.random.default_rng(0).random((20, *LENET.shape), np.float32)
-PLAN = Plan(1.0, 100.0, 0, sample_s=0.02, patience_s=20.0, flat_mb_per_h=72_000)
-"""20 MB a second count as flat: a healthy engine moves less in one, and the planted leak four times as much."""
+PLAN = Plan(3.0, 100.0, 0, sample_s=0.02, patience_s=20.0, flat_mb_per_h=72_000)
+"""20 MB a second count as flat: a healthy engine moves less, and the planted leak ten times as much."""
 CHEAP = SensitivitySpec(mutation=Gaussian(sigma=0.25), p0=0.02, p1=0.2, cap=8)
 _MB = 1024 * 1024
 
@@ -100,7 +100,7 @@ def test_a_sound_engine_holds(engine: Engine) -> None:
 
 def test_a_lost_request_fails(engine: Engine) -> None:
     """Requests that are never answered are counted as lost, and one is enough to fail."""
-    plan = Plan(0.5, 100.0, 0, sample_s=0.02, patience_s=0.5, flat_mb_per_h=PLAN.flat_mb_per_h)
+    plan = Plan(1.5, 100.0, 0, sample_s=0.02, patience_s=0.5, flat_mb_per_h=PLAN.flat_mb_per_h)
     leaky = Leaky(engine, forgets=20)
     found = soak(leaky, IMAGES, plan)
     assert found.lost == leaky.count // 20 > 0
@@ -109,7 +109,7 @@ def test_a_lost_request_fails(engine: Engine) -> None:
 
 def test_memory_that_grows_fails(engine: Engine) -> None:
     """What keeps memory of each request fails, though every request is answered."""
-    leaky = Leaky(engine, keeps_bytes=4 * _MB)  # 400 MB in a second, and a busy machine lets fewer requests through
+    leaky = Leaky(engine, keeps_bytes=2 * _MB)  # 200 MB a second, and a busy machine lets fewer requests through
     found = soak(leaky, IMAGES, PLAN)
     assert found.lost == 0
     assert found.slope_mb_per_h > PLAN.flat_mb_per_h
@@ -118,7 +118,7 @@ def test_memory_that_grows_fails(engine: Engine) -> None:
 
 def test_too_few_cancellations_fail(engine: Engine) -> None:
     """A run whose cancellations all came too late has not shown what it was for."""
-    found = soak(Leaky(engine, waits=True), IMAGES, Plan(0.5, 100.0, 0, sample_s=0.02, flat_mb_per_h=72_000))
+    found = soak(Leaky(engine, waits=True), IMAGES, Plan(1.5, 100.0, 0, sample_s=0.02, flat_mb_per_h=72_000))
     assert found.lost == found.cancelled == 0
     assert found.cancellations > 0
     assert not found.holds

@@ -21,6 +21,7 @@ from tests.client.peers import KINDS, Waiting, peer
 from tests.support.certificates import Authority
 from tests.support.loop import LoopThread
 from tests.support.sidecars import running, settings
+from tests.support.waiting import PATIENCE_S
 from tests.wire.parts import RecordingUpstream
 
 TRACE = {"Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
@@ -134,7 +135,7 @@ def test_guard_comes_back(loop: LoopThread, upstream: RecordingUpstream, free_ad
         )
         unguarded = settings(upstream.address, {}, listen=listen, unlisted_models=Unlisted.PASS)
         with running(loop, Sidecar(unguarded)):
-            assert asked.result(30.0) is Verdict.UNSCREENED
+            assert asked.result(PATIENCE_S) is Verdict.UNSCREENED
 
 
 def test_sequences_are_not_repeated(kind: str) -> None:

@@ -13,6 +13,7 @@ from guard.app import Sidecar
 from guard.console.flagged import Flagged
 from tests.support import digits
 from tests.support.sidecars import Client
+from tests.support.waiting import PATIENCE_S
 
 
 @dataclass
@@ -65,7 +66,7 @@ def ask(
     form: dict[str, str] | None = None,
 ) -> Page:
     """Ask for a page. Redirections are not followed."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     body = None if form is None else urllib.parse.urlencode(form)
     sent = ({} if form is None else {"Content-Type": "application/x-www-form-urlencoded"}) | (headers or {})
     try:

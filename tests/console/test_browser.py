@@ -112,10 +112,10 @@ def test_it_is_live(browser: Browser, house: House) -> None:
         page.get_by_text("p-values of each detector").click()
         page.evaluate("document.marked = true")
         counted = page.locator("tr:has(.swatch.forwarded) td").nth(2)
-        expect(counted).to_have_text(str(house.forwarded), timeout=30_000)
+        expect(counted).to_have_text(str(house.forwarded))
         for image in load_data().test[0][10:30]:
             house.send(client, image[None])
-        expect(counted).to_have_text(str(house.forwarded), timeout=30_000)
+        expect(counted).to_have_text(str(house.forwarded))
         assert page.evaluate("document.marked"), "the page was loaded again"
         assert page.locator("details").first.get_attribute("open") is not None
         expect(page.locator("svg.spread")).not_to_have_count(1)
@@ -154,6 +154,6 @@ def test_signing_in(browser: Browser, tmp_path: Path) -> None:
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", name="What Guard does now")).to_be_visible()
         (tmp_path / "token").write_text("another-token-of-it")
-        expect(page.get_by_role("alert")).to_contain_text("signed out", timeout=30_000)
+        expect(page.get_by_role("alert")).to_contain_text("signed out")
         page.get_by_role("link", name="Sign in again").click()
         expect(page.get_by_label("Token")).to_be_visible()

@@ -13,6 +13,7 @@ import pytest
 
 from guard.app import Sidecar
 from guard.audit.records import records
+from guard.audit.segments import segments_of
 from guard.config import Unlisted
 from guard.recording import Console
 from guard.values import Verdict
@@ -77,6 +78,7 @@ def test_flagged_inputs(house: House) -> None:
     assert len(seen) == house.rejected
     overview = ask(port, "/console").text
     logged = {}
+    wait_for(lambda: house.log.exists() and segments_of(house.log))
     wait_for(lambda: logged.update({e["id"]: e for e in records(house.log)}) or seen[0].id in logged)
     for each in seen:
         assert f"/console/flagged/{each.id}" in overview

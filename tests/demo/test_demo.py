@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from guard.demo.attacks import ATTACKS
 from guard.profile import store
 from tests.support.command import Running, guard
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(600)  # it takes two minutes, and more where others use the machine
 
@@ -67,9 +68,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Run:
             threading.Event().wait(0.1)
         url = re.search(r"http://127\.0\.0\.1:\d+/metrics", running.log)
         assert url is not None
-        with urllib.request.urlopen(url[0], timeout=10) as answer:  # noqa: S310 - a constant scheme
+        with urllib.request.urlopen(url[0], timeout=PATIENCE_S) as answer:  # noqa: S310 - a constant scheme
             metrics = answer.read().decode()
-        exit_code = running.end(signal.SIGINT, within_s=20)
+        exit_code = running.end(signal.SIGINT, within_s=PATIENCE_S)
         return Run(
             output=running.log,
             exit_code=exit_code,

@@ -224,7 +224,7 @@ def mirroring(house: House, folder: Path, guard_port: int) -> Iterator[Peer]:
 
 def wait_for(counted: Any, at_least: float) -> None:
     """Wait until something is counted so often."""
-    for _ in range(600):
+    for _ in range(1200):
         if counted() >= at_least:
             return
         threading.Event().wait(0.05)

@@ -21,7 +21,7 @@ from tests.e2e.peer import Peer, Refused, answer, outcome, tensor
 from tests.support.digits import DigitsData
 from tests.support.triton import Triton
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 _FIELDS = {
     "BOOL": "bool_contents",
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),

@@ -21,6 +21,7 @@ from tests.e2e.http_peer import HttpPeer, answer, error_of, outcome, plain, tens
 from tests.e2e.peer import Refused
 from tests.support.digits import DigitsData
 from tests.support.triton import MAX_BATCH_SIZE, Triton
+from tests.support.waiting import PATIENCE_S
 
 
 def echo(values: np.ndarray, datatype: str, *, binary: bool, back: bool) -> Callable[[HttpPeer, np.ndarray], Any]:
@@ -70,7 +71,7 @@ def statistics(peer: HttpPeer, x: np.ndarray) -> tuple[list[str], str, int]:
 
     before = counted()
     peer.infer(tensor(x))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while (after := counted())["inference_count"] == before["inference_count"] and time.monotonic() < deadline:
         pass  # Triton answers first and counts then
     return sorted(after), after["name"], after["inference_count"] - before["inference_count"]

@@ -18,7 +18,7 @@ from tests.e2e.peer import Peer, Refused, outcome, wait_until_serving
 from tests.support.sidecars import serving, settings
 from tests.support.triton import Triton
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 SUPPORT = Path(__file__).parents[1] / "support"
 DECOUPLED = """max_batch_size: 0
 input [{ name: "input" data_type: TYPE_FP32 dims: [1] }]

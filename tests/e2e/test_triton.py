@@ -16,6 +16,7 @@ from tests.e2e.cases import Case
 from tests.e2e.peer import Peer, Refused, answer, outcome, tensor
 from tests.support.digits import DigitsData
 from tests.support.triton import MAX_BATCH_SIZE
+from tests.support.waiting import PATIENCE_S
 
 
 def typed(peer: Peer, x: np.ndarray) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def statistics(peer: Peer, x: np.ndarray) -> tuple[str, str, int]:
 
     before = counted()
     peer.infer(tensor(x))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while (after := counted()).inference_count == before.inference_count and time.monotonic() < deadline:
         pass  # Triton answers first and counts then
     return after.name, after.version, after.inference_count - before.inference_count

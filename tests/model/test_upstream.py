@@ -27,6 +27,8 @@ from tests.model.parts import INFO, INPUTS, WEIGHTS, integers
 from tests.support.digits import DigitsData
 from tests.support.links import link
 from tests.support.loop import LoopThread
+from tests.support.ports import free_address
+from tests.support.waiting import PATIENCE_S
 
 X = torch.from_numpy(INPUTS)
 
@@ -142,8 +144,9 @@ def test_returning_server_is_found(served: dict[str, Path]) -> None:
     """A server that went away and comes back is found again, without a new replica."""
     info = replace(INFO, name="plain")
     with LoopThread() as loop:
-        server = EmbeddedServer({"plain": served["plain"]})
-        address = f"127.0.0.1:{loop.run(server.start())}"
+        address = free_address()
+        server = EmbeddedServer({"plain": served["plain"]}, address=address)
+        loop.run(server.start())
         with closing(UpstreamBackend(link(address), info)) as upstream:
             upstream.check_ready()
             loop.run(server.stop(0))
@@ -152,7 +155,7 @@ def test_returning_server_is_found(served: dict[str, Path]) -> None:
             again = EmbeddedServer({"plain": served["plain"]}, address=address)
             loop.run(again.start())
             try:
-                assert is_found(upstream, within_s=10)
+                assert is_found(upstream, within_s=PATIENCE_S)
             finally:
                 loop.run(again.stop(0))
 

@@ -88,7 +88,7 @@ def exposition(metrics: Metrics) -> Iterator[Callable[[], str]]:
     url = f"http://127.0.0.1:{server.start()}/metrics"
 
     def get() -> str:
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             return str(response.read().decode())
 
     yield get

@@ -37,7 +37,7 @@ class Admin:
         self, path: str, method: str = "GET", headers: dict[str, str] | None = None
     ) -> tuple[int, bytes, http.client.HTTPMessage]:
         """Status, body and headers of a request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, headers=headers or {})
             response = connection.getresponse()
@@ -147,7 +147,7 @@ def test_no_access_log(admin: Admin, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_a_silent_client_holds_up_nobody(admin: Admin) -> None:
     """A connection that sends nothing does not keep others from an answer."""
-    with socket.create_connection(("127.0.0.1", admin.port), timeout=10):
+    with socket.create_connection(("127.0.0.1", admin.port), timeout=60):
         assert admin.ask("/livez")[0] == 200
 
 
@@ -173,7 +173,7 @@ def test_stop_frees_the_port() -> None:
     port = server.start()
     server.stop()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=10)
+        socket.create_connection(("127.0.0.1", port), timeout=60)
     assert server.start() > 0
     server.stop()
 
@@ -186,7 +186,7 @@ def test_ipv6_is_written_in_brackets() -> None:
         port = server.start()
     except ConfigError:
         pytest.skip("this machine has no IPv6 loopback")
-    with socket.create_connection(("::1", port), timeout=10) as connection:
+    with socket.create_connection(("::1", port), timeout=60) as connection:
         assert connection.family == socket.AF_INET6
     server.stop()
 

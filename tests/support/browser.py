@@ -7,15 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+
+from tests.support.waiting import PATIENCE_S
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 MISSING = f"no browser is installed: {', '.join(NAMES)} (Debian package chromium), or `playwright install chromium`"
+
+_MS = 1000
 
 
 @contextmanager
 def chromium() -> Iterator[Browser | None]:
     """A Chromium that is installed, by the system or by Playwright; None if none is."""
+    expect.set_options(timeout=PATIENCE_S * _MS)
     with sync_playwright() as playwright:
         file = _file(playwright)
         if file is None:
@@ -53,7 +58,7 @@ def page_of(
     page, complaints = context.new_page(), list[str]()
     page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(PATIENCE_S * _MS)
     try:
         yield page
         assert complains or complaints == []

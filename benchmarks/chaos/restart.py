@@ -11,7 +11,8 @@ from benchmarks.chaos.table import Check
 
 _RATE = 50
 _DRAIN_S = 4.0
-_SOON_S = 60.0
+_PATIENCE_S = 120.0
+_SOON_S = 240.0
 
 
 async def rolling_restart(house: House, restarts: float) -> list[Check]:
@@ -23,7 +24,7 @@ async def rolling_restart(house: House, restarts: float) -> list[Check]:
         async with client(house.body, *(guard.address for guard in guards)) as clients:
             while await clients.ask(Answers()) != "OK":  # noqa: ASYNC110 - grpc.health.v1 follows readiness in a second
                 await asyncio.sleep(0.1)
-            async with clients.traffic(_RATE, timeout_s=30.0) as answers:
+            async with clients.traffic(_RATE, timeout_s=_PATIENCE_S) as answers:
                 for guard in guards:
                     await _until_used(guard)
                 for number in range(round(restarts)):

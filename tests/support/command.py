@@ -7,12 +7,14 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 _COMMAND = Path(sys.executable).with_name("guard")
+_LOOK_S = 0.02
 _WIDE = "300"  # columns, so that no message of the option parser is wrapped
 
 
@@ -80,13 +82,17 @@ class Running:
         self._process.send_signal(signum)
 
     def end(self, signum: signal.Signals, *, within_s: float) -> int:
-        """Send a signal and wait: the exit code.
+        """Send a signal and wait, for so many seconds in which the machine does not stand still: the exit code.
 
         Raises:
-            subprocess.TimeoutExpired: it did not end in time.
+            AssertionError: it did not end in time.
         """
         self._process.send_signal(signum)
-        self._process.wait(within_s)
+        for _ in range(round(within_s / _LOOK_S)):
+            if self._process.poll() is not None:
+                break
+            time.sleep(_LOOK_S)
+        assert self._process.poll() is not None, f"the command did not end in {within_s:g} s:\n{self.log}"
         assert self._process.stdout is not None
         self.output += self._process.stdout.read()
         return self._process.returncode

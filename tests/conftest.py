@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup() -> None:
-    """Each test begins with the same dice: which files ran before it in its process is a matter of time."""
+    """Each test begins with the same dice and the same log: which files ran before it in its process is chance."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - what libraries draw from
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def test_all_defaults(tmp_path: Path) -> None:
     assert "[b]m (fingerprint" in shown
     assert "network" in profile.scoring
     files = {path.name for path in (folder / "made").iterdir()}
-    assert files == {"profile.json", "scores.npz", "network.onnx", "scores.png"}
+    assert files == {"profile.json", "scores.npz", "network.onnx", "auxiliary.onnx", "scores.png"}
 
 
 def test_check_config(folder: Path) -> None:

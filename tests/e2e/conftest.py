@@ -50,7 +50,7 @@ def profile(digits_onnx: Path, digits_data: digits.DigitsData, tmp_path_factory:
     """A profile of the digits classifier, its detector network trained for seconds only."""
     directory = tmp_path_factory.mktemp("profile") / "digits"
     info = inspect_onnx(digits_onnx, name="digits", bounds=(0.0, 1.0), dims=(1, 8, 8))
-    options = Options(budget=Budget(surrogate_steps=300, network_steps=1000, activation_steps=300))
+    options = Options(budget=Budget(surrogate_steps=300, network_steps=1000, activation_steps=300, auxiliary_steps=300))
     store.save(calibrate(OnnxBackend(digits_onnx.read_bytes(), info), digits_data.calibration[0], options), directory)
     return directory
 

@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_profile() -> None:
     made = []
     for seed in (5, 5, 6):
         state = torch.random.get_rng_state()
-        budget = Budget(surrogate_steps=5, network_steps=5, activation_steps=5)
+        budget = Budget(surrogate_steps=5, network_steps=5, activation_steps=5, auxiliary_steps=5)
         options = Options(seed=seed, budget=budget, mutations=("uniform",))
         made.append(calibrate(Telling(), samples(LEAST_SAMPLES), options))
         assert torch.equal(torch.random.get_rng_state(), state)  # nor does it touch anyone else's draws

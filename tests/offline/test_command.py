@@ -73,7 +73,7 @@ def test_everything_is_written(clean: Path, tmp_path: Path) -> None:
     """The profile, its network and its picture are written to a folder that is made, and said to be there."""
     out, (there, printed) = tmp_path / "a" / "profile", console()
     calibrate_to(source(), clean, out, Options(budget=SHORT), there)
-    networks = {"network.onnx", "activations.onnx", "reconstruction.onnx"}
+    networks = {"network.onnx", "activations.onnx", "reconstruction.onnx", "auxiliary.onnx"}
     assert {path.name for path in out.iterdir()} == {"profile.json", "scores.npz", "scores.png"} | networks
     profile = store.load(out)
     assert profile.model.shape == (1, 8, 8)  # the samples had no channel axis

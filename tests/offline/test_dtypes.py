@@ -137,7 +137,9 @@ def test_networks_of_an_integer_model_with_channels_last(folder: Path) -> None:
     """Both detector networks are trained for a model of bytes with channels last, and answer in the engine."""
     each = calibrated("uint8-nhwc", folder)
     samples = each.variant.samples(digits.load_data().calibration[0][:LEAST_SAMPLES])
-    options = Options(budget=Budget(surrogate_steps=10, network_steps=40, activation_steps=40), left_out=LEFT_OUT)
+    options = Options(
+        budget=Budget(surrogate_steps=10, network_steps=40, activation_steps=40, auxiliary_steps=40), left_out=LEFT_OUT
+    )
     profile = calibrate(each.backend, samples, options)
     assert {"network", "activations"} <= set(profile.scoring)
     images, labels = (part[:12] for part in digits.load_data().test)

@@ -10,7 +10,7 @@ from guard.offline.options import Budget, Options
 from guard.profile.profile import Profile
 from tests.support import digits
 
-SHORT = Budget(surrogate_steps=100, network_steps=150, activation_steps=150)
+SHORT = Budget(surrogate_steps=100, network_steps=150, activation_steps=150, auxiliary_steps=150)
 
 
 def digits_backend() -> OnnxBackend:

@@ -15,14 +15,14 @@ from collections.abc import Awaitable, Callable
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
-END_HEADERS = 4
+END_STREAM, END_HEADERS = 1, 4
 CANCEL = struct.pack(">I", 8)
 _TICK_S = 0.01
 _PER_CONNECTION = 50
+_UNARY = "/inference.GRPCInferenceService/ModelInfer"
 _FIELDS = (
     (":method", "POST"),
     (":scheme", "http"),
-    (":path", "/inference.GRPCInferenceService/ModelInfer"),
     (":authority", "guard"),
     ("content-type", "application/grpc"),
     ("te", "trailers"),
@@ -34,11 +34,10 @@ def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0) -
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
-def request_headers(stream: int) -> bytes:
-    """The head of a ModelInfer call, its fields as plain literals (RFC 7541)."""
-    block = b"".join(
-        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in _FIELDS
-    )
+def request_headers(stream: int, *more: tuple[str, str], method: str = _UNARY) -> bytes:
+    """The head of a call, of ModelInfer by default, its fields as plain literals (RFC 7541)."""
+    fields = [(name.encode(), value.encode()) for name, value in ((":path", method), *_FIELDS, *more)]
+    block = b"".join(b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in fields)
     return frame(HEADERS, block, flags=END_HEADERS, stream=stream)
 
 

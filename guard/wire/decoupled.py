@@ -7,6 +7,8 @@ of bare answers, without a place for errors, and go to the one model that their 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -21,6 +23,9 @@ MAX_REMEMBERED = 256
 """Models of one stream. Where the policy lets any model pass, clients may invent names."""
 
 _TIMEOUT_S = 5.0
+_AGAIN_S = 10.0
+"""So long after the upstream did not tell it is asked again; the next time after twice as long, and so on."""
+_now_s = time.monotonic
 _TRITONS_WORDS = frozenset(
     {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL}
 )
@@ -28,18 +33,26 @@ _TRITONS_WORDS = frozenset(
 
 
 class TransactionPolicies:
-    """What the upstream says of the models that one stream asks for. Each is looked up until the upstream has told."""
+    """What the upstream says of the models that one stream asks for.
+
+    Each is looked up once, and now and then again while the upstream, too busy or unwilling, has not told.
+    """
 
     def __init__(self, upstream: Upstream, metadata: Metadata) -> None:
         self._upstream = upstream
         self._metadata = metadata
         self._lookups: dict[str, asyncio.Task[bool]] = {}
+        self._again_s = math.inf
+        self._patience_s = _AGAIN_S
         self._foreign = False
         self._triton = False
         self._first: tuple[str, str] | None = None
 
     def of(self, model: str) -> asyncio.Task[bool]:
         """Whether a model is decoupled. One that the upstream doesn't tell about is taken for a plain one."""
+        if _now_s() >= self._again_s:
+            self._again_s = math.inf
+            self._lookups.clear()
         if model not in self._lookups:
             if len(self._lookups) >= MAX_REMEMBERED:
                 self._lookups.pop(next(iter(self._lookups)))
@@ -84,5 +97,6 @@ class TransactionPolicies:
         except (GuardError, DecodeError):
             return False
         finally:
-            if not told:  # too busy for a moment: the next request asks again
-                self._lookups.pop(model, None)
+            if not told and self._again_s == math.inf:
+                self._again_s = _now_s() + self._patience_s
+                self._patience_s *= 2

@@ -5,6 +5,7 @@ Source: gRPC over HTTP/2, "Requests" and "Custom-Metadata"; RFC 9110, section 7.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +15,12 @@ from guard.wire.status import Metadata
 MAX_BYTES = 7 * 1024
 """gRPC servers refuse more than 8 KiB, now and then or always, and some then drop the other calls of the connection."""
 
+BINARY = "-bin"
+"""What names of metadata end in whose values are any bytes."""
+
 _ENTRY_BYTES = 32
+_KEY = re.compile(r"[0-9a-z_.-]+")
+_VALUE = re.compile(r"[\x20-\x7e]*")
 _HOP_BY_HOP = frozenset(
     {
         "accept-encoding",
@@ -50,20 +56,36 @@ def is_forgeable(key: str) -> bool:
     return key.lower().startswith(_FORGEABLE_PREFIXES)
 
 
+def is_legal(key: str, value: str | bytes) -> bool:
+    """Whether gRPC carries such a pair ("Custom-Metadata")."""
+    if _KEY.fullmatch(key) is None:
+        return False
+    return key.endswith(BINARY) or (isinstance(value, str) and _VALUE.fullmatch(value) is not None)
+
+
 def check_metadata(metadata: Metadata) -> None:
     """Check what goes to the upstream, where all clients share a connection.
 
+    gRPC's server takes pairs that its client refuses to send, and a call with one of them would never end.
+
     Raises:
-        MalformedRequest: it takes more than `MAX_BYTES`, counted as HTTP/2 does (RFC 9113, section 6.5.2).
+        MalformedRequest: gRPC can't carry it; or it takes more than `MAX_BYTES`, counted as HTTP/2 does (RFC 9113,
+            section 6.5.2).
     """
+    for key, value in metadata:
+        if not is_legal(key, value):
+            raise MalformedRequest(
+                f"the metadata {key!r} can't be sent on: gRPC carries printable ASCII, and bytes by names that end in "
+                f"{BINARY}"
+            )
     size = sum(len(key) + len(value) + _ENTRY_BYTES for key, value in metadata)
     if size > MAX_BYTES:
         raise MalformedRequest(f"the request has {size} bytes of metadata or headers, more than {MAX_BYTES}")
 
 
 def to_client(metadata: Iterable[Any]) -> Metadata:
-    """An upstream's metadata, with rich error details, without what belongs to its own connection."""
-    return tuple((key, value) for key, value in metadata if _crosses(key))
+    """An upstream's metadata, with rich error details, without what belongs to its own connection or can't be sent."""
+    return tuple((key, value) for key, value in metadata if _crosses(key) and is_legal(key, value))
 
 
 def _crosses(key: str) -> bool:

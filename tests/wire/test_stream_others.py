@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from guard.errors import UpstreamUnavailable
+from guard.wire import decoupled
 from guard.wire.upstream_stream import UpstreamStream
 from tests.wire.parts import Decide, Serve
 from tests.wire.stream_parts import ByValue, talk
@@ -49,18 +50,26 @@ async def test_another_model(serve: Serve, streams: StreamingUpstream, decide: D
     assert streams.requests == [first, first]
 
 
-async def test_another_model_where_nobody_says(serve: Serve, streams: StreamingUpstream, decide: Decide) -> None:
-    """So it is where the upstream doesn't say what it is, for whoever keeps it busy could make it silent."""
-    streams.silent = True
+async def test_another_model_where_nobody_says(
+    serve: Serve, streams: StreamingUpstream, decide: Decide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is where the upstream doesn't say what it is, for whoever keeps it busy could make it silent.
+
+    It is not asked by each message, and a moment is not remembered for as long as the stream lasts.
+    """
+    streams.silent, now_s = True, 0.0
+    monkeypatch.setattr(decoupled, "_now_s", lambda: now_s)
     guard = await serve(ByValue(decide), address=streams.address)
     first, second = request("a", value=1), request("b", value=2)
     second.model_name = "another"
     async with talk(guard) as client:
         await client.send(first)
         await client.hear()
-        await client.send(second)
-        assert "did not say what it is" in (await client.hear()).error_message
-        streams.silent = False  # a moment is not remembered for as long as the stream lasts
+        for _ in range(3):
+            await client.send(second)
+            assert "did not say what it is" in (await client.hear()).error_message
+        assert len(streams.configs) == 2
+        streams.silent, now_s = False, 11.0
         await client.send(second)
         assert (await client.hear()).infer_response.id == "b"
     assert streams.requests == [first, second]

@@ -8,16 +8,12 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
-import re
 from collections.abc import Iterable
 
-from guard.wire.metadata import check_metadata, to_upstream
+from guard.wire.metadata import BINARY, check_metadata, is_legal, to_upstream
 from guard.wire.status import Metadata
 
 _OF_THIS_BODY = frozenset({"content-encoding", "inference-header-content-length", "expect", "accept"})
-_KEY = re.compile(r"[0-9a-z_.-]+")
-_VALUE = re.compile(r"[\x20-\x7e]*")
-_BINARY = "-bin"
 
 
 def from_headers(headers: Iterable[tuple[str, str]]) -> Metadata:
@@ -30,13 +26,11 @@ def from_headers(headers: Iterable[tuple[str, str]]) -> Metadata:
     named = {name.strip().lower() for key, value in headers if key == "connection" for name in value.split(",")}
     carried: list[tuple[str, str | bytes]] = []
     for key, value in headers:
-        if key in named or key in _OF_THIS_BODY or not _KEY.fullmatch(key):
+        if key in named or key in _OF_THIS_BODY:
             continue
-        if key.endswith(_BINARY):
-            decoded = _decoded(value)
-            carried += [(key, decoded)] if decoded is not None else []
-        elif _VALUE.fullmatch(value):
-            carried.append((key, value))
+        carried_value = _decoded(value) if key.endswith(BINARY) else value
+        if carried_value is not None and is_legal(key, carried_value):
+            carried.append((key, carried_value))
     metadata = to_upstream(carried)
     check_metadata(metadata)
     return metadata

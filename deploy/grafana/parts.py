@@ -74,7 +74,8 @@ def p_value_map() -> Any:
     of_all, up_to = _p_values("15m")
     panel = lines(
         "p-values",
-        "Share of inputs up to each. On clean traffic each colour ends at its dashed line; an attack lifts the lowest",
+        "Share of inputs up to each. Dashed: as in the calibration, half of it changed. Cleaner traffic stays below; an "
+        "attack lifts the lowest",
         [
             *((f"{up_to[bound]} / ({of_all} > 0)", f"up to {bound:g}") for bound in BANDS),
             *((f"vector({bound:g})", f"{EXPECTED} {bound:g}") for bound in list(BANDS)[:-1]),

@@ -115,7 +115,7 @@ class Families:
         )
         self.p_values = self._histogram(
             "guard_detector_pvalue_ratio",
-            "p-values of items. combined: 5 % below .05 on clean traffic; of a single detector: approximate.",
+            "p-values of items. combined: 5 % below .05 on traffic like the calibration; of one detector: approximate.",
             P_VALUE_BUCKETS,
             **_BY_DETECTOR,
         )

@@ -74,7 +74,7 @@ def p_value_map() -> Any:
     of_all, up_to = _p_values("15m")
     panel = lines(
         "p-values",
-        "Share of inputs up to each. Dashed: as in the calibration, half of it changed. Cleaner traffic stays below; an "
+        "Share of inputs up to each. Dashed: as in calibration, half of it changed. Cleaner traffic stays below, an "
         "attack lifts the lowest",
         [
             *((f"{up_to[bound]} / ({of_all} > 0)", f"up to {bound:g}") for bound in BANDS),

@@ -15,8 +15,9 @@ import yaml
 
 from tests.ops.guarded import guarded
 from tests.ops.traffic import sending
-from tests.ops.watchers import FOLDER, Prometheus, free_port, running, wait_for
+from tests.ops.watchers import FOLDER, Prometheus, running, wait_for
 from tests.support import digits
+from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "build" / "prometheus3" / "usr" / "bin" / "prometheus"
@@ -73,7 +74,7 @@ def compared(prometheus: Prometheus, family: str, at_s: float) -> int:
 
 def test_no_count_is_lost(tmp_path: Path) -> None:
     """Each native histogram has the classic one's bounds, and in each bucket its count."""
-    port = free_port()
+    (port,) = free_ports(1)
     images = digits.load_data().test[0]
     with guarded(tmp_path) as (sidecar, _):
         (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(settings(sidecar.admin_port)))

@@ -24,8 +24,9 @@ import yaml
 from guard import __version__
 from guard.profile import store
 from tests.ops.traffic import sending
-from tests.ops.watchers import free_port, wait_for
+from tests.ops.watchers import wait_for
 from tests.support import digits
+from tests.support.ports import free_ports
 from tests.support.profiles import digits_profile
 from tests.support.triton import Triton
 
@@ -80,7 +81,7 @@ def container(environment: dict[str, str], folder: Path) -> Iterator[subprocess.
 
 def mounted(folder: Path, triton: Triton) -> dict[str, int]:
     """Lay out a policy that rejects, and what it names, for any user to read: the ports."""
-    ports = {name: free_port() for name in ("address", "http_address", "admin_address")}
+    ports = dict(zip(("address", "http_address", "admin_address"), free_ports(3), strict=True))
     store.save(digits_profile(), folder / "profile")
     shutil.copy(digits.onnx_file(), folder / "digits.onnx")
     model = {"profile": "profile", "model": "digits.onnx", "mode": "enforce", "false_positive_rate": 0.02}

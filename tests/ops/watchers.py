@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import threading
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.support.ports import free_ports
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
 HURRY = 10
@@ -103,7 +104,7 @@ def watching(
     """
     rules = hurried((FOLDER / "guard.rules.yml").read_text(), hurry)
     (folder / "guard.rules.yml").write_text(rules.replace("vector(0.025)", f"vector({overhead_limit_s})"))
-    port, alerts_port = free_port(), free_port()
+    port, alerts_port = free_ports(2)
     with receiving() as (receiver, webhook_port), ExitStack() as stack:
         alerting = yaml.safe_load(hurried((FOLDER / "alertmanager.yml").read_text(), hurry))
         alerting["receivers"][0]["webhook_configs"][0]["url"] = f"http://127.0.0.1:{webhook_port}/"
@@ -161,11 +162,3 @@ def _answers(port: int) -> bool:
     with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=5) as response:
         return bool(response.status == 200)
     return False
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port

@@ -44,7 +44,7 @@ def _now() -> Sequence[Any]:
             f"{{{{alertname}}}}, {{{{model}}}}: {CATALOGUES}",
         ),
         number("Adversarial in five minutes", "Share of the inputs", FOUND, "percentunit"),
-        number("Usual", "What alerts compare with, 1 % to 5 %; none in the first hour", USUAL, "percentunit"),
+        number("Usual", "What alerts compare with: one to three times what may be flagged", USUAL, "percentunit"),
         number("Most from one client", "Of each replica: share of those found; 1 behind a proxy", top, "percentunit"),
         number("Clients that probe", "With ten or more near-duplicates in ten minutes", probing),
     )
@@ -60,8 +60,8 @@ def _what() -> Sequence[Any]:
     return (
         lines(
             "Adversarial share",
-            "The alert is at three times what is usual; at 10 % while nobody knows what that is",
-            [(FOUND, "{{model}}"), (f"3 * {USUAL} or 0 * {FOUND} + 0.1", "{{model}}: alert")],
+            "The alert is at three times what is usual, where that is sure",
+            [(FOUND, "{{model}}"), (f"3 * {USUAL}", "{{model}}: alert")],
             "percentunit",
         ),
         lines(
@@ -88,7 +88,7 @@ def _drift() -> Sequence[Any]:
         p_value_bands(),
         lines(
             "p-values up to 0.05, in an hour",
-            "On clean traffic on the line at 5 %, give or take the tolerance",
+            "On clean traffic on the line at 5 % or below; an alert above the tolerance",
             [
                 (f"guard:pvalues:tail1h{{{MODEL}}}", "{{model}}"),
                 ("vector(0.05)", EXPECTED),

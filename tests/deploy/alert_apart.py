@@ -5,11 +5,14 @@ from __future__ import annotations
 from tests.deploy.alert_case import Case
 from tests.deploy.alert_series import (
     ASKED,
+    CERTIFICATE,
     ENFORCED_IN_PART,
+    IN_HASTE,
     LATE,
     LONG,
     QUIET,
     UNSUSPECTED,
+    UNWATCHED,
     USUAL,
     Series,
     apart,
@@ -42,6 +45,22 @@ def _in_one(
 
 
 APART = [
+    _in_one(
+        "GuardCertificateEnding",
+        "it ended",
+        {CERTIFICATE: "3600x100"},
+        {CERTIFICATE: "999999x100"},
+        70,
+        labels={"job": "guard", "file": "server.crt", "instance": "a:9011"},
+    ),
+    _in_one(
+        "GuardBypassUnwatched",
+        "Triton's counts are gone",
+        UNWATCHED,
+        inferences("0+100x60", call="0+100x60"),
+        40,
+        labels={"model": "digits"},
+    ),
     _in_one("GuardAttackSuspected", "8 % where 1 % was usual", LATE, USUAL, 130),
     _in_one("GuardAttackSustained", "an hour", LONG, USUAL, 205),
     _in_one(
@@ -66,6 +85,15 @@ APART = [
         failures("0+999x60", unscreened_fault="0+2x60"),
         failures("0+999x60"),
         30,
+        {"cause": "guard", "severity": "critical"},
+    ),
+    _in_one(
+        "GuardUnscreenedTraffic",
+        "clients leave no time",
+        IN_HASTE,
+        failures("0+1000x60"),
+        30,
+        {"cause": "clients", "severity": "warning"},
     ),
     _in_one(
         "GuardBypassSuspected",

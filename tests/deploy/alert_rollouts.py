@@ -93,11 +93,11 @@ ROLLOUTS = [
         35,
         ({"model": "digits"},),
     ),
-    Case("GuardSelfTestFailing", "it just began, and not yet", self_tested("_x30 0x30", 60), 40),
+    Case("GuardSelfTestFailing", "it just began, and not yet", self_tested("_x30 0x30", "60x100"), 40),
     Case(
         "GuardSelfTestFailing",
         "it began long ago, and not yet",
-        self_tested("_x10 0x50", 60),
+        self_tested("_x10 0x50", "60x100"),
         40,
         (_DIGITS | {"instance": "a:9011"},),
     ),

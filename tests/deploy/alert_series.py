@@ -8,11 +8,13 @@ OWN = ("internal", "overloaded", "engine_stopped", "screening", "backend", "back
 Series = dict[str, str]
 
 
-def items(clean: str, adversarial: str, unscreened: str = "0x400") -> Series:
-    """Items by verdict."""
+def items(clean: str, adversarial: str, unscreened: str = "0x400", *, rate: float = 0.01) -> Series:
+    """Items by verdict, where the policy lets Guard flag that share of honest ones."""
     name = "guard_items_total{model='digits',verdict="
     given = {"clean": clean, "adversarial": adversarial, "unscreened": unscreened}
-    return {f"{name}'{verdict}'}}": values for verdict, values in given.items()}
+    return {f"{name}'{verdict}'}}": values for verdict, values in given.items()} | {
+        "guard_false_positive_rate_target{model='digits'}": f"{rate}x1500"
+    }
 
 
 def p_values(all_of_them: str, tail: str, calibration: int = 400, others: str = "0x400") -> Series:
@@ -29,12 +31,13 @@ def p_values(all_of_them: str, tail: str, calibration: int = 400, others: str = 
     }
 
 
-def inferences(triton: str, model: str = "digits", **asked: str) -> Series:
-    """What Triton ran, and what Guard asked it for."""
-    name = f"guard_upstream_inferences_total{{model='{model}',sender="
-    return {f"nv_inference_request_success{{model='{model.partition('@')[0]}',version='1'}}": triton} | {
-        f"{name}'{sender}'}}": values for sender, values in asked.items()
-    }
+def inferences(triton: str, model: str = "digits", *, failed: str = "0x400", **asked: str) -> Series:
+    """What Triton ran, and what Guard asked it for, by sender; and what of that Triton refused."""
+    name = f"guard_upstream_inferences_total{{model='{model}',outcome="
+    return {
+        f"nv_inference_request_success{{model='{model.partition('@')[0]}',version='1'}}": triton,
+        f"{name}'failed',sender='call'}}": failed,
+    } | {f"{name}'answered',sender='{sender}'}}": values for sender, values in asked.items()}
 
 
 def failures(requests: str, **counts: str) -> Series:
@@ -55,6 +58,11 @@ def of_each_reason(requests: str, each: str, **more: str) -> Series:
     return failures(requests, **counts, **more)
 
 
+def limit(seconds: float, labels: str) -> Series:
+    """What somebody else's copy of the rules says of what Guard may add."""
+    return {f"guard:overhead_seconds:limit{{job='',instance='',{labels}}}": f"{seconds}x60"}
+
+
 def overhead(below_10_ms: str, below_50_ms: str) -> Series:
     """The histogram of what Guard adds."""
     name = "guard_overhead_seconds_bucket{le="
@@ -64,8 +72,7 @@ def overhead(below_10_ms: str, below_50_ms: str) -> Series:
 def concentrated(share: float, clean: str, adversarial: str, unscreened: str = "0x60") -> Series:
     """Who is behind the detections, with the rate that the policy asks for."""
     return items(clean, adversarial, unscreened) | {
-        "guard_client_detections_top_share_ratio{model='digits'}": f"{share}x60",
-        "guard_false_positive_rate_target{model='digits'}": "0.01x60",
+        "guard_client_detections_top_share_ratio{model='digits'}": f"{share}x200",
     }
 
 
@@ -96,11 +103,12 @@ def alive(up: str, guard: str, labels: str = "namespace='a'") -> Series:
     return {f"up{{{labels}}}": up, f"guard_build_info{{version='1',{labels}}}": guard}
 
 
-def self_tested(succeeded: str, interval_s: int) -> Series:
-    """When the self-test succeeded, and how often it is made."""
+def self_tested(succeeded: str, interval: str) -> Series:
+    """When the self-test succeeded, and how often it is made, of a model in force."""
     return {
         "guard_selftest_last_success_timestamp_seconds{model='digits'}": succeeded,
-        "guard_selftest_interval_seconds{model='digits'}": f"{interval_s}x100",
+        "guard_selftest_interval_seconds{model='digits'}": interval,
+        "guard_policy_mode{model='digits',mode='enforce'}": "1x100",
     }
 
 
@@ -115,21 +123,27 @@ def evidence(outcome: str, values: str) -> Series:
     return {f"{name}'written'}}": "0+100x60", f"{name}'{outcome}'}}": values}
 
 
-TESTED = self_tested("0+60x20 1200x80", 60)
+TESTED = self_tested("0+60x20 1200x80", "60x100")
 """Each minute, for 20 minutes."""
 
 ATTACK = items("0+99x10 1000+50x40", "0+1x10 60+50x40")
 LATE = items("0+99x120 11972+92x20", "0+1x120 128+8x20")
 SINCE_LATELY = items("0+980x180", "0x160 20+20x20")
 BURST = items("0+99x10 1000+50x10 1600+99x60", "0+1x10 60+50x10 561+1x60")
-LONG = items("0+990x150 149000+500x60 179900+900x90", "0+10x150 2000+500x60 32100+100x90")
-"""Of a thousand a minute 10, from 2:31 for an hour 500, then 100."""
+LONG = items("0+990x150 149000+500x60 179460+960x90", "0+10x150 2000+500x60 31540+40x90")
+"""Of a thousand a minute 10, from 2:31 for an hour 500, then 40."""
 
-RISING = items("0+990x150 149400+900x50 194900+500x30", "0+10x150 1600+100x50 7100+500x30")
-"""Of a thousand a minute 10, from 2:31 for 50 minutes 100, then 500."""
+RISING = items("0+990x200 198000+800x30", "0+10x200 2000+200x30")
+"""Of a thousand a minute 10, from 3:21 on 200."""
 
-WAS_MUCH = items("0+96x75 7300+100x200 27392+92x40", "0+4x75 300x200 308+8x40")
-"""4 % for an hour, then nothing for three, then 8 %."""
+WAS_MUCH = items("0+97x120 11640+100x90 20640+92x40", "0+3x120 360x90 360+8x40")
+"""3 % for two hours, then nothing for one and a half, then 8 %."""
+
+SOON = items("0+99x65 6435+92x140", "0+1x65 65+8x140")
+"""1 % for an hour, then 8 %."""
+
+STEADY = items("0+990x180 178200+800x500", "0+10x180 1800+200x500")
+"""1 % for three hours, then 20 %."""
 
 OTHERS = {"refused_malformed_request": "0+50x400", "unscreened_unlisted_model": "0+50x400"}
 """What clients do wrong, and what the policy lets pass, of a thousand requests a minute."""
@@ -168,9 +182,9 @@ ASKED, QUIET = ({"guard_query_attack_clients{model='digits'}": f"{clients}x20"} 
 TWO_ASKED = ASKED | at("b:9011", QUIET)
 UNSUSPECTED = {"guard_drift_suspected{model='digits',scope='several_clients'}": "0x400"}
 CALIBRATED = {"guard_profile_calibration_samples{model='digits'}": "10000000x400"}
-TWO_RATES = concentrated(0.8, "0+90x60", "0+10x60") | at(
-    "b:9011", {"guard_false_positive_rate_target{model='digits'}": "0.1x60"}
-)
+LOOSER = at("b:9011", {"guard_false_positive_rate_target{model='digits'}": "0.1x1500"})
+"""Another replica, whose policy lets Guard flag 10 %."""
+
 TWO_SUSPECTED = suspected("several_clients") | at("b:9011", UNSUSPECTED)
 TWO_VERSIONS = (
     inferences("0+200x60", "digits@1", call="0+100x60")
@@ -178,3 +192,32 @@ TWO_VERSIONS = (
     | inferences("0+200x60", call="0+50x60")
 )
 """Policies for two versions of a model, and one for the others."""
+
+UNSEEN = items("0+97x120 11640+92x60", "0+3x120 360+8x60", "0+9900x200")
+"""3 %, then 8 % of those that are screened, which are a hundred of ten thousand."""
+
+RARE = items("0+9990x120 1198800+9950x60", "0+10x120 1200+50x60", rate=0.001)
+"""0.1 %, then 0.5 %."""
+
+PROXY = concentrated(1.0, "0+980x200", "0+22x200")
+MASKED = inferences("0+200x60", call="0+100x60", failed="0+100x60")
+UNWATCHED = inferences("0+200x15 stale", call="0+100x60")
+IN_FORCE = "guard_policy_mode{model='digits',mode='enforce'}"
+OFTEN = self_tested("0+60x60", "60x60")
+UNTESTED = self_tested("0+60x20 stale", "60x20 stale")
+SLOW_ONES, QUICK_ONES = overhead("0+10x60", "0+100x60"), overhead("0+100x60", "0+100x60")
+CREDENTIALS = "guard_credentials_stale{section='listen'}"
+STALE = {"guard_config_last_reload_successful": "1x40", CREDENTIALS: "0x10 1x40"}
+CERTIFICATE = "guard_tls_cert_expiry_timestamp_seconds{file='server.crt'}"
+HOURLY = " ".join(f"{(hour + 2) * 3600}x59" for hour in range(26))
+"""A certificate that lives for two hours, and is replaced after one."""
+
+
+def of_clients(requests: str, each: str) -> Series:
+    """As many of each reason why nobody looked that is clients' own."""
+    return failures(
+        requests, **{f"unscreened_{why}": each for why in ("client_deadline", "invalid_input", "other_shape")}
+    )
+
+
+IN_HASTE = of_clients("0+1000x60", "0+5x60")

@@ -151,7 +151,9 @@ def _other_end(expr: str) -> Iterator[tuple[str, str]]:
 
 
 def _windows(expr: str) -> Iterator[tuple[str, str]]:
-    """A window that is far too short, or too long where it is as short as two readings allow."""
+    """A window that is far too short, or too long where it is as short as can be; now in place of before."""
     other = {"[5m]": "[1h]", "[30m]": "[5m]", "[1h]": "[5m]", "[6h]": "[30m]", "[1d]": "[20m]", "[7d]": "[1h]"}
     for window in sorted(other.keys() & set(re.findall(r"\[\w+\]", expr))):
         yield f"{window} is {other[window]}", expr.replace(window, other[window])
+    for found in re.finditer(r" offset (\w+)", expr):
+        yield f"without{found[0]}", expr[: found.start()] + expr[found.end() :]

@@ -31,7 +31,8 @@ LONG_MIN = 60
 NAMED = {
     "GuardAttackSuspected", "GuardAttackSustained", "GuardClientConcentration", "GuardQueryAttack", "GuardScoreDrift",
     "GuardUnscreenedTraffic", "GuardBypassSuspected", "GuardNotEnforcing", "GuardSelfTestFailing",
-    "GuardErrorBudgetBurn", "GuardOverheadHigh", "GuardDown", "GuardAuditLoss",
+    "GuardErrorBudgetBurn", "GuardOverheadHigh", "GuardDown", "GuardAuditLoss", "GuardBypassUnwatched",
+    "GuardReloadRefused", "GuardCertificateEnding",
 }  # fmt: skip
 
 

@@ -133,7 +133,7 @@ BURST = items("0+99x10 1000+50x10 1600+99x60", "0+1x10 60+50x10 561+1x60")
 LONG = items("0+990x150 149000+500x60 179460+960x90", "0+10x150 2000+500x60 31540+40x90")
 """Of a thousand a minute 10, from 2:31 for an hour 500, then 40."""
 
-RISING = items("0+990x200 198000+800x30", "0+10x200 2000+200x30")
+RISING = items("0+990x200 198000+800x40", "0+10x200 2000+200x40")
 """Of a thousand a minute 10, from 3:21 on 200."""
 
 WAS_MUCH = items("0+97x120 11640+100x90 20640+92x40", "0+3x120 360x90 360+8x40")

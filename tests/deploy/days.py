@@ -64,21 +64,21 @@ DAYS = [
     _of(
         "half of the inputs for ten minutes, by one client",
         Day(attack=minutes(SIX, SIX + 10, 300), share=minutes(SIX, SIX + 15, 0.95, 0.2)),
-        **{SUSPECTED: 5, SUSTAINED: 5, CONCENTRATED: 9},
+        **{SUSPECTED: 5, CONCENTRATED: 9},
     ),
     _of(
         "half of the inputs for two hours, by many clients",
         Day(attack=minutes(SIX, SIX + 120, 300)),
-        **{SUSPECTED: 5, SUSTAINED: 12},
+        **{SUSPECTED: 5, SUSTAINED: 25},
     ),
     _of(
         "12 % of the inputs, from three o'clock in the morning on",
         Day(attack=minutes(180, MINUTES, 41)),
         180,
-        **{SUSPECTED: 8, SUSTAINED: 30, DRIFT: 240},
+        **{SUSPECTED: 8, SUSTAINED: 45, DRIFT: 240},
     ),
     _of(
-        "20 % of the inputs, since Guard was installed", Day(attack=75), 0, **{SUSPECTED: 10, SUSTAINED: 10, DRIFT: 190}
+        "20 % of the inputs, since Guard was installed", Day(attack=75), 0, **{SUSPECTED: 10, SUSTAINED: 25, DRIFT: 190}
     ),
     _of(
         "one client of many, two of whose inputs in a hundred of all are adversarial",
@@ -96,7 +96,7 @@ DAYS = [
     _of(
         "a camera changed: 20 % are flagged, 40 % of p-values are small",
         Day(flagged=minutes(SIX, MINUTES, 0.2, 0.008), tail=minutes(SIX, MINUTES, 0.4, 0.04)),
-        **{SUSPECTED: 6, SUSTAINED: 30, DRIFT: 200},
+        **{SUSPECTED: 6, SUSTAINED: 40, DRIFT: 200},
     ),
     _of(
         "a camera changed a little: 2 % are flagged, 10 % of p-values are small",

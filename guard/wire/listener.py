@@ -14,7 +14,6 @@ import grpc
 from guard.config import Listen, Settings
 from guard.errors import AddressUnusable
 from guard.transport import SocketAccess
-from guard.wire.receive import transport_limit
 
 _MODES = {SocketAccess.OWNER: 0o600, SocketAccess.GROUP: 0o660, SocketAccess.EVERYONE: 0o666}
 _TRY_S = 1.0
@@ -107,7 +106,7 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
     """How each of Guard's gRPC servers takes messages and connections."""
     answer_ms = round(min(settings.listen.keepalive_s, _KEEPALIVE_TIMEOUT_S) * _MS)
     return [
-        ("grpc.max_receive_message_length", transport_limit(settings.upstream.max_message_bytes)),
+        ("grpc.max_receive_message_length", settings.upstream.max_message_bytes),
         ("grpc.per_message_decompression", _AS_IT_CAME),
         ("grpc.so_reuseport", 0),  # or a second server on a busy port would silently take half of its calls
         ("grpc.max_concurrent_streams", settings.limits.max_concurrent_streams),

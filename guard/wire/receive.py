@@ -29,10 +29,10 @@ _INFLATERS = ThreadPoolExecutor(2, thread_name_prefix="guard-inflate")
 
 
 def transport_limit(max_message_bytes: int) -> int:
-    """What gRPC itself is told to take: twice the setting.
+    """Of an answer, and of a body over HTTP, what is taken at all: twice the setting.
 
-    gRPC refuses in its own words, which name no setting, and before there is a handler to log it. The usual mistake
-    is a batch some rows too large, and that Guard refuses itself. What is larger still isn't worth the memory.
+    So that Guard can refuse one that is a little too large in words that name the setting. Of strangers over gRPC it
+    takes none, for gRPC makes copies of a message, and refuses in its own words before there is a first.
     """
     return min(2 * max_message_bytes, LARGEST_GRPC_BYTES)
 
@@ -91,8 +91,8 @@ async def receive(context: grpc.aio.ServicerContext[Any, Any], max_message_bytes
     message = await context.read()
     if not isinstance(message, bytes):
         raise MessageTooLarge(
-            f"gRPC took no message: it has more than {transport_limit(max_message_bytes)} bytes, where "
-            f"upstream.max_message_bytes allows {max_message_bytes}, or the client sent none"
+            f"gRPC took no message: it has more than the {max_message_bytes} bytes that upstream.max_message_bytes "
+            "allows, or the client sent none"
         )
     packing.compression = compression_of(message)
     return await unpacked("the request", message, max_message_bytes)

@@ -151,12 +151,11 @@ class TestErrors:
         [
             (b"\x3a\xff", "truncated"),
             (request("r").SerializeToString() + b"\x3a\x01x", "has 2 raw_input_contents for 1 input"),
-            (bytes(200_000), "more than upstream.max_message_bytes allows (100000)"),
             (gzip.compress(bytes(200_000)), "inflates to more than upstream.max_message_bytes allows (100000)"),
             (gzip.compress(b"x")[:-3], "ends too early"),
             (request("i" * (MAX_NAME_CHARACTERS + 1)).SerializeToString(), "a stream takes 4096 at most"),
         ],
-        ids=["broken", "contradictory", "too large", "bomb", "broken gzip", "long id"],
+        ids=["broken", "contradictory", "bomb", "broken gzip", "long id"],
     )
     async def test_refused(self, serve: Serve, streams: StreamingUpstream, message: bytes, says: str) -> None:
         """A message that Guard refuses is answered with why and an id, counted, and harms no other."""
@@ -169,6 +168,16 @@ class TestErrors:
         assert answered.infer_response.id == "next"
         assert len(guard.metrics.refused) == 1
         assert [each["decision"] is None for each in guard.metrics.finished] == [True, False]
+
+    async def test_too_large(self, serve: Serve, streams: StreamingUpstream) -> None:
+        """A message that gRPC itself does not take ends the stream, as it would at the server."""
+        guard = await serve(address=streams.address, max_message_bytes=100_000)
+        async with talk(guard) as client:
+            await client.send(request("first"))
+            assert (await client.hear()).infer_response.id == "first"
+            await client.send(bytes(100_001))
+            code, message, _ = await client.ended()
+        assert (code, "larger than max (100001 vs. 100000)" in message) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
 
     async def test_a_model_that_is_not_listed(self, serve: Serve, streams: StreamingUpstream) -> None:
         """A model outside the policy is refused, request by request, and the upstream isn't asked about it."""

@@ -44,7 +44,7 @@ def _now() -> Sequence[Any]:
             f"{{{{alertname}}}}, {{{{model}}}}: {CATALOGUES}",
         ),
         number("Adversarial in five minutes", "Share of the inputs", FOUND, "percentunit"),
-        number("Usual", "What alerts compare with: one to three times what may be flagged", USUAL, "percentunit"),
+        number("Usual", "What alerts compare with: the week's median, within bounds", USUAL, "percentunit"),
         number("Most from one client", "Of each replica: share of those found; 1 behind a proxy", top, "percentunit"),
         number("Clients that probe", "With ten or more near-duplicates in ten minutes", probing),
     )

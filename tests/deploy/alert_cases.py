@@ -88,6 +88,8 @@ CASES = [
     Case("GuardAttackSuspected", "a steady 12 %", items("0+880x400", "0+120x400"), 390, (DIGITS,)),
     Case("GuardAttackSuspected", "8 % of another's 10 %", LATE | LOOSER, 130),
     Case("GuardAttackSuspected", "8 % where 5 % may be", items("0+92x60", "0+8x60", rate=0.05), 20),
+    Case("GuardAttackSuspected", "25 % where 5 % may be", items("0+75x60", "0+25x60", rate=0.05), 20),
+    Case("GuardAttackSuspected", "40 % where 5 % may be", items("0+60x60", "0+40x60", rate=0.05), 20, (DIGITS,)),
     Case("GuardAttackSuspected", "0.5 % where 0.1 % may be", RARE, 130, (DIGITS,)),
     Case("GuardAttackSuspected", "2 % where there was nothing", SINCE_LATELY, 170),
     Case("GuardAttackSuspected", "not for two minutes yet", ATTACK, 12),

@@ -14,6 +14,7 @@ from typing import Any
 Rule = dict[str, Any]
 _QUIET = re.compile(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|\b(?:by|on) \([^)]*\)')
 _NUMBER = re.compile(r"(?<![\w.:])\d+(?:\.\d+)?(?![\w.])")
+_LIMITS = re.compile(r"\b(?:histogram_quantile|quantile_over_time)\(|\bguard:detections:target\b")
 _FLIPPED = {">": "<", "==": "!="}
 
 
@@ -71,7 +72,7 @@ def _mistakes(rule: Rule) -> Iterator[tuple[str, Rule]]:
         if key in rule:
             yield f"without `{key}`", {other: value for other, value in rule.items() if other != key}
     whole = " ".join(rule["expr"].split())
-    limits = _numbers(whole) if "alert" in rule or re.search(r"\b(clamp|histogram_quantile)\(", whole) else ()
+    limits = _numbers(whole) if "alert" in rule or _LIMITS.search(whole) else ()
     more = (*_parts(whole), *_matchers(whole), *_windows(whole), *_together(whole), *_other_end(whole))
     for what, expr in (*_flipped(whole), *limits, *more):
         yield what, {**rule, "expr": expr}

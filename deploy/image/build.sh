@@ -4,6 +4,8 @@
 #   VARIANT  cpu or gpu
 #   BASE     what to build on, by digest; "debootstrap" makes one of Debian's packages, where no registry can be reached
 #   TRIAL    1 takes a BASE by its tag too; the image is then tagged as a trial, which is no release
+#   PUSH     a repository of a registry, as in registry.example/guard: the image goes there, and its digest, by which it
+#            is deployed, to build/. It has none before, for a registry has it compressed; log in with `buildah login`
 #   PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS   passed on to pip
 #   BUILDAH_VOLUMES   more of pip's files, as for buildah --volume, one a word
 set -euo pipefail
@@ -14,6 +16,11 @@ if [[ $base != debootstrap && -z $trial && ! $base =~ ^[^@[:space:]]+@sha256:[0-
     echo "BASE=$base doesn't say which bytes to build on: name the image by its digest, as in" \
         "BASE=python:3.11-slim-bookworm@sha256:... (docker buildx imagetools inspect python:3.11-slim-bookworm shows it)," \
         "or BASE=debootstrap. TRIAL=1 takes a tag." >&2
+    exit 2
+fi
+push=${PUSH:-}
+if [[ $push == *[@[:space:]]* || ${push##*/} == *:* ]]; then
+    echo "PUSH=$push doesn't name a repository: write it without a tag or digest, as in PUSH=registry.example/guard." >&2
     exit 2
 fi
 base=${base:-python:3.11-slim-bookworm}
@@ -45,3 +52,11 @@ made=$("${buildah[@]}" from --pull-never "localhost/$tag")
 trap '"${buildah[@]}" rm "$made" > /dev/null' EXIT
 "${buildah[@]}" run --isolation chroot "$made" -- guard --version
 echo "made $tag"
+
+if [ -n "$push" ]; then
+    file=build/${tag/:/-}.digest
+    mkdir -p build
+    "${buildah[@]}" push --quiet --digestfile "$file" "localhost/$tag" "docker://$push:${tag#guard:}"
+    echo "pushed $push:${tag#guard:}; its digest is in $file. In your kustomization:"
+    printf 'images:\n  - name: guard\n    newName: %s\n    digest: %s\n' "$push" "$(< "$file")"
+fi

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from guard.cli.words import AsJson, out, print_json, summary
+from guard.cli.words import AsJson, NoConfig, out, print_json, summary
 from guard.config import Settings
 from guard.errors import ConfigError
 
@@ -22,6 +22,7 @@ def check_config(
     policy: Annotated[Path | None, typer.Argument(help="The policy file.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of policy files instead.")] = False,
     as_json: AsJson = False,
+    _config: NoConfig = None,
 ) -> None:
     """Check a policy file, and load its profiles and models: every mistake, with its line and what to do."""
     from guard.config_file import PolicyUnusable, json_schema

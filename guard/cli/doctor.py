@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from guard.cli.words import AsJson, out, print_json
+from guard.cli.words import AsJson, NoConfig, out, print_json
 from guard.plural import counted
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def doctor(
         int, typer.Option(min=1, max=65535, help="Where the guarded server may serve HTTP; it may be a way round.")
     ] = 8000,
     as_json: AsJson = False,
+    _config: NoConfig = None,
 ) -> None:
     """Look at a deployment, from the machine that Guard runs on, and say what to do. It exits with 6 for problems."""
     from guard.config_file import load_settings

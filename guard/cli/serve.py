@@ -16,7 +16,7 @@ import structlog
 import typer
 from pydantic import ValidationError
 
-from guard.cli.words import flag, out, summary
+from guard.cli.words import flag, other_way, out, summary
 from guard.config import Settings, Unlisted, Upstream, host_and_port
 from guard.errors import AddressUnusable, ConfigError, GuardError
 from guard.values import Mode
@@ -52,7 +52,7 @@ def serve(
 ) -> None:
     """Serve: Guard in front of your server (--config), or with a small server of its own (--embedded)."""
     if ctx.args:
-        raise ConfigError(f"name the policy with --config: guard serve --config {ctx.args[0]}")
+        raise other_way("with", f"serve --config {ctx.args[0]}")
     from guard.observe.logs import configure_logging
 
     configure_logging(json=log_format is LogFormat.JSON, level=log_level)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
 import typer
 from rich.console import Console
 
 from guard.config import Settings
+from guard.errors import ConfigError
 
 out = Console(markup=False, emoji=False, highlight=False)
 """Standard output. Paths and names are shown as they are."""
@@ -19,6 +21,22 @@ AsJson: TypeAlias = Annotated[
     bool, typer.Option("--json", help="For machines: the result as JSON; all else goes to standard error.")
 ]
 """What commands with a result take."""
+
+
+def other_way(how: str, line: str) -> ConfigError:
+    """What to type where a policy was named as another command takes it."""
+    return ConfigError(f"name the policy {how} --config: guard {line}")
+
+
+def _as_serve_takes_it(ctx: typer.Context, policy: Path | None) -> None:
+    if policy is not None:
+        raise other_way("without", f"{ctx.info_name} {policy}")
+
+
+NoConfig: TypeAlias = Annotated[
+    Path | None, typer.Option("--config", callback=_as_serve_takes_it, is_eager=True, hidden=True)
+]
+"""What commands with a policy as their argument take, to say so: only `guard serve` names it by an option."""
 
 EXIT_CODES: Final = {
     0: "it went well",

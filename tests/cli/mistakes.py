@@ -108,6 +108,13 @@ MISTAKES = {
     "serve a policy without its option": (
         "serve policy.yaml", CONFIG, ["^guard: name the policy with --config: guard serve --config policy.yaml$"]
     ),
+    **{
+        f"{command} a policy with an option": (
+            f"{command} --config policy.yaml", CONFIG,
+            [f"^guard: name the policy without --config: guard {command} policy.yaml$"],
+        )
+        for command in ("check-config", "doctor")
+    },
     "serve two things": ("serve --config policy.yaml --embedded digits.onnx", CONFIG, ["say either --config"]),
     "serve no model file": ("serve --embedded gone.onnx", MODEL, ["no model file gone.onnx", "name an ONNX file"]),
     "serve without its profile": (EMBEDDED + "--profile empty", PROFILE, ["empty holds no profile", "guard calibrate"]),

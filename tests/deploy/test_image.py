@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from guard import __version__
+from tests.deploy.rendered import KUBERNETES, LINK, containers, needs_kubectl
+from tests.walk.documents import block
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy" / "image" / "Dockerfile"
@@ -68,6 +73,62 @@ def test_a_base_that_is_taken(given: dict[str, str], tmp_path: Path) -> None:
     started = built(tmp_path, **given)
     assert started.returncode == 127
     assert "buildah: command not found" in started.stderr
+
+
+@pytest.mark.parametrize("push", ["registry.example/guard:0.1.0", f"guard@sha256:{'a' * 64}", "registry.example:5000"])
+def test_a_place_to_push_to_has_no_tag(push: str, tmp_path: Path) -> None:
+    """The tag is the version's, and where there is another nothing is built."""
+    refused = built(tmp_path, TRIAL="1", PUSH=push)
+    assert refused.returncode == 2
+    assert f"PUSH={push} doesn't name a repository" in refused.stderr
+
+
+BUILDAH = """#!/bin/bash
+words="$*"
+if [[ $words =~ --digestfile\\ ([^ ]+) ]]; then
+    echo "$words" >> pushed
+    printf %s "$DIGEST" > "${BASH_REMATCH[1]}"
+fi
+"""
+"""All of it that a push takes; tests/ops/live_image.py pushes with the real one."""
+
+
+def test_it_is_deployed_by_the_digest_that_the_push_gave_it(tmp_path: Path) -> None:
+    """The build writes it down, and prints the very lines that the documents have in an overlay."""
+    digest = f"sha256:{'ab' * 32}"
+    clone, programs = tmp_path / "clone", tmp_path / "programs"
+    for name in ("deploy/image/build.sh", "guard/__init__.py"):
+        (clone / name).parent.mkdir(parents=True)
+        shutil.copy(ROOT / name, clone / name)
+    programs.mkdir()
+    for name in ("dirname", "mkdir", "sed"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    (programs / "buildah").write_text(BUILDAH)
+    (programs / "buildah").chmod(0o755)
+    given = {"PATH": str(programs), "DIGEST": digest, "TRIAL": "1", "PUSH": "registry.example/guard"}
+    words = ["/bin/bash", clone / "deploy" / "image" / "build.sh"]
+    made = subprocess.run(words, env=given, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert f"localhost/guard:{__version__}-trial docker://registry.example/guard:{__version__}-trial" in (
+        (clone / "pushed").read_text()
+    )
+    assert (clone / "build" / f"guard-{__version__}-trial.digest").read_text() == digest
+    printed = yaml.safe_load(made.stdout[made.stdout.index("\nimages:\n") :])["images"]
+    assert printed == [{"name": "guard", "newName": "registry.example/guard", "digest": digest}]
+    documented = yaml.safe_load(block("docs/deploying.md", "apiVersion: kustomize"))["images"]
+    assert printed[0] | {"digest": "sha256:..."} == documented[0]
+    assert f"`build/guard-{__version__}.digest`" in (ROOT / "docs" / "deploying.md").read_text()
+
+
+@needs_kubectl
+def test_digests_take_the_place_of_tags(tmp_path: Path) -> None:
+    """What the documents write in an overlay pins every image of the pods."""
+    text = block("docs/deploying.md", "apiVersion: kustomize").replace("sha256:...", f"sha256:{'ab' * 32}")
+    overlay = yaml.safe_load(text) | {"resources": [os.path.relpath(KUBERNETES / "overlays" / "gpu-dra", tmp_path)]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    (tmp_path / "policy.yaml").touch()
+    images = {each["name"]: each["image"] for each in containers(str(tmp_path))}
+    pinned = {"guard": "guard", LINK: "guard", "triton": "tritonserver"}
+    assert images == {name: f"registry.example/{image}@sha256:{'ab' * 32}" for name, image in pinned.items()}
 
 
 def test_it_is_who_the_pod_says() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 from kubernetes_validate.utils import SchemaNotFoundError
 
 from guard import __version__
 from tests.deploy.rendered import (
     ALL,
     CUSTOM,
+    KUBERNETES,
     LINK,
     container,
     containers,
@@ -186,6 +190,22 @@ def test_the_end(folder: str) -> None:
     assert given_s >= needed_s
 
 
+def test_components_combine(tmp_path: Path) -> None:
+    """Who takes all that an overlay can have besides a GPU has each one's volumes, and ways out of the pod."""
+    names = ["audit", "mtls", "redis", "tracing"]
+    up = Path(os.path.relpath(KUBERNETES, tmp_path))
+    chosen = {"resources": [str(up / "base")], "components": [str(up / "components" / name) for name in names]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(chosen))
+    folder = str(tmp_path)
+    assert [each["name"] for each in containers(folder)] == GUARDED
+    volumes = {each["name"] for each in pod(folder)["volumes"]}
+    assert {"guard-audit", "guard-audit-keys", "guard-tls", "guard-query-store"} <= volumes
+    mounted = {each["name"] for each in container(folder, "guard")["volumeMounts"]}
+    assert mounted == {name for name in volumes if name.startswith("guard-")}
+    rules = resource(folder, "NetworkPolicy")["spec"]["egress"]
+    assert {port["port"] for rule in rules for port in rule["ports"]} == {4317, 6379, 53}
+
+
 @pytest.mark.parametrize("folder", ALL)
 def test_resources(folder: str) -> None:
     """Every container of ours says what it needs and how much memory it may take."""
@@ -206,4 +226,4 @@ def test_others_select_the_pods(folder: str) -> None:
     assert network["policyTypes"] == ["Ingress", "Egress"]
     assert {port["port"] for rule in network["ingress"] for port in rule["ports"]} == {8000, 8001, 9011}
     ports = {port["port"] for rule in network["egress"] for port in rule["ports"]}
-    assert ports == ({6379, 53} if folder == "overlays/redis" else set())
+    assert ports == {"overlays/redis": {6379, 53}, "overlays/evidence": {4317, 53}}.get(folder, set())

@@ -27,7 +27,7 @@ def test_policies(folder: str, tmp_path: Path) -> None:
     Draft202012Validator(json_schema()).validate(yaml.safe_load(text))
     settings = _read(text, tmp_path)
     mounts = {mount["mountPath"] for mount in container(folder, "guard")["volumeMounts"]}
-    for path in re.findall(r"(/(?:run|profiles)/[^\s,}]+)", text):
+    for path in re.findall(r"(/(?:run|profiles|var)/[^\s,}]+)", text):
         assert any(path.startswith(f"{mount}/") for mount in mounts), f"{path} is on no volume"
     (model,) = settings.models.values()
     assert model.mode == MODES.get(folder, "flag")
@@ -49,6 +49,9 @@ def _read(text: str, folder: Path) -> Settings:
         _write(folder / "run" / name, content.encode())
     _write(folder / "profiles" / "digits" / "profile" / MANIFEST, b"{}")
     _write(folder / "profiles" / "digits" / "model.onnx", b"")
+    if "/run/guard-audit/" in text:
+        for name in ("names.key", "captures.key"):
+            _write(folder / "run" / "guard-audit" / name, bytes(32))
     if "/run/guard-query-store/" in text:
         _write(folder / "run" / "guard-query-store" / "password", b"secret")
         _write(folder / "run" / "guard-query-store" / "ca.crt", b"any")
@@ -61,7 +64,7 @@ def _read(text: str, folder: Path) -> Settings:
             "ca.crt": authority.certificate,
         }.items():
             _write(folder / "run" / "guard-tls" / name, content)
-    (folder / "policy.yaml").write_text(re.sub(r"(?<=[ :])/(run|profiles)/", rf"{folder}/\1/", text))
+    (folder / "policy.yaml").write_text(re.sub(r"(?<=[ :])/(run|profiles|var)/", rf"{folder}/\1/", text))
     return load_settings(folder / "policy.yaml")
 
 

@@ -1,11 +1,16 @@
-"""Calibration and evaluation on a local Ray cluster, with the results of one machine. `make ray-test` runs it."""
+"""Calibration and evaluation on a local Ray cluster, with the results of one machine.
+
+Ray comes from `.venv-ray`, which `make servers` makes, where it is not in the environment itself.
+"""
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,16 +26,20 @@ from guard.values import Evidence, Screening
 from tests.support import digits
 from tests.support.profiles import digits_backend, plain_profile
 
+PACKAGES = Path(__file__).parents[2] / ".venv-ray" / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
 PLAIN = Options(network=False, conditions=())
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """A Ray cluster of two processes on this machine."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: `make ray-test` installs it")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield spread.LOCAL
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.path", [*sys.path, str(PACKAGES)])
+        patch.setenv("PYTHONPATH", str(PACKAGES), prepend=os.pathsep)  # for the cluster's own processes
+        ray = pytest.importorskip("ray", reason="Ray is not installed: `make servers` installs it")
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield spread.LOCAL
+        ray.shutdown()
 
 
 def said(screening: Screening) -> list[object]:

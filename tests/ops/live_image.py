@@ -1,10 +1,12 @@
 """The image is built as `make image BASE=debootstrap` builds it, and serves as a pod would have it serve.
 
-`make ops-test` runs it; it takes about five minutes, and downloads what it builds of.
+`make ops-test` runs it; it takes ten minutes, and downloads what it builds of. Where Debian's docker-registry is
+installed, the image is pushed to one too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -38,6 +40,12 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+REGISTRY = shutil.which("docker-registry")
+DIGEST = ROOT / "build" / f"guard-{__version__}.digest"
+INSTALLED = """
+import importlib.metadata, json
+print(json.dumps({each.name: each.version for each in importlib.metadata.distributions()}))
+"""
 
 
 @pytest.fixture
@@ -51,8 +59,31 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     if given := os.environ.get("PIP_CERT"):
         volumes.append(f"{given}:{CERTIFICATES}:ro")
     more = {"BUILDAH_VOLUMES": " ".join([*os.environ.get("BUILDAH_VOLUMES", "").split(), *volumes])}
-    yield os.environ | more | {"BASE": "debootstrap", "VARIANT": "cpu", "CONTAINERS_STORAGE_CONF": str(config)}
+    given = os.environ | more | {"BASE": "debootstrap", "VARIANT": "cpu", "CONTAINERS_STORAGE_CONF": str(config)}
+    with registry(tmp_path) as there:
+        yield given | there
     shutil.rmtree(images)
+
+
+@contextmanager
+def registry(folder: Path) -> Iterator[dict[str, str]]:
+    """A registry of this machine, where there can be one: what has the build push to it."""
+    if REGISTRY is None:
+        yield {}
+        return
+    (port,) = free_ports(1)
+    stored = folder / "registry"
+    config = {"version": 0.1, "storage": {"filesystem": {"rootdirectory": str(stored)}}}
+    (folder / "registry.yml").write_text(yaml.safe_dump(config | {"http": {"addr": f"127.0.0.1:{port}"}}))
+    (folder / "registries.conf").write_text(f'[[registry]]\nlocation = "127.0.0.1:{port}"\ninsecure = true\n')
+    with (folder / "registry.log").open("wb") as log:
+        process = subprocess.Popen([REGISTRY, "serve", folder / "registry.yml"], stdout=log, stderr=log)
+    try:
+        yield {"PUSH": f"127.0.0.1:{port}/guard", "CONTAINERS_REGISTRIES_CONF": str(folder / "registries.conf")}
+    finally:
+        process.terminate()
+        process.wait(60)
+        shutil.rmtree(stored, ignore_errors=True)
 
 
 def buildah(environment: dict[str, str], *words: str) -> str:
@@ -84,7 +115,7 @@ def mounted(folder: Path, triton: Triton) -> dict[str, int]:
     ports = dict(zip(("address", "http_address", "admin_address"), free_ports(3), strict=True))
     store.save(digits_profile(), folder / "profile")
     shutil.copy(digits.onnx_file(), folder / "digits.onnx")
-    model = {"profile": "profile", "model": "digits.onnx", "mode": "enforce", "false_positive_rate": 0.02}
+    model = {"profile": "profile", "model": "digits.onnx", "mode": "enforce", "false_positive_rate": 0.05}
     policy = {
         "upstream": {"address": triton.address},
         "listen": {name: f"127.0.0.1:{port}" for name, port in ports.items()},
@@ -110,6 +141,9 @@ def test_the_image_guards(environment: dict[str, str], tmp_path: Path) -> None:
     )
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
     assert f"guard {__version__}\nmade guard:{__version__}" in built.stdout
+    check_what_it_is_made_of(environment)
+    if "PUSH" in environment:
+        check_the_digest(environment["PUSH"], built.stdout)
     folder = tmp_path / "guard"
     folder.mkdir()
     triton = Triton(tmp_path, name="digits", onnx=digits.onnx_file())
@@ -124,8 +158,40 @@ def test_the_image_guards(environment: dict[str, str], tmp_path: Path) -> None:
             benign, attacked = (_statuses(ports["http_address"], each[:60]) for each in (test, attacks))
     finally:
         triton.stop()
-    assert benign[200] > 0.8 * benign.total()
-    assert attacked[403] > 0.3 * attacked.total()
+    # Of a profile of few samples, p-values of attacks come in few steps; at 5 % nine in ten are below.
+    assert benign[200] > 0.8 * benign.total(), benign
+    assert attacked[403] > 0.5 * attacked.total(), attacked
+
+
+def check_what_it_is_made_of(environment: dict[str, str]) -> None:
+    """The bill of materials, which the build has held against its schema, names what is installed, and nothing else."""
+    name = buildah(environment, "from", "--pull-never", f"localhost/guard:{__version__}")
+    run = ("run", "--isolation", "chroot", name, "--")
+    bill = json.loads(buildah(environment, *run, "cat", "/opt/guard/sbom.cdx.json"))
+    installed = json.loads(buildah(environment, *run, "/opt/guard/bin/python", "-c", INSTALLED))
+    buildah(environment, "rm", name)
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    named = {each["name"]: each["version"] for each in bill["components"]}
+    assert named == installed
+    assert named["guard-sidecar"] == __version__
+    assert {"torch", "onnxruntime", "grpcio"} <= named.keys()
+
+
+def check_the_digest(push: str, said: str) -> None:
+    """What the build wrote and said is the digest by which the registry has the image."""
+    address, _, repository = push.partition("/")
+    asked = urllib.request.Request(
+        f"http://{address}/v2/{repository}/manifests/{__version__}",
+        headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+    )
+    with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310 - http, as it says above
+        digest = answer.headers["Docker-Content-Digest"]
+        assert digest == f"sha256:{hashlib.sha256(answer.read()).hexdigest()}"
+    assert DIGEST.read_text() == digest
+    assert yaml.safe_load(said[said.index("\nimages:\n") :])["images"] == [
+        {"name": "guard", "newName": push, "digest": digest}
+    ]
+    DIGEST.unlink()
 
 
 def _statuses(port: int, images: np.ndarray) -> Counter[int]:

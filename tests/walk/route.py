@@ -95,6 +95,7 @@ ROUTE: Final[tuple[Step | Serving | File, ...]] = (
     *(Step(f"pip install '.[{extra}]'", says=_INSTALLS) for extra in ("client", "cpu", "otel")),
     Step("make constraints", leaves="constraints.txt"),
     Step("make image BASE=...", says="BASE=... doesn't say which bytes to build on: name the image by its", code=2),
+    Step("make image BASE=... PUSH=registry.example/guard", says="BASE=... doesn't say which bytes", code=2),
     Step("make schema"),
     Step("make proto"),
     Step("make metrics-table"),
@@ -121,6 +122,11 @@ ROUTE: Final[tuple[Step | Serving | File, ...]] = (
         meanwhile=(
             Step("curl -s localhost:9011/readyz", says=r"\Aready", again=True),
             Step("curl -s localhost:9011/metrics", says="guard_requests_total"),
+            Step("curl -s localhost:9011/metrics | grep audit", says="guard_audit_disk_bytes"),
+            Step(
+                "curl -s localhost:9011/metrics | grep -E 'selftest|detector_errors|build_info|policy_info'",
+                says="guard_policy_info",
+            ),
             Step("curl -s localhost:9011/policy", says="digits"),
             Step("guard doctor policy.yaml", says="0 problem"),
         ),
@@ -143,6 +149,8 @@ ROUTE: Final[tuple[Step | Serving | File, ...]] = (
         says=r"drawn in input\.png",
         leaves="input.png",
     ),
+    Step("head -c 32 /dev/urandom > names.key", leaves="names.key"),
+    Step("head -c 32 /dev/urandom > captures.key", leaves="captures.key"),
     Step(f"guard audit export {AUDIT} --out audit.parquet", says=r"3 records are in audit\.parquet"),
     Step("guard audit show ID FOLDER", says="adversarial: reject in enforce mode, denied"),
     Step("guard audit export FOLDER --out found.parquet", says=r"3 records are in found\.parquet"),
@@ -214,7 +222,7 @@ ELSEWHERE: Final = {
 BY_CI: Final = ("make test", "make lint", "make servers", "pytest tests/screen")
 """What .ci/run types itself, what that begins with, and a part of it."""
 
-NAMES: Final = ("docker push", "kubectl exec", "kubectl port-forward", "kubectl rollout restart", "ssh -L")
+NAMES: Final = ("kubectl delete pod", "kubectl exec", "kubectl port-forward", "kubectl rollout restart", "ssh -L")
 """Names of commands in sentences, which nobody types without more words."""
 
 ON_A_CLUSTER: Final = (
@@ -223,14 +231,28 @@ ON_A_CLUSTER: Final = (
     "kubectl -n inference cp guard-demo/digits.onnx loader:/models/digits/1/model.onnx",
     "kubectl -n inference cp guard-demo/digits.onnx loader:/profiles/digits/model.onnx",
     "kubectl -n inference cp guard-demo/profile loader:/profiles/digits/profile",
+    "kubectl -n inference create secret generic guard-audit --from-file=names.key --from-file=captures.key",
     "kubectl -n inference create secret generic guard-noise --from-literal=secret=$(openssl rand -hex 32)",
     "kubectl -n inference delete pod loader",
+    "kubectl -n inference describe pods --selector guard-sidecar=enabled",
+    "kubectl -n inference exec deployment/triton -c guard -- df -h /var/lib/guard",
+    "kubectl -n inference exec deployment/triton -c guard -- guard audit verify /var/lib/guard/audit",
+    "kubectl -n inference exec deployment/triton -c guard -- guard profile show /profiles/digits/profile",
+    "kubectl -n inference exec deployment/triton -c guard -- tar -C /var/lib/guard -cf - audit > audit.tar",
     "kubectl -n inference exec loader -- mkdir -p /models/digits/1 /profiles/digits",
+    "kubectl -n inference get pods --selector guard-sidecar=enabled",
+    "kubectl -n inference get pods --selector guard-sidecar=enabled --output wide",
     "kubectl -n inference logs deployment/triton -c guard",
+    "kubectl -n inference logs deployment/triton -c guard --previous",
+    "kubectl -n inference logs deployment/triton -c guard --tail 50",
+    "kubectl -n inference logs deployment/triton -c guard > guard.log",
+    "kubectl -n inference logs deployment/triton -c guard | grep 'audit log'",
+    "kubectl -n inference logs deployment/triton -c guard | tee guard.log | grep self-test",
     "kubectl -n inference port-forward deployment/triton 9011 &",
     "kubectl -n inference port-forward service/triton 8001 &",
     "kubectl -n inference rollout restart deployment/triton",
     "kubectl -n inference rollout status deployment/triton",
+    "kubectl -n inference rollout undo deployment/triton",
     "kubectl -n inference wait --for=condition=Ready pod/loader",
 )
 """What takes a cluster: test_cluster.py holds what these lines name against what is rendered."""
@@ -252,6 +274,9 @@ NOT_HERE: Final = {
             _BUILD,
             "docker build --target sbom --output . ...",
             "docker buildx imagetools inspect python:3.11-slim-bookworm",
+            "docker buildx imagetools inspect registry.example/guard:0.1.0",
+            "docker push registry.example/guard:0.1.0",
+            "docker tag guard:0.1.0 registry.example/guard:0.1.0",
         ),
         _REGISTRY,
     ),
@@ -264,6 +289,7 @@ NOT_HERE: Final = {
     **dict.fromkeys(("make ray-test", "make test-kernel", "playwright install chromium"), _DOWNLOADS),
     "npm pack htmx.org@VERSION": "it is to be filled in with another version than the one that is here",
     "sudo apt install prometheus prometheus-alertmanager": _CHANGES,
+    "sudo systemctl start prometheus prometheus-alertmanager": _CHANGES,
     "sudo systemctl stop prometheus prometheus-alertmanager": _CHANGES,
 }
 """Lines, and why they are not typed."""

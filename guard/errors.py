@@ -40,6 +40,7 @@ person who must act: what is wrong, then what to do. Foreign exceptions are tran
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -187,9 +188,13 @@ class ScreeningError(GuardError):
 
 
 class Overloaded(ScreeningError):
-    """The queue is full."""
+    """The queue is full, or so long that it takes `takes_s` seconds to be screened, which is too long."""
 
     code = "overloaded"
+
+    def __init__(self, message: str, *, takes_s: float = math.inf) -> None:
+        super().__init__(message)
+        self.takes_s = takes_s
 
 
 class DeadlineExceeded(ScreeningError):

@@ -143,8 +143,10 @@ class Gate:
         self, request: InferRequest, guarded: GuardedModel, decision_id: str, deadline_s: float | None, client: str
     ) -> Decision:
         name, policy = guarded.info.name, guarded.policy
-        budget_s = policy.screening_budget_s if deadline_s is None else min(policy.screening_budget_s, deadline_s)
-        ends_s = time.monotonic() + budget_s
+        allowed_s = policy.screening_budget_s
+        budget_s = allowed_s if deadline_s is None else min(allowed_s, deadline_s)
+        late = UnscreenedReason.CLIENT_DEADLINE if budget_s < allowed_s else UnscreenedReason.DEADLINE
+        began_s = time.monotonic()
         try:
             inputs = await self._inputs(request, guarded, budget_s)
         except OtherShape as error:
@@ -154,16 +156,17 @@ class Gate:
         except GuardError as error:
             if isinstance(error, RequestError) and policy.mode is not Mode.SHADOW:
                 raise
-            return decide(decision_id, name, policy, (unscreened_item(_why_unread(error, decision_id)),))
+            return decide(decision_id, name, policy, (unscreened_item(_why_unread(error, decision_id, late)),))
         if guarded.unverified(request.model_version) is not None:
             items = tuple(unscreened_item(UnscreenedReason.UNVERIFIED) for _ in inputs)
             return decide(decision_id, name, policy, items)
-        budget_s = ends_s - time.monotonic()
+        spent_s = time.monotonic() - began_s
+        budget_s, allowed_s = budget_s - spent_s, allowed_s - spent_s
         looking = None
         if guarded.watch is not None:
             looking = asyncio.create_task(_look_back(guarded.watch, inputs, budget_s, client))
         try:
-            screened = await _screen_all(guarded.engine, inputs, budget_s, decision_id, client)
+            screened = await _screen_all(guarded.engine, inputs, budget_s, decision_id, client, allowed_s=allowed_s)
             findings = () if looking is None else await looking
         finally:
             if looking is not None:
@@ -175,6 +178,7 @@ class Gate:
             reject = policy.queries is Queries.REJECT
             items = tuple(with_probing(i, f, reject=reject) for i, f in zip(items, findings, strict=True))
         items = await _compare_flagged(guarded.universal, inputs, items)
+        items = tuple(replace(i, reason=late) if i.reason is UnscreenedReason.DEADLINE else i for i in items)
         return decide(decision_id, name, policy, items, [s.spent for s in screened if isinstance(s, Screening)])
 
     async def _inputs(self, request: InferRequest, guarded: GuardedModel, budget_s: float) -> Float32Array:
@@ -208,13 +212,13 @@ def _check_content_type(request: InferRequest, guarded: GuardedModel) -> None:
         )
 
 
-def _why_unread(error: GuardError, decision_id: str) -> UnscreenedReason:
-    """Why there is nothing to screen."""
+def _why_unread(error: GuardError, decision_id: str, late: UnscreenedReason) -> UnscreenedReason:
+    """Why there is nothing to screen: `late` where the time ran out."""
     match error:
         case RequestError():
             return UnscreenedReason.INVALID_INPUT
         case DeadlineExceeded() | BackendTimeout():
-            return UnscreenedReason.DEADLINE
+            return late
         case _:
             _log.warning("images could not be preprocessed", decision_id=decision_id, error=str(error))
             return UnscreenedReason.FAULT
@@ -256,18 +260,23 @@ async def _found(
 
 
 async def _screen_all(
-    engine: Engine, inputs: Float32Array, budget_s: float, decision_id: str, client: str
+    engine: Engine, inputs: Float32Array, budget_s: float, decision_id: str, client: str, *, allowed_s: float
 ) -> list[Screening | ItemDecision]:
-    """Screen each item, or none; where that was not possible, why. Cancelled with the caller."""
+    """Screen each item, or none; where that was not possible, why. Cancelled with the caller.
+
+    `budget_s` is the time that is left, `allowed_s` what the policy alone would leave.
+    """
     if budget_s <= 0:
         return [unscreened_item(UnscreenedReason.DEADLINE)] * len(inputs)
     idle = engine.idle
     waiting: list[asyncio.Future[Screening]] = []
     try:
         for item in inputs:
-            future = _submit(engine, item, budget_s, decision_id, client)
-            if future is None:
-                return [unscreened_item(_why_refused(engine, idle=idle))] * len(inputs)
+            try:
+                future = engine.submit(item, deadline_s=budget_s, decision_id=decision_id, client=client)
+            except GuardError as error:
+                _log.warning("an item was not screened", decision_id=decision_id, error=str(error))
+                return [unscreened_item(_why_refused(error, allowed_s, idle=idle))] * len(inputs)
             waiting.append(asyncio.wrap_future(future))
             waiting[-1].add_done_callback(_read)
         if waiting:
@@ -278,21 +287,15 @@ async def _screen_all(
             each.cancel()  # and with it the engine's; one that failed late has nobody else to read its exception
 
 
-def _why_refused(engine: Engine, *, idle: bool) -> UnscreenedReason:
-    """Why an item was not let in. Where nothing else waited, it is its own batch that is too large for the time."""
-    if not engine.alive:
+def _why_refused(error: GuardError, allowed_s: float, *, idle: bool) -> UnscreenedReason:
+    """Why an item was not let in.
+
+    It is no overload where nothing else waited, and its own batch is too large for the time, nor where the time that
+    the policy leaves would have done.
+    """
+    if not isinstance(error, Overloaded):
         return UnscreenedReason.FAULT
-    return UnscreenedReason.DEADLINE if idle else UnscreenedReason.OVERLOAD
-
-
-def _submit(
-    engine: Engine, item: Float32Array, budget_s: float, decision_id: str, client: str
-) -> Future[Screening] | None:
-    try:
-        return engine.submit(item, deadline_s=budget_s, decision_id=decision_id, client=client)
-    except GuardError as exc:
-        _log.warning("an item was not screened", decision_id=decision_id, error=str(exc))
-        return None
+    return UnscreenedReason.DEADLINE if idle or error.takes_s <= allowed_s else UnscreenedReason.OVERLOAD
 
 
 def _read(future: asyncio.Future[Screening]) -> None:

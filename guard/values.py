@@ -5,7 +5,6 @@ Nothing here decides anything, and nothing here imports from guard, so every mod
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -64,12 +63,48 @@ class Sender(StrEnum):
     CALL = "call"
     STREAM = "stream"
     GUARD = "guard"
+    CARRIED = "carried"
+
+
+class InferenceOutcome(StrEnum):
+    """What is known of an inference that the guarded server was asked for. A closed set: it labels a metric.
+
+    `failed` is one that certainly did not run: it was refused before. One that is `unknown` may have run.
+    """
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+    @classmethod
+    def of(cls, code: str) -> InferenceOutcome:
+        """What the name of a gRPC status code tells of the call that it ended."""
+        return _OUTCOMES.get(code, cls.UNKNOWN)
+
+
+# What a server says of a request that it does not take. Not INTERNAL: it is what Triton's Python backend makes of an
+# error in a model, and that Triton counts as a success. Nor RESOURCE_EXHAUSTED: gRPC's own client says so of an answer
+# that is too large for it, which the server has computed.
+_OUTCOMES = {"OK": InferenceOutcome.ANSWERED} | dict.fromkeys(
+    (
+        "ALREADY_EXISTS",
+        "FAILED_PRECONDITION",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "OUT_OF_RANGE",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+        "UNIMPLEMENTED",
+    ),
+    InferenceOutcome.FAILED,
+)
 
 
 class UnscreenedReason(StrEnum):
     """Why nobody looked. A closed set: it labels a metric."""
 
     DEADLINE = "deadline"
+    CLIENT_DEADLINE = "client_deadline"
     OVERLOAD = "overload"
     FAULT = "fault"
     UNLISTED_MODEL = "unlisted_model"
@@ -365,7 +400,7 @@ class DriftChange:
 class Decision:
     """The verdict on a request (belief), what the policy wants (wish) and what is done in this mode (deed).
 
-    `model` is the name that the policy has for it. `budget_s` is how long the policy lets screening take.
+    `model` is the name that the policy has for it.
     """
 
     id: str
@@ -379,7 +414,6 @@ class Decision:
     reason: UnscreenedReason | None = None
     spent: Mapping[str, int] = field(default_factory=dict)
     approximate: bool = False
-    budget_s: float = math.inf
 
     @property
     def culprits(self) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from guard.model.upstream import UpstreamBackend
 from guard.pb import grpc_service_pb2 as v2
 from guard.profile.profile import Canaries
 from guard.profile.spec import ImagePreprocessing, Preprocessing
-from guard.values import Float32Array, ModelInfo
+from guard.values import Float32Array, InferenceOutcome, ModelInfo
 
 _TOLERANCE = 0.02
 """Of the largest canary logit: room for another runtime or a GPU's rounding, not for another training run."""
@@ -119,7 +119,7 @@ class ServerWatch(Watch):
 class Verifier(Watch):
     """Watches one served model: whether it is ready, every second; whether it is the profile's, seldom.
 
-    A model that was recognised stays so while it can't be reached. `asked` is called for each inference this takes.
+    A model that was recognised stays so while it can't be reached. `asked` is told of each inference this takes.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Verifier(Watch):
         preprocessing: Preprocessing | None = None,
         poll_interval_s: float = 1.0,
         compare_interval_s: float = 60.0,
-        asked: Callable[[], None] = lambda: None,
+        asked: Callable[[InferenceOutcome], None] = lambda _: None,
     ) -> None:
         super().__init__(
             info.name,

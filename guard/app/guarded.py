@@ -184,7 +184,10 @@ class Builder:
         preprocessing, upstream = model.profile.preprocessing, Link(self._settings.upstream)
         if preprocessing is None:
             return Part(made_of)
-        server = EncodedClient(upstream) if isinstance(preprocessing, ServerPreprocessing) else None
+        server = None
+        if isinstance(preprocessing, ServerPreprocessing):
+            server = EncodedClient(upstream)
+            server.count(partial(self._metrics.upstream_asked, preprocessing.upstream_model))
         max_pixels = self._settings.limits.max_image_pixels
         reader = ImageReader(preprocessing, model.info, max_pixels=max_pixels, server=server)
         return Part(made_of, reader, close=reader.close)

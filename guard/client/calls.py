@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -10,13 +9,11 @@ from guard.client import stock
 from guard.client.attempts import Attempts
 from guard.client.values import Options, Retry, Tls, address_of
 from guard.errors import ConfigError
+from guard.headers import BINARY, is_line, is_name
 
 Headers: TypeAlias = Mapping[str, str]
 SCREEN_ONLY: Final = {"guard-screen-only": "true"}
 DEADLINE_S: Final = 30.0
-_NAME: Final = re.compile(r"[0-9a-z_.-]+")
-_VALUE: Final = re.compile(r"[\x20-\x7e]*")
-"""What both gRPC and HTTP can carry."""
 
 
 class Caller:
@@ -64,12 +61,12 @@ class Caller:
         common = {} if self._headers is None else self._headers()
         made = {name.lower(): value for name, value in {**common, **(own or {})}.items()}
         for name, value in made.items():
-            if not _NAME.fullmatch(name) or (name.endswith("-bin") and not self.address.http):
+            if not is_name(name) or (name.endswith(BINARY) and not self.address.http):
                 raise ConfigError(
                     f"{name!r} can't be the name of a header: write letters, digits, -, _ and ., and over gRPC no -bin "
                     "at its end, which is for bytes"
                 )
-            if not isinstance(value, str) or not _VALUE.fullmatch(value):
+            if not is_line(value):
                 raise ConfigError(f"the header {name} can't have the value {value!r}: write a line of printable ASCII")
         return made
 

@@ -39,7 +39,6 @@ def decide(
         items=items,
         reason=next((item.reason for item in worst if item.reason is not None), None),
         spent=dict(total),
-        budget_s=policy.screening_budget_s,
     )
 
 

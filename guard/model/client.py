@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 
 from guard.channel import Channel, Link
 from guard.errors import BackendError, BackendTimeout, UpstreamUnavailable
 from guard.pb import grpc_service_pb2 as v2
+from guard.values import InferenceOutcome
 
 _SERVICE: Final = "/inference.GRPCInferenceService/"
 _SEQUENCE_BITS: Final = 63
@@ -27,6 +28,7 @@ class _Way:
 
 
 _PLAIN = _Way()
+_Ended: TypeAlias = tuple[InferenceOutcome, v2.ModelInferResponse | BackendError]
 
 
 class Client:
@@ -36,8 +38,8 @@ class Client:
         self._address = server.address
         self._channel = Channel(server)
         self._ways: dict[str, _Way] = {}
-        self.asked: Callable[[], None] | None = None
-        """Called for each inference."""
+        self.asked: Callable[[InferenceOutcome], None] = lambda _: None
+        """Called for each inference that was asked for, once it is over."""
 
     def infer(self, request: v2.ModelInferRequest, timeout_s: float) -> v2.ModelInferResponse:
         """The answer to an inference; the first one of a decoupled model, and that to a sequence of one.
@@ -72,7 +74,7 @@ class Client:
             BackendError: the server answered with an error.
         """
         try:
-            return self._channel.call(_SERVICE + method, request.SerializeToString(), answer.FromString, timeout_s)
+            return self._send(method, request, answer, timeout_s)
         except grpc.RpcError as exc:
             raise self._error(method, exc, timeout_s) from exc
 
@@ -81,34 +83,39 @@ class Client:
         self._channel.close()
 
     def _ask(self, request: v2.ModelInferRequest, way: _Way, timeout_s: float) -> v2.ModelInferResponse:
-        if self.asked is not None:
-            self.asked()
         if way.in_sequences:
-            marked = v2.ModelInferRequest()
-            marked.CopyFrom(request)
-            marked.parameters["sequence_id"].int64_param = 1 + secrets.randbits(_SEQUENCE_BITS - 1)
-            marked.parameters["sequence_start"].bool_param = marked.parameters["sequence_end"].bool_param = True
-            request = marked
-        if way.streamed:
-            return self._first_on_a_stream(request, timeout_s)
-        answer: v2.ModelInferResponse = self.call("ModelInfer", request, v2.ModelInferResponse, timeout_s)
+            request = _sequence_of_one(request)
+        method, ask = ("ModelStreamInfer", self._on_a_stream) if way.streamed else ("ModelInfer", self._plainly)
+        try:
+            outcome, answer = ask(method, request, timeout_s)
+        except grpc.RpcError as exc:
+            self.asked(InferenceOutcome.of(exc.code().name))
+            raise self._error(method, exc, timeout_s) from exc
+        self.asked(outcome)
+        if isinstance(answer, BackendError):
+            raise answer
         return answer
 
-    def _first_on_a_stream(self, request: v2.ModelInferRequest, timeout_s: float) -> v2.ModelInferResponse:
-        method = "ModelStreamInfer"
-        try:
-            heard = self._channel.stream(
-                _SERVICE + method, request.SerializeToString(), v2.ModelStreamInferResponse.FromString, timeout_s
-            )
-        except grpc.RpcError as exc:
-            raise self._error(method, exc, timeout_s) from exc
+    def _send(self, method: str, request: Any, answer: Any, timeout_s: float) -> Any:
+        return self._channel.call(_SERVICE + method, request.SerializeToString(), answer.FromString, timeout_s)
+
+    def _plainly(self, method: str, request: v2.ModelInferRequest, timeout_s: float) -> _Ended:
+        return InferenceOutcome.ANSWERED, self._send(method, request, v2.ModelInferResponse, timeout_s)
+
+    def _on_a_stream(self, method: str, request: v2.ModelInferRequest, timeout_s: float) -> _Ended:
+        heard = self._channel.stream(
+            _SERVICE + method, request.SerializeToString(), v2.ModelStreamInferResponse.FromString, timeout_s
+        )
         for message in heard:
             if message.error_message:
-                raise BackendError(f"{self._address} answered {method} with: {message.error_message}")
+                # Triton names the model once a request has got as far as one, which may count it whatever it says.
+                refused = not message.infer_response.model_name
+                outcome = InferenceOutcome.FAILED if refused else InferenceOutcome.UNKNOWN
+                return outcome, BackendError(f"{self._address} answered {method} with: {message.error_message}")
             if message.infer_response.outputs:
-                answer: v2.ModelInferResponse = message.infer_response
-                return answer
-        raise BackendError(f"{self._address} answered {method} with nothing: model {request.model_name!r} kept silent")
+                return InferenceOutcome.ANSWERED, message.infer_response
+        silent = f"{self._address} answered {method} with nothing: model {request.model_name!r} kept silent"
+        return InferenceOutcome.UNKNOWN, BackendError(silent)
 
     def _configured(self, request: v2.ModelInferRequest, timeout_s: float) -> _Way:
         """As a model's configuration has it; other servers than Triton tell none."""
@@ -128,3 +135,11 @@ class Client:
                 f"no inference server answers at {self._address} ({details}): is it running, and is this its gRPC port?"
             )
         return BackendError(f"{self._address} answered {method} with {code.name}: {details}")
+
+
+def _sequence_of_one(request: v2.ModelInferRequest) -> v2.ModelInferRequest:
+    marked = v2.ModelInferRequest()
+    marked.CopyFrom(request)
+    marked.parameters["sequence_id"].int64_param = 1 + secrets.randbits(_SEQUENCE_BITS - 1)
+    marked.parameters["sequence_start"].bool_param = marked.parameters["sequence_end"].bool_param = True
+    return marked

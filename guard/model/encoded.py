@@ -14,7 +14,7 @@ from guard.errors import BackendError, BackendTimeout
 from guard.model.client import Client
 from guard.model.upstream import read_output
 from guard.pb import grpc_service_pb2 as v2
-from guard.values import Float32Array
+from guard.values import Float32Array, InferenceOutcome
 
 LONGEST_S = 60.0
 _LENGTH = struct.Struct("<I")
@@ -29,8 +29,8 @@ class EncodedClient:
         """The version that answered last."""
         self._ranks: dict[tuple[str, str], tuple[int, bool]] = {}
 
-    def count(self, asked: Callable[[], None]) -> None:
-        """Call `asked` for each inference that the server is asked for, on the thread that asks."""
+    def count(self, asked: Callable[[InferenceOutcome], None]) -> None:
+        """Call `asked` for each inference that the server is asked for, once it is over, on the thread that asks."""
         self._client.asked = asked
 
     def ask(

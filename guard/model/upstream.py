@@ -21,7 +21,7 @@ from guard.model.backend import as_logits
 from guard.model.client import Client
 from guard.pb import grpc_service_pb2 as v2
 from guard.pb import model_config_pb2
-from guard.values import Float32Array, Layout, ModelInfo, OutputKind
+from guard.values import Float32Array, InferenceOutcome, Layout, ModelInfo, OutputKind
 
 _FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _LAYOUTS = {
@@ -46,8 +46,8 @@ class UpstreamBackend:
         self._timeout_s = timeout_s
         self._client = Client(server)
 
-    def count(self, asked: Callable[[], None]) -> None:
-        """Call `asked` for each inference that the server is asked for, on the thread that asks."""
+    def count(self, asked: Callable[[InferenceOutcome], None]) -> None:
+        """Call `asked` for each inference that the server is asked for, once it is over, on the thread that asks."""
         self._client.asked = asked
 
     def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch classes"]:

@@ -12,7 +12,7 @@ from guard.observe.labels import OTHER, Closed, WatchedCounter
 from guard.recording import Outcome, Sink
 from guard.sharing import Sharing, StoreFailure
 from guard.tracing import Exported
-from guard.values import Action, FaultReason, Reloaded, Sender, UnscreenedReason, Verdict
+from guard.values import Action, FaultReason, InferenceOutcome, Reloaded, Sender, UnscreenedReason, Verdict
 
 PROTOCOLS = ("grpc", "http", "ext_proc", "mirror")
 UNDECIDED = "none"
@@ -82,9 +82,10 @@ class Families:
         )
         self.inferences = self._counter(
             "guard_upstream_inferences_total",
-            "Inferences that the guarded server was asked for: for calls, for messages of streams, for Guard itself.",
+            "Inferences that the guarded server was asked for; failed: refused, and not run; unknown: may have run.",
             model=(OTHER,),
             sender=tuple(Sender),
+            outcome=tuple(InferenceOutcome),
         )
         self.duration = self._duration("guard_request_duration_seconds", "Inference requests, end to end.")
         self.overhead = self._duration(

@@ -36,6 +36,7 @@ from guard.values import (
     Fault,
     FaultReason,
     Finding,
+    InferenceOutcome,
     ItemDecision,
     Mode,
     Probing,
@@ -103,7 +104,7 @@ class Metrics:
         self._families.detector_duration.add(detectors)
         self._families.faults.add(detectors, tuple(FaultReason))
         self._families.upstream.add(one, GRPC_CODES)
-        self._families.inferences.add(one, tuple(Sender))
+        self._families.inferences.add(one, tuple(Sender), tuple(InferenceOutcome))
         suspects = self._suspects.setdefault(model, Suspects())
         self._families.top_share.labels(model).set_function(suspects.top_share)
         self._families.query_attackers.labels(model).set_function(suspects.attacking)
@@ -227,17 +228,21 @@ class Metrics:
         """
         self._families.upstream[model, code].inc()
         if model:
-            self._families.inferences[model, Sender.CALL].inc()
+            self._families.inferences[model, Sender.CALL, InferenceOutcome.of(code)].inc()
         if duration_s is not None:
             self._families.upstream_duration.observe(duration_s)
 
-    def upstream_streamed(self, model: str) -> None:
-        """A message of a stream went to the guarded server."""
-        self._families.inferences[model, Sender.STREAM].inc()
+    def upstream_streamed(self, model: str, outcome: InferenceOutcome) -> None:
+        """It is known what became of a message of a stream that went to the guarded server, or it never will be."""
+        self._families.inferences[model, Sender.STREAM, outcome].inc()
 
-    def upstream_asked(self, model: str) -> None:
+    def upstream_carried(self, model: str) -> None:
+        """Somebody else carries an inference to the guarded server, and hears what becomes of it."""
+        self._families.inferences[model, Sender.CARRIED, InferenceOutcome.UNKNOWN].inc()
+
+    def upstream_asked(self, model: str, outcome: InferenceOutcome) -> None:
         """Guard itself asked the guarded server, for an evaluation or to recognise the model."""
-        self._families.inferences[model, Sender.GUARD].inc()
+        self._families.inferences[model, Sender.GUARD, outcome].inc()
 
     def upstream_unresponsive(self, now: bool) -> None:  # noqa: FBT001 - it is what is told
         """The guarded server answers nothing any more, or answers again."""

@@ -159,7 +159,8 @@ class Engine:
         if ahead >= 1 and expected_s > deadline_s:
             raise Overloaded(
                 f"{counted(waiting, 'item is', 'items are')} waiting to be screened before it, which takes about "
-                f"{expected_s * 1000:.0f} ms, and there are {deadline_s * 1000:.0f} ms for this one"
+                f"{expected_s * 1000:.0f} ms, and there are {deadline_s * 1000:.0f} ms for this one",
+                takes_s=expected_s,
             )
 
     def _run(self) -> None:

@@ -7,10 +7,11 @@ breaker; here a question decides instead of a count of failures, so that slow in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator, Iterable
 from contextvars import Context
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import structlog
@@ -24,6 +25,22 @@ _LOOKS = 4
 """So often the event loop must have had a turn before an answer counts as missing: it may be Guard that was busy."""
 
 _log = structlog.get_logger(__name__)
+
+
+class UnaryCall(Protocol):
+    """As much of gRPC's as is needed here."""
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Have `callback` called at the end, once there is a status."""
+        ...
+
+    def done(self) -> bool:
+        """Whether there is a status."""
+        ...
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the answer, or for what went wrong."""
+        ...
 
 
 class Breaker:
@@ -43,7 +60,8 @@ class Breaker:
         self._show = opened
         self.is_open = False
         """Whether calls are refused."""
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[bool], UnaryCall] = {}
+        self._attended: dict[asyncio.Future[bool], asyncio.Task[None]] = {}
         self._heard = 0
         self._watching: asyncio.Task[None] | None = None
         self._asking: asyncio.Future[Any] | None = None
@@ -61,8 +79,11 @@ class Breaker:
         """The server answered something."""
         self._heard += 1
 
-    async def wait(self, call: grpc.aio.UnaryUnaryCall[Any, Any], timeout_s: float | None) -> bool:
+    async def wait(self, call: UnaryCall, timeout_s: float | None) -> bool:
         """Wait for a call for so many seconds: whether it ended.
+
+        gRPC tells that to a callback, which costs least. For calls that take long it is found out by awaiting them
+        too: one that fails before it has begun, within gRPC, has no status, and so no callback.
 
         Raises:
             UpstreamUnavailable: the server stopped answering meanwhile.
@@ -74,14 +95,13 @@ class Breaker:
         wake = partial(_wake, waiting)
         timer = None if timeout_s is None else loop.call_later(timeout_s, wake)
         call.add_done_callback(wake)
-        self._waiting.add(waiting)
+        self._waiting[waiting] = call
         try:
-            await waiting
+            ended = await waiting or call.done()
         finally:
-            self._waiting.discard(waiting)
+            del self._waiting[waiting]
             if timer is not None:
                 timer.cancel()
-        ended: bool = call.done()
         if self.is_open and not ended:
             raise self._refusal()
         return ended
@@ -102,10 +122,25 @@ class Breaker:
     async def _watch(self) -> None:
         """Look for as long as calls run, or none may."""
         while self._waiting or self.is_open:
-            before = self._heard
+            before, early = self._heard, tuple(self._waiting)
             await asyncio.sleep(self._look_s)
+            self._attend(early)
             if (self._waiting and self._heard == before) or self.is_open:
                 self._set(opened=not await self._lives(before))
+
+    def _attend(self, early: Iterable[asyncio.Future[bool]]) -> None:
+        """Await the calls of these that still wait."""
+        for waiting in self._waiting.keys() & set(early) - self._attended.keys():
+            ending = self._end(self._waiting[waiting], waiting)
+            self._attended[waiting] = asyncio.create_task(ending, context=Context())
+
+    async def _end(self, call: UnaryCall, waiting: asyncio.Future[bool]) -> None:
+        """Wait for the end of a call, however it ends. Nobody may cancel this: gRPC would cancel the call."""
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            await call
+        del self._attended[waiting]
+        if not waiting.done():
+            waiting.set_result(True)
 
     async def _lives(self, heard: int) -> bool:
         """Ask, and wait half of the time that there is. Where there is no connection, calls fail by themselves."""
@@ -136,6 +171,6 @@ class Breaker:
         self._show(opened)
 
 
-def _wake(waiting: asyncio.Future[None], _: object = None) -> None:
+def _wake(waiting: asyncio.Future[bool], _: object = None) -> None:
     if not waiting.done():
-        waiting.set_result(None)
+        waiting.set_result(False)

@@ -13,15 +13,19 @@ A decoupled model answers as often as it likes, when it likes, or never, so only
 
 Where answers come as these rules don't expect, the server follows others: the ledger is blind from then on, knows of
 no answer whose it is, and holds nothing back.
+
+It also tells what became of each request, once: with its first answer, or as unknown as soon as nobody will tell which
+answers are its.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from guard.values import Decision
+from guard.values import Decision, InferenceOutcome
 from guard.wire.stream_messages import Head
 
 MAX_REMEMBERED = 1024
@@ -32,10 +36,11 @@ Own = TypeVar("Own")
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A forwarded request. There is no decision on one that is only watched."""
+    """A forwarded request, and the policy's name for its model. There is no decision on one that is only watched."""
 
     id: str
     model: str
+    listed: str
     decision: Decision | None
 
 
@@ -45,11 +50,17 @@ class _Several:
 
 
 class Ledger(Generic[Own]):
-    """The requests of one stream that may still be answered, and Guard's own answers that wait for their turn."""
+    """The requests of one stream that may still be answered, and Guard's own answers that wait for their turn.
 
-    def __init__(self) -> None:
+    `settled` is told of each request the policy's name for its model, and what became of it.
+    """
+
+    def __init__(self, settled: Callable[[str, InferenceOutcome], None]) -> None:
+        self._settled = settled
         self._queue: deque[_Request | tuple[Own]] = deque()
         self._decoupled: dict[str, _Request | _Several] = {}
+        self._unanswered: dict[str, str] = {}
+        """Those of `_decoupled` without an answer so far: the policy's name for the model, by the request's id."""
         self._decoupled_models: set[str] = set()
         self._blind = False
 
@@ -57,18 +68,17 @@ class Ledger(Generic[Own]):
         """How many answers, Guard's own among them, will be said in order."""
         return len(self._queue)
 
-    def forwarded(self, request_id: str, model: str, decision: Decision | None, *, decoupled: bool) -> None:
+    def forwarded(
+        self, request_id: str, model: str, listed: str, decision: Decision | None, *, decoupled: bool
+    ) -> None:
         """A request is about to be sent to the upstream."""
-        request = _Request(request_id, model, decision)
+        request = _Request(request_id, model, listed, decision)
         if self._blind:
-            return
-        if not decoupled:
+            self._settled(listed, InferenceOutcome.UNKNOWN)
+        elif decoupled:
+            self._forwarded_to_decoupled(request)
+        else:
             self._queue.append(request)
-            return
-        self._decoupled_models.add(model)
-        self._decoupled[request_id] = _Several() if request_id in self._decoupled else request
-        if len(self._decoupled) > MAX_REMEMBERED and isinstance(self._forget_oldest(), _Several):
-            self._go_blind()  # one of them that comes later would be taken for the only one
 
     def answered(self, head: Head | None) -> Decision | None:
         """The upstream answered: the decision on the request whose answer it is, if that is known and there is one."""
@@ -84,7 +94,10 @@ class Ledger(Generic[Own]):
         if decoupled:
             return self._of_decoupled(head)
         self._queue.popleft()
-        return first.decision if isinstance(first, _Request) else None
+        if not isinstance(first, _Request):
+            return None
+        self._settled(first.listed, head.outcome)
+        return first.decision
 
     def say(self, own: Own, *, decoupled: bool) -> list[Own]:
         """Take an answer of Guard's own to a request: what may be said now."""
@@ -107,17 +120,43 @@ class Ledger(Generic[Own]):
         self._go_blind()
         return self.due()
 
+    def _forwarded_to_decoupled(self, request: _Request) -> None:
+        self._decoupled_models.add(request.model)
+        if request.id in self._decoupled:
+            self._decoupled[request.id] = _Several()
+            self._settle(request.id, InferenceOutcome.UNKNOWN)
+            self._settled(request.listed, InferenceOutcome.UNKNOWN)
+        else:
+            self._decoupled[request.id] = request
+            self._unanswered[request.id] = request.listed
+        if len(self._decoupled) > MAX_REMEMBERED and isinstance(self._forget_oldest(), _Several):
+            self._go_blind()  # one of them that comes later would be taken for the only one
+
     def _of_decoupled(self, head: Head) -> Decision | None:
         request = self._decoupled.get(head.id)
         if not isinstance(request, _Request) or head.model not in {"", request.model}:
             return None
+        self._settle(head.id, head.outcome)
         if head.final:
             del self._decoupled[head.id]
         return request.decision
 
+    def _settle(self, request_id: str, outcome: InferenceOutcome) -> None:
+        """Tell what became of a request to a decoupled model, unless that was told."""
+        if (listed := self._unanswered.pop(request_id, None)) is not None:
+            self._settled(listed, outcome)
+
     def _forget_oldest(self) -> _Request | _Several:
-        return self._decoupled.pop(next(iter(self._decoupled)))
+        oldest = next(iter(self._decoupled))
+        self._settle(oldest, InferenceOutcome.UNKNOWN)
+        return self._decoupled.pop(oldest)
 
     def _go_blind(self) -> None:
+        if self._blind:
+            return
         self._blind = True
+        in_order = [each.listed for each in self._queue if isinstance(each, _Request)]
+        for listed in (*in_order, *self._unanswered.values()):
+            self._settled(listed, InferenceOutcome.UNKNOWN)
         self._decoupled.clear()
+        self._unanswered.clear()

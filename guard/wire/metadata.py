@@ -1,26 +1,21 @@
 """Which metadata crosses Guard, in each direction.
 
-Source: gRPC over HTTP/2, "Requests" and "Custom-Metadata"; RFC 9110, section 7.6.1 (hop-by-hop fields).
+Source: gRPC over HTTP/2, "Requests"; RFC 9110, section 7.6.1 (hop-by-hop fields).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from guard.errors import MalformedRequest
+from guard.headers import BINARY, is_line, is_name
 from guard.wire.status import Metadata
 
 MAX_BYTES = 7 * 1024
 """gRPC servers refuse more than 8 KiB, now and then or always, and some then drop the other calls of the connection."""
 
-BINARY = "-bin"
-"""What names of metadata end in whose values are any bytes."""
-
 _ENTRY_BYTES = 32
-_KEY = re.compile(r"[0-9a-z_.-]+")
-_VALUE = re.compile(r"[\x20-\x7e]*")
 _HOP_BY_HOP = frozenset(
     {
         "accept-encoding",
@@ -57,10 +52,8 @@ def is_forgeable(key: str) -> bool:
 
 
 def is_legal(key: str, value: str | bytes) -> bool:
-    """Whether gRPC carries such a pair ("Custom-Metadata")."""
-    if _KEY.fullmatch(key) is None:
-        return False
-    return key.endswith(BINARY) or (isinstance(value, str) and _VALUE.fullmatch(value) is not None)
+    """Whether gRPC carries such a pair."""
+    return is_name(key) and (key.endswith(BINARY) or is_line(value))
 
 
 def check_metadata(metadata: Metadata) -> None:

@@ -27,11 +27,15 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a call ends, Guard's own trailers for it, and what was decided, if it was by then."""
+    """How a call ends, Guard's own trailers for it, and what was decided, if it was by then.
+
+    `model` is the policy's name for what it asked for, "" where none could be read.
+    """
 
     reply: Reply
     marks: Metadata
     decision: Decision | None = None
+    model: str = ""
 
 
 class Server(Protocol):
@@ -91,7 +95,7 @@ class Passage:
                     request.code = "" if reply is None else reply.code.name
                     if not request.watched:
                         self.finish(request)
-            return Answer(reply, request.marks, request.decision)
+            return Answer(reply, request.marks, request.decision, request.model)
 
     def begin(self, call_id: str, caller: Caller, within: Trace | None = None) -> Request:
         """A request that came. Where requests are traced, the upstream is told of Guard's trace, not of the caller's.
@@ -126,13 +130,10 @@ class Passage:
         request.infer = parsed.infer
         return decision
 
-    def rejection(self, request: Request, parsed: ParsedRequest, decision: Decision, asked_s: float | None) -> Reply:
-        """What a caller hears who had `asked_s` seconds left and whose request the policy rejects."""
-        rejection = status.of_rejection(
-            decision,
-            client_deadline_expired=asked_s is not None and asked_s <= decision.budget_s,
-            unverified=(request.screener or self._screener).unverified(parsed.infer),
-        )
+    def rejection(self, request: Request, parsed: ParsedRequest, decision: Decision) -> Reply:
+        """What a caller hears whose request the policy rejects."""
+        unverified = (request.screener or self._screener).unverified(parsed.infer)
+        rejection = status.of_rejection(decision, unverified=unverified)
         return Reply(rejection.code, rejection.message)
 
     async def close(self, grace_s: float) -> None:
@@ -155,30 +156,27 @@ class Passage:
             case Course.BESIDE:
                 return await self._beside(request, parsed)
             case Course.BEFORE:
-                asked_s = request.caller.remaining_s()
                 decision = await self.screened(request, parsed)
                 if decision.action is Action.REJECT:
-                    return self.rejection(request, parsed, decision, asked_s)
+                    return self.rejection(request, parsed, decision)
                 return self._marked(await self._forward(request, parsed), decision)
 
     async def _tell(self, request: Request, parsed: ParsedRequest) -> Reply:
         """Tell the verdict on a request that is not forwarded. What could not be screened may be worth a retry."""
-        asked_s = request.caller.remaining_s()
         decision = await self.screened(request, parsed)
         if decision.verdict is Verdict.UNSCREENED and decision.action is Action.REJECT:
-            return self.rejection(request, parsed, decision, asked_s)
+            return self.rejection(request, parsed, decision)
         return Reply(grpc.StatusCode.OK, body=screen_only.answer(parsed.infer, decision))
 
     async def _beside(self, request: Request, parsed: ParsedRequest) -> Reply:
         """Ask the upstream at once, and hold its answer back until the verdict."""
-        asked_s = request.caller.remaining_s()
         screening = asyncio.create_task(self.screened(request, parsed))
         await asyncio.sleep(0)  # what is refused at once is not forwarded
         forwarding = None if screening.done() else asyncio.create_task(self._forward(request, parsed))
         try:
             decision = await screening
             if decision.action is Action.REJECT:
-                return self.rejection(request, parsed, decision, asked_s)
+                return self.rejection(request, parsed, decision)
             return self._marked(await (forwarding or self._forward(request, parsed)), decision)
         finally:
             for task in (screening, forwarding):

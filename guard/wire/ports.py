@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from guard.audit.sighting import Sighting
 from guard.tracing import Span, Trace
-from guard.values import Course, Decision, InferRequest, Provenance
+from guard.values import Course, Decision, InferenceOutcome, InferRequest, Provenance
 
 PROTOCOL = "grpc"
 """The value of the `protocol` label for requests that arrive here."""
@@ -113,8 +113,12 @@ class WireMetrics(Protocol):
         """
         ...
 
-    def upstream_streamed(self, model: str) -> None:
-        """A message of a stream went to the upstream."""
+    def upstream_streamed(self, model: str, outcome: InferenceOutcome) -> None:
+        """It is known what became of a message of a stream that went to the upstream, or it never will be."""
+        ...
+
+    def upstream_carried(self, model: str) -> None:
+        """Somebody else carries an inference to the upstream, and hears what becomes of it."""
         ...
 
     def upstream_unresponsive(self, now: bool) -> None:  # noqa: FBT001 - it is what is told

@@ -56,6 +56,10 @@ _ERRORS: Mapping[type[GuardError], StatusCode] = MappingProxyType(
 _UNSCREENED: Mapping[UnscreenedReason, tuple[StatusCode, str]] = MappingProxyType(
     {
         UnscreenedReason.OVERLOAD: (StatusCode.RESOURCE_EXHAUSTED, "guard is overloaded; retry with backoff"),
+        UnscreenedReason.CLIENT_DEADLINE: (
+            StatusCode.DEADLINE_EXCEEDED,
+            "the request's deadline left too little time to screen it",
+        ),
         UnscreenedReason.DEADLINE: (StatusCode.UNAVAILABLE, "screening took longer than allowed; retry with backoff"),
         UnscreenedReason.OTHER_SHAPE: (
             StatusCode.PERMISSION_DENIED,
@@ -87,14 +91,14 @@ def of_error(error: Exception, call_id: str) -> Status:
     return Status(code, f"{what} [guard_id={call_id}]")
 
 
-def of_rejection(decision: Decision, *, client_deadline_expired: bool, unverified: str) -> Status:
+def of_rejection(decision: Decision, *, unverified: str) -> Status:
     """The status of a request that the policy rejects.
 
     The message ends in `[guard_verdict=... guard_id=... guard_items=...]` for programs: tritonclient shows its
     callers nothing but code and message. Items are counted from 0. `unverified` says why the model is not verified,
     should that be the reason.
     """
-    code, what = _rejected(decision, client_deadline_expired=client_deadline_expired, unverified=unverified)
+    code, what = _rejected(decision, unverified)
     marks = [f"guard_verdict={decision.verdict}", f"guard_id={decision.id}"]
     listed, omitted = _listed(decision)
     if decision.verdict is not Verdict.UNSCREENED and listed:
@@ -116,11 +120,9 @@ def refusal_trailers(call_id: str) -> Metadata:
     return (("guard-id", call_id),)
 
 
-def _rejected(decision: Decision, *, client_deadline_expired: bool, unverified: str) -> tuple[StatusCode, str]:
+def _rejected(decision: Decision, unverified: str) -> tuple[StatusCode, str]:
     if decision.verdict is Verdict.UNSCREENED:
         reason = decision.reason or UnscreenedReason.FAULT
-        if reason is UnscreenedReason.DEADLINE and client_deadline_expired:
-            return StatusCode.DEADLINE_EXCEEDED, "the request's deadline left too little time to screen it"
         if reason is UnscreenedReason.UNVERIFIED:
             return StatusCode.UNAVAILABLE, unverified or "the served model was not verified until this moment; retry"
         return _UNSCREENED[reason]

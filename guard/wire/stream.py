@@ -89,7 +89,7 @@ class Stream:
         self._whole = handler.passage.begin(stream_id, caller_of(context))  # what is traced of it is not its messages
         self._caller = self._whole.caller
         refuse_stream(self._caller.screen_only)
-        self._answers = Answers(context, self._caller.metadata)
+        self._answers = Answers(context, self._caller.metadata, handler.metrics.upstream_streamed)
         self._policies = TransactionPolicies(handler.upstream, self._caller.metadata)
         self._judge = Judge(handler.passage, self._policies, handler.metrics)
         self._upstream: UpstreamStream | None = None
@@ -113,6 +113,7 @@ class Stream:
             try:
                 await asyncio.gather(*self._tasks, return_exceptions=True)
             finally:  # the client may leave at this moment
+                self._answers.close()
                 if self._upstream is not None:
                     self._upstream.leave()
 
@@ -209,9 +210,9 @@ class Stream:
     async def _send(self, request: Request, parsed: ParsedRequest, *, decoupled: bool) -> None:
         asked_s = time.perf_counter()
         try:
-            await self._answers.expect(parsed.header, request.decision, decoupled=decoupled)
-            await self._opened().send(parsed.canonical())
-            self._metrics.upstream_streamed(request.model)
+            upstream = self._opened()
+            await self._answers.expect(parsed.header, request.model, request.decision, decoupled=decoupled)
+            await upstream.send(parsed.canonical())
         finally:
             request.upstream_s = time.perf_counter() - asked_s
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import grpc
 
 from guard.pb.grpc_service_pb2 import ModelInferRequest
-from guard.values import Decision, Mode
+from guard.values import Decision, InferenceOutcome, Mode
 from guard.wire.answer import MAX_COMPRESSED_BYTES, Context
 from guard.wire.ledger import Ledger
 from guard.wire.passage import Answer
@@ -29,24 +29,27 @@ _ENDING_ERRORS = ("triton_grpc_error", "true")
 class Answers:
     """Says to the client what is due, one message at a time.
 
-    `end` is how the stream ends, once that is known; `ends_on_error` whether an error of Guard's own ends it.
+    `end` is how the stream ends, once that is known; `ends_on_error` whether an error of Guard's own ends it. `settled`
+    is told what became of each request that was forwarded.
     """
 
-    def __init__(self, context: Context, metadata: Metadata) -> None:
+    def __init__(self, context: Context, metadata: Metadata, settled: Callable[[str, InferenceOutcome], None]) -> None:
         self.end: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.doomed = False
         self.ends_on_error = _ENDING_ERRORS in metadata
         self._context = context
-        self._ledger: Ledger[bytes | Answer] = Ledger()
+        self._ledger: Ledger[bytes | Answer] = Ledger(settled)
         self._speaking = asyncio.Lock()
         self._spoken = False
         self._moved = asyncio.Event()
 
-    async def expect(self, request: ModelInferRequest, decision: Decision | None, *, decoupled: bool) -> None:
-        """Note a request that is about to be forwarded. Waits where too many are unanswered."""
+    async def expect(
+        self, request: ModelInferRequest, listed: str, decision: Decision | None, *, decoupled: bool
+    ) -> None:
+        """Note a request that is about to be forwarded, to a `listed` model. Waits where too many are unanswered."""
         await self._until_room()
         told = None if decision is None or decision.mode is Mode.SHADOW else decision
-        self._ledger.forwarded(request.id, request.model_name, told, decoupled=decoupled)
+        self._ledger.forwarded(request.id, request.model_name, listed, told, decoupled=decoupled)
 
     async def refuse(self, request: ModelInferRequest, reply: Reply, marks: Metadata, *, decoupled: bool) -> None:
         """Answer a request with an error of Guard's own, in its turn."""
@@ -85,6 +88,10 @@ class Answers:
         async with self._speaking:
             await self._say(self._ledger.rest())
             await self._say([Answer(end, ())])
+
+    def close(self) -> None:
+        """Expect no more answers: of what is not answered, nobody knows what became."""
+        self._ledger.rest()
 
     def _error(self, request: ModelInferRequest, reply: Reply, marks: Metadata) -> bytes | Answer:
         if not self.ends_on_error:

@@ -61,10 +61,9 @@ class Judge:
         if course is Course.BEHIND:
             self._passage.watch(request, parsed)
             return parsed
-        asked_s = request.caller.remaining_s()
         decision = await self._passage.screened(request, parsed)
         if decision.action is Action.REJECT:
-            return self._passage.rejection(request, parsed, decision, asked_s)
+            return self._passage.rejection(request, parsed, decision)
         return parsed
 
 

@@ -13,7 +13,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[impor
 
 from guard.errors import MalformedRequest
 from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
-from guard.values import Decision
+from guard.values import Decision, InferenceOutcome
 from guard.wire.message import with_verdict
 from guard.wire.scan import length_delimited, split_field
 from guard.wire.status import Metadata
@@ -26,11 +26,15 @@ _FINAL = "triton_final_response"
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Whose answer a response is. `model` is empty where it names none; `final`: its request gets no other."""
+    """Whose answer a response is. `model` is empty where it names none; `final`: its request gets no other.
+
+    An error of a model's leaves unknown whether it ran: Triton may count it as a success.
+    """
 
     id: str
     model: str
     final: bool
+    outcome: InferenceOutcome
 
 
 def read_head(response: bytes) -> Head | None:
@@ -38,7 +42,8 @@ def read_head(response: bytes) -> Head | None:
     try:
         envelope, inner = split_field(response, _INFER_RESPONSE)
         # Other servers have streams too, of bare responses; most of their fields are unknown here.
-        if len(UnknownFieldSet(ModelStreamInferResponse.FromString(envelope))):
+        outer = ModelStreamInferResponse.FromString(envelope)
+        if len(UnknownFieldSet(outer)):
             return None
         rest, _ = split_field(inner[0] if len(inner) == 1 else b"".join(inner), _RAW_OUTPUT_CONTENTS)
         rest, _ = split_field(rest, _OUTPUTS)
@@ -46,7 +51,11 @@ def read_head(response: bytes) -> Head | None:
     except (DecodeError, MalformedRequest):
         return None
     final = head.parameters[_FINAL].bool_param if _FINAL in head.parameters else True
-    return Head(head.id, head.model_name, final)
+    if not outer.error_message:
+        outcome = InferenceOutcome.ANSWERED
+    else:
+        outcome = InferenceOutcome.UNKNOWN if head.model_name else InferenceOutcome.FAILED
+    return Head(head.id, head.model_name, final, outcome)
 
 
 def marked(response: bytes, decision: Decision) -> bytes:

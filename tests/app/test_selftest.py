@@ -138,5 +138,5 @@ def test_an_engine_that_stopped(sidecar: Sidecar) -> None:
 
 def test_evaluations_on_the_guarded_server_are_counted(sidecar: Sidecar) -> None:
     """What Guard asks the server for itself, here to recognise the model, shows beside what clients ask."""
-    assert value(sidecar, "guard_upstream_inferences_total", model="sharp", sender="guard") >= 1
-    assert value(sidecar, "guard_upstream_inferences_total", model="sharp", sender="call") == 0
+    assert value(sidecar, "guard_upstream_inferences_total", model="sharp", sender="guard", outcome="answered") >= 1
+    assert value(sidecar, "guard_upstream_inferences_total", model="sharp", sender="call", outcome="answered") == 0

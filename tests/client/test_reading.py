@@ -19,7 +19,7 @@ def rejection(verdict: Verdict, *items: Verdict, reason: UnscreenedReason | None
     """What Guard answers where it rejects a batch."""
     judged = tuple(ItemDecision(item, 0.01, ()) for item in items)
     decision = Decision("ab12", "m", Mode.ENFORCE, verdict, 0.01, Action.REJECT, Action.REJECT, judged, reason)
-    return status.of_rejection(decision, client_deadline_expired=False, unverified="")
+    return status.of_rejection(decision, unverified="")
 
 
 def seen(answer: status.Status, protocol: str) -> InputRejected | CallFailed:

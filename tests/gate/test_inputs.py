@@ -139,7 +139,13 @@ async def test_a_server_that_cannot(
     assert (decision.verdict, decision.reason) == (Verdict.UNSCREENED, reason)
 
 
-async def test_no_time_to_decode(start: Start, reader: ImageReader) -> None:
+@pytest.mark.parametrize(
+    ("budget_s", "deadline_s", "reason"),
+    [(60.0, -1.0, UnscreenedReason.CLIENT_DEADLINE), (1e-9, None, UnscreenedReason.DEADLINE)],
+)
+async def test_no_time_to_decode(
+    start: Start, reader: ImageReader, budget_s: float, deadline_s: float | None, reason: UnscreenedReason
+) -> None:
     """Images have the request's time and no more."""
-    decision = await start(images=reader).ask(encoded(b""), deadline_s=-1.0)
-    assert decision.reason is UnscreenedReason.DEADLINE
+    guard = start(images=reader, screening_budget_s=budget_s)
+    assert (await guard.ask(encoded(b""), deadline_s=deadline_s)).reason is reason

@@ -51,21 +51,57 @@ async def test_overload_from_the_first_item(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget_s", "deadline_s"), [(0.05, None), (60.0, 0.05), (0.05, 60.0), (60.0, 0.0), (60.0, -1.0)]
+    ("budget_s", "deadline_s", "reason"),
+    [
+        (0.05, None, UnscreenedReason.DEADLINE),
+        (60.0, 0.05, UnscreenedReason.CLIENT_DEADLINE),
+        (0.05, 60.0, UnscreenedReason.DEADLINE),
+        (60.0, 0.0, UnscreenedReason.CLIENT_DEADLINE),
+        (60.0, -1.0, UnscreenedReason.CLIENT_DEADLINE),
+    ],
 )
-async def test_deadline(start: Start, budget_s: float, deadline_s: float | None) -> None:
-    """Screening takes no longer than the client's deadline and the policy's budget, and costs nothing once they end."""
+async def test_deadline(start: Start, budget_s: float, deadline_s: float | None, reason: UnscreenedReason) -> None:
+    """Screening takes no longer than the client's deadline and the policy's budget, and costs nothing once they end.
+
+    The shorter of the two is the reason.
+    """
     guard = start(live=1, screening_budget_s=budget_s)
     busy = await guard.occupy()
     decision = await asyncio.wait_for(guard.screen(ADVERSARIAL, CLEAN, deadline_s=deadline_s), PATIENCE_S)
-    assert [item.reason for item in decision.items] == [UnscreenedReason.DEADLINE] * 2
-    assert (decision.verdict, decision.reason) == (Verdict.UNSCREENED, UnscreenedReason.DEADLINE)
+    assert [item.reason for item in decision.items] == [reason] * 2
+    assert (decision.verdict, decision.reason) == (Verdict.UNSCREENED, reason)
+    assert guard.counted("guard_unscreened_requests_total") == {reason: 1}
     guard.model.open.set()
     await busy
     while guard.engine.depth:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0)  # until it has dropped what expired, and takes others again
     await asyncio.wrap_future(guard.engine.submit(np.array(ADVERSARIAL, np.float32)))  # with all the time it needs
     assert guard.model.evaluated == [CLEAN, ADVERSARIAL], "the items that expired were never evaluated"
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "deadline_s", "reason"),
+    [
+        (60.0, 0.05, UnscreenedReason.CLIENT_DEADLINE),
+        (0.05, None, UnscreenedReason.OVERLOAD),
+        (0.05, 0.04, UnscreenedReason.OVERLOAD),
+    ],
+)
+async def test_queue_too_long_for_a_deadline(
+    start: Start, budget_s: float, deadline_s: float | None, reason: UnscreenedReason
+) -> None:
+    """An item that is refused since others come first is the client's doing where the policy's time would have done."""
+    guard = start(live=1, screening_budget_s=budget_s)
+    busy = await guard.occupy()
+    await asyncio.sleep(0.3)
+    guard.model.open.set()
+    await busy  # so an item takes 0.3 s, the engine believes
+    busy = await guard.occupy()
+    queued = asyncio.wrap_future(guard.engine.submit(np.array(CLEAN, np.float32)))
+    decision = await guard.screen(ADVERSARIAL, deadline_s=deadline_s)
+    assert decision.reason is reason
+    guard.model.open.set()
+    await asyncio.gather(busy, queued)
 
 
 async def test_cancellation(start: Start) -> None:

@@ -132,6 +132,24 @@ def test_nobody_listens(dead_address: str) -> None:
         inspect_upstream(link(dead_address), name="plain", bounds=(0.0, 1.0), dims=(4,))
 
 
+def test_what_became_of_each(address: str, info: ModelInfo, dead_address: str, silent_address: str) -> None:
+    """It is told of each inference once, when it is over: whether it was answered, refused, or may have run."""
+    told: list[str] = []
+    for server, model, expected in (
+        (address, info, ["answered"] * 2),
+        (address, replace(info, name="none"), ["failed"]),
+        (address, replace(info, input_name="other"), ["failed"]),
+        (dead_address, info, ["unknown"]),
+        (silent_address, info, ["unknown"]),
+    ):
+        with closing(UpstreamBackend(link(server), model, timeout_s=0.5, batch=1)) as upstream:
+            upstream.count(told.append)
+            with contextlib.suppress(BackendError, UpstreamUnavailable):
+                upstream.logits(X[:2])
+        assert told == expected
+        told.clear()
+
+
 def test_silence_times_out(silent_address: str) -> None:
     """A server that takes the connection and says nothing is waited for no longer than the time-out."""
     with closing(UpstreamBackend(link(silent_address), INFO, timeout_s=0.2)) as upstream:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 
+import grpc
 import pytest
 
 from guard import __version__
@@ -24,6 +25,7 @@ from guard.values import (
     Action,
     Decision,
     DriftScope,
+    InferenceOutcome,
     Mode,
     Probing,
     Reloaded,
@@ -62,8 +64,9 @@ def use_everything(metrics: Metrics, decision: Decision) -> None:
     metrics.request_finished(decision=decision, model="digits", protocol="grpc", duration_s=0.2, overhead_s=0.1)
     metrics.request_refused(Overloaded.code)
     metrics.upstream_finished(model="digits", code="OK", duration_s=0.1)
-    metrics.upstream_streamed("digits")
-    metrics.upstream_asked("digits")
+    metrics.upstream_streamed("digits", InferenceOutcome.ANSWERED)
+    metrics.upstream_carried("digits")
+    metrics.upstream_asked("digits", InferenceOutcome.ANSWERED)
     metrics.watch_selftest("digits", lambda: 1_900_000_000.5, 300.0)
     metrics.watch_audit(lambda: 4096)
     metrics.audited(Sink.LOG, Outcome.WRITTEN)
@@ -309,27 +312,44 @@ def test_upstream_calls_count_by_code(metrics: Metrics, scrape: Scrape) -> None:
     """Calls to the guarded server count by model and gRPC status; calls without a model count as `other`."""
     before = scrape()
     metrics.upstream_finished(model="digits", code="UNAVAILABLE", duration_s=0.5)
+    metrics.upstream_finished(model="digits", code="INVALID_ARGUMENT", duration_s=0.0)
     metrics.upstream_finished(model="", code="OK", duration_s=0.25)
     assert changed(before, scrape()) == {
         "guard_upstream_requests_total{code=UNAVAILABLE,model=digits}": 1,
+        "guard_upstream_requests_total{code=INVALID_ARGUMENT,model=digits}": 1,
         "guard_upstream_requests_total{code=OK,model=other}": 1,
-        "guard_upstream_inferences_total{model=digits,sender=call}": 1,
-        "guard_upstream_request_duration_seconds_count{}": 2,
+        "guard_upstream_inferences_total{model=digits,outcome=unknown,sender=call}": 1,
+        "guard_upstream_inferences_total{model=digits,outcome=failed,sender=call}": 1,
+        "guard_upstream_request_duration_seconds_count{}": 3,
         "guard_upstream_request_duration_seconds_sum{}": 0.75,
     }
 
 
 def test_inferences_count_by_sender(metrics: Metrics, scrape: Scrape) -> None:
-    """What the guarded server is asked for counts by whom it is for, and for an unguarded model as `other`."""
+    """What the guarded server is asked for counts by whom it is for and how it ended; an unguarded model is `other`."""
     before = scrape()
-    metrics.upstream_streamed("digits")
-    metrics.upstream_streamed("stranger")
-    metrics.upstream_asked("digits")
+    metrics.upstream_streamed("digits", InferenceOutcome.ANSWERED)
+    metrics.upstream_streamed("stranger", InferenceOutcome.FAILED)
+    metrics.upstream_asked("digits", InferenceOutcome.UNKNOWN)
+    metrics.upstream_carried("digits")
     assert changed(before, scrape()) == {
-        "guard_upstream_inferences_total{model=digits,sender=stream}": 1,
-        "guard_upstream_inferences_total{model=other,sender=stream}": 1,
-        "guard_upstream_inferences_total{model=digits,sender=guard}": 1,
+        "guard_upstream_inferences_total{model=digits,outcome=answered,sender=stream}": 1,
+        "guard_upstream_inferences_total{model=other,outcome=failed,sender=stream}": 1,
+        "guard_upstream_inferences_total{model=digits,outcome=unknown,sender=guard}": 1,
+        "guard_upstream_inferences_total{model=digits,outcome=unknown,sender=carried}": 1,
     }
+
+
+@pytest.mark.parametrize("code", grpc.StatusCode)
+def test_outcome_of_a_code(code: grpc.StatusCode) -> None:
+    """Only codes of requests that were refused say that nothing ran; lost calls and errors of models do not."""
+    may_have_run = {"ABORTED", "CANCELLED", "DATA_LOSS", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN"}
+    expected = InferenceOutcome.FAILED
+    if code.name in {*may_have_run, "RESOURCE_EXHAUSTED"}:
+        expected = InferenceOutcome.UNKNOWN
+    elif code is grpc.StatusCode.OK:
+        expected = InferenceOutcome.ANSWERED
+    assert InferenceOutcome.of(code.name) is expected
 
 
 def test_inflight_counts_only_while_a_request_lasts(metrics: Metrics, scrape: Scrape) -> None:

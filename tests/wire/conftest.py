@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -85,7 +84,6 @@ async def serve(upstream: RecordingUpstream, decide: Decide) -> AsyncIterator[Se
         cancellation: Cancellation = Cancellation.NEVER,
         max_message_bytes: int = 1024 * 1024,
         address: str | None = None,
-        budget_s: float = 2.0,
         course: Course = Course.BEFORE,
         max_inflight_bytes: int = 1024 * 1024,
         listen: Mapping[str, Any] | None = None,
@@ -105,10 +103,7 @@ async def serve(upstream: RecordingUpstream, decide: Decide) -> AsyncIterator[Se
             models={"digits": ModelPolicy(profile="unused")},
             screen_only=screen_only,
         )
-        outcome = outcome or decide()
-        if isinstance(outcome, Decision):
-            outcome = replace(outcome, budget_s=budget_s)
-        screener, metrics = FixedScreener(outcome), RecordedMetrics()
+        screener, metrics = FixedScreener(outcome or decide()), RecordedMetrics()
         screener.way = course
 
         readiness = {"ready": True}

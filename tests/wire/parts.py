@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from guard.pb.grpc_service_pb2 import ModelInferResponse, ServerMetadataResponse
-from guard.values import Course, Decision, InferRequest, Provenance
+from guard.values import Course, Decision, InferenceOutcome, InferRequest, Provenance
 from guard.wire.server import GuardServer
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -163,7 +163,8 @@ class RecordedMetrics:
     finished: list[dict[str, Any]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     upstream: list[dict[str, Any]] = field(default_factory=list)
-    streamed: list[str] = field(default_factory=list)
+    streamed: list[tuple[str, InferenceOutcome]] = field(default_factory=list)
+    carried: list[str] = field(default_factory=list)
     stale: dict[str, Callable[[], bool]] = field(default_factory=dict)
     ends_s: dict[str, Callable[[], float]] = field(default_factory=dict)
     unresponsive: list[bool] = field(default_factory=list)
@@ -183,9 +184,13 @@ class RecordedMetrics:
         """Keep it."""
         self.upstream.append(values)
 
-    def upstream_streamed(self, model: str) -> None:
+    def upstream_streamed(self, model: str, outcome: InferenceOutcome) -> None:
         """Keep it."""
-        self.streamed.append(model)
+        self.streamed.append((model, outcome))
+
+    def upstream_carried(self, model: str) -> None:
+        """Keep it."""
+        self.carried.append(model)
 
     def upstream_unresponsive(self, now: bool) -> None:  # noqa: FBT001 - as in the protocol
         """Keep it."""

@@ -8,7 +8,10 @@ import time
 import grpc
 import pytest
 
+from guard.channel import AioChannel, Link
 from guard.config import Cancellation
+from guard.config import Upstream as UpstreamSettings
+from guard.wire.breaker import Breaker
 from tests.support.waiting import PATIENCE_S, until
 from tests.wire.parts import RecordingUpstream, Running, Serve
 
@@ -79,3 +82,22 @@ async def test_deadlines_hold(serve: Serve, upstream: RecordingUpstream, message
     answer = await guard.call("ModelInfer", message, timeout=0.3)
     assert answer.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert time.monotonic() - began_s < PATIENCE_S
+
+
+async def test_a_call_that_ends_without_a_word(upstream: RecordingUpstream) -> None:
+    """GRPC calls nobody back for a call that it can't even begin: it ends all the same, and with it the waiting."""
+    settings = UpstreamSettings(address=upstream.address)
+    channel = AioChannel(Link(settings), 1024)
+    breaker = Breaker(channel, upstream.address, 0.4, lambda _: None)
+    called_back = asyncio.Event()
+    call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"", metadata=(("x-note", "a\n"),))
+    call.add_done_callback(lambda _: called_back.set())
+    try:
+        assert await asyncio.wait_for(breaker.wait(call, None), PATIENCE_S)
+        assert not called_back.is_set()
+        assert not call.done()
+        with pytest.raises(grpc.aio.BaseError):
+            await call
+    finally:
+        await breaker.close()
+        await channel.close()

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from guard.errors import AddressUnusable
+from guard.pb.grpc_service_pb2 import ModelInferRequest
 from guard.values import Course, Mode
 from guard.wire.envoy.process import PROCESS
 from tests.support.certificates import Authority, Secret
@@ -31,7 +32,7 @@ async def test_mirrored(serve: Serve, decide: Decide, message: bytes) -> None:
     await asyncio.wait_for(guard.metrics.request_ended.wait(), PATIENCE_S)
     assert guard.screener.clients == ["ipv6:%5B2001:db8::1%5D"]
     assert [each["protocol"] for each in guard.metrics.finished] == ["mirror"]
-    assert guard.metrics.upstream == []
+    assert (guard.metrics.upstream, guard.metrics.carried) == ([], ["digits"])
 
 
 async def test_mirrored_by_mistake(serve: Serve, message: bytes) -> None:
@@ -40,6 +41,20 @@ async def test_mirrored_by_mistake(serve: Serve, message: bytes) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="`mode: shadow`"):
         await mirrored(guard, message)
     assert (guard.screener.asked, guard.metrics.refused) == ([], ["method_denied"])
+    assert guard.metrics.carried == ["digits"], "the server ran the original all the same"
+
+
+async def test_copies_that_are_not_screened(serve: Serve, decide: Decide, message: bytes) -> None:
+    """The server gets the original whatever becomes of its copy: it counts if its model can be named."""
+    unreadable = ModelInferRequest(model_name="digits", raw_input_contents=[b"x"]).SerializeToString()
+    room = {"max_inflight_bytes": len(message) + len(unreadable)}
+    guard = await serve(decide(mode=Mode.SHADOW), listen=LISTEN, course=Course.BEHIND, **room)
+    guard.screener.release.clear()
+    await mirrored(guard, message)
+    for copy, why in ((message, "max_inflight_bytes"), (unreadable, "raw"), (b"\x3a\xff", "truncated")):
+        with pytest.raises(grpc.aio.AioRpcError, match=why):
+            await mirrored(guard, copy)
+    assert guard.metrics.carried == ["digits"] * 3
 
 
 async def test_only_for_envoy(serve: Serve) -> None:

@@ -39,7 +39,7 @@ async def test_goes_on_as_it_came(serve: Serve, decide: Decide, message: bytes) 
     assert (infer.model_name, guard.screener.clients) == ("digits", ["ipv4:198.51.100.7"])
     assert deadline_s is not None
     assert 0 < deadline_s <= 99
-    assert guard.metrics.upstream == []
+    assert (guard.metrics.upstream, guard.metrics.carried) == ([], ["digits"])
     (finished,) = guard.metrics.finished
     assert (finished["protocol"], finished["model"], finished["decision"].id) == ("ext_proc", "digits", "d-1")
 
@@ -144,7 +144,7 @@ async def test_refused(serve: Serve, what: str) -> None:
     assert marked.header.key == "guard-id"
     assert marked.header.raw_value in answer.body
     assert len(guard.metrics.refused) == 1
-    assert guard.screener.asked == []
+    assert (guard.screener.asked, guard.metrics.carried) == ([], [])
 
 
 async def test_a_second_body(serve: Serve, message: bytes) -> None:
@@ -155,15 +155,17 @@ async def test_a_second_body(serve: Serve, message: bytes) -> None:
     assert len(guard.screener.asked) == 1
 
 
-async def test_rejected(serve: Serve, decide: Decide, message: bytes) -> None:
-    """A rejection has the status, the message and the trailers that it has over gRPC."""
-    guard = await serve(decide(Verdict.ADVERSARIAL, Action.REJECT), listen=LISTEN)
+@pytest.mark.parametrize("course", [Course.BEFORE, Course.BESIDE])
+async def test_rejected(serve: Serve, decide: Decide, message: bytes, course: Course) -> None:
+    """A rejection has the status, the message and the trailers that it has over gRPC, and the server is not asked."""
+    guard = await serve(decide(Verdict.ADVERSARIAL, Action.REJECT), listen=LISTEN, course=course)
     over_grpc = await guard.call("ModelInfer", message)
     answer = (await asked(guard, head(), body(message)))[-1].immediate_response
     assert (over_grpc.code.value[0], over_grpc.message) == (answer.grpc_status.status, answer.body.decode())
     marks = {each.header.key: each.header.raw_value.decode() for each in answer.headers.set_headers}
     assert marks == {"guard-verdict": "adversarial", "guard-id": "d-1"}
     assert marks.items() <= over_grpc.trailing.items()
+    assert guard.metrics.carried == []
 
 
 async def test_watched(serve: Serve, decide: Decide, message: bytes) -> None:
@@ -172,7 +174,7 @@ async def test_watched(serve: Serve, decide: Decide, message: bytes) -> None:
     guard.screener.release.clear()
     _, second = await asked(guard, head(), body(message))
     assert second.WhichOneof("response") == "request_body"
-    assert guard.metrics.finished == []
+    assert (guard.metrics.finished, guard.metrics.carried) == ([], ["digits"])
     guard.screener.release.set()
     await asyncio.wait_for(guard.metrics.request_ended.wait(), PATIENCE_S)
 

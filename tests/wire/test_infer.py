@@ -9,7 +9,7 @@ import pytest
 
 from guard.errors import BackendError, MalformedRequest, ModelNotListed, NonFiniteInput
 from guard.pb.grpc_service_pb2 import ModelInferResponse
-from guard.values import Action, Mode, UnscreenedReason, Verdict
+from guard.values import Action, Mode, Verdict
 from tests.wire.parts import Decide, RecordingUpstream, Serve
 
 EIGHT = (Verdict.CLEAN,) * 3 + (Verdict.ADVERSARIAL,) + (Verdict.CLEAN,) * 4
@@ -200,14 +200,3 @@ class TestRefusing:
         assert "truncated" in answer.message
         assert guard.screener.asked == []
         assert upstream.received == []
-
-    @pytest.mark.parametrize(
-        ("budget_s", "code"), [(60, grpc.StatusCode.DEADLINE_EXCEEDED), (1, grpc.StatusCode.UNAVAILABLE)]
-    )
-    async def test_out_of_time(
-        self, serve: Serve, decide: Decide, message: bytes, budget_s: float, code: grpc.StatusCode
-    ) -> None:
-        """Out of time is the client's deadline if that was the shorter, else Guard's own failure to look."""
-        outcome = decide(Verdict.UNSCREENED, Action.REJECT, reason=UnscreenedReason.DEADLINE)
-        guard = await serve(outcome, budget_s=budget_s)
-        assert (await guard.call("ModelInfer", message, timeout=30)).code is code

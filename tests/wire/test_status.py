@@ -25,9 +25,9 @@ BAD, CLEAN = Verdict.ADVERSARIAL, Verdict.CLEAN
 ID = "[guard_id=c-1]"
 
 
-def rejection(decision: Decision, *, expired: bool = False, unverified: str = "") -> Status:
+def rejection(decision: Decision, *, unverified: str = "") -> Status:
     """The status of a decision to reject."""
-    return of_rejection(decision, client_deadline_expired=expired, unverified=unverified)
+    return of_rejection(decision, unverified=unverified)
 
 
 @pytest.mark.parametrize(
@@ -73,24 +73,22 @@ def test_refusals_have_the_id_in_trailers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "reason", "expired", "code"),
+    ("verdict", "reason", "code"),
     [
-        (Verdict.ADVERSARIAL, None, False, StatusCode.PERMISSION_DENIED),
-        (Verdict.ABSTAIN, None, False, StatusCode.PERMISSION_DENIED),
-        (Verdict.UNSCREENED, UnscreenedReason.OVERLOAD, False, StatusCode.RESOURCE_EXHAUSTED),
-        (Verdict.UNSCREENED, UnscreenedReason.DEADLINE, True, StatusCode.DEADLINE_EXCEEDED),
-        (Verdict.UNSCREENED, UnscreenedReason.DEADLINE, False, StatusCode.UNAVAILABLE),
-        (Verdict.UNSCREENED, UnscreenedReason.OTHER_SHAPE, False, StatusCode.PERMISSION_DENIED),
-        (Verdict.UNSCREENED, UnscreenedReason.FAULT, True, StatusCode.UNAVAILABLE),
-        (Verdict.UNSCREENED, UnscreenedReason.UNVERIFIED, False, StatusCode.UNAVAILABLE),
-        (Verdict.UNSCREENED, None, False, StatusCode.UNAVAILABLE),
+        (Verdict.ADVERSARIAL, None, StatusCode.PERMISSION_DENIED),
+        (Verdict.ABSTAIN, None, StatusCode.PERMISSION_DENIED),
+        (Verdict.UNSCREENED, UnscreenedReason.OVERLOAD, StatusCode.RESOURCE_EXHAUSTED),
+        (Verdict.UNSCREENED, UnscreenedReason.CLIENT_DEADLINE, StatusCode.DEADLINE_EXCEEDED),
+        (Verdict.UNSCREENED, UnscreenedReason.DEADLINE, StatusCode.UNAVAILABLE),
+        (Verdict.UNSCREENED, UnscreenedReason.OTHER_SHAPE, StatusCode.PERMISSION_DENIED),
+        (Verdict.UNSCREENED, UnscreenedReason.FAULT, StatusCode.UNAVAILABLE),
+        (Verdict.UNSCREENED, UnscreenedReason.UNVERIFIED, StatusCode.UNAVAILABLE),
+        (Verdict.UNSCREENED, None, StatusCode.UNAVAILABLE),
     ],
 )
-def test_rejections(
-    decide: Decide, verdict: Verdict, reason: UnscreenedReason | None, code: StatusCode, *, expired: bool
-) -> None:
+def test_rejections(decide: Decide, verdict: Verdict, reason: UnscreenedReason | None, code: StatusCode) -> None:
     """Each verdict and reason has its code; the message names verdict and id, and no score."""
-    status = rejection(decide(verdict, Action.REJECT, reason=reason), expired=expired)
+    status = rejection(decide(verdict, Action.REJECT, reason=reason))
     assert status.code is code
     assert status.message.startswith("rejected by guard: ")
     assert re.search(rf"\[guard_verdict={verdict} guard_id=d-1( guard_items=0)?\]$", status.message)

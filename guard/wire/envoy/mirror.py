@@ -14,7 +14,7 @@ from guard.wire.answer import Context, client_of, send
 from guard.wire.envoy.messages import Head
 from guard.wire.message import Parts, take_apart
 from guard.wire.passage import Passage
-from guard.wire.ports import Screener
+from guard.wire.ports import Screener, WireMetrics
 from guard.wire.receive import Packing, receive
 from guard.wire.request import Caller
 from guard.wire.upstream import Reply
@@ -26,9 +26,10 @@ PROTOCOL = "mirror"
 class MirrorHandler:
     """Takes copies of ModelInfer calls."""
 
-    def __init__(self, passage: Passage, screener: Screener, max_message_bytes: int) -> None:
+    def __init__(self, passage: Passage, screener: Screener, metrics: WireMetrics, max_message_bytes: int) -> None:
         self._passage = passage
         self._screener = screener
+        self._metrics = metrics
         self._max_message_bytes = max_message_bytes
 
     async def answer(self, _messages: AsyncIterator[bytes], context: Context) -> bytes:
@@ -43,8 +44,10 @@ class MirrorHandler:
 
     async def _parts(self, context: Context) -> Parts:
         parts = take_apart(await receive(context, self._max_message_bytes, Packing()))
-        name = parts.header.model_name
-        if self._screener.course(name, parts.header.model_version) is not Course.BEHIND:
+        name, version = parts.header.model_name, parts.header.model_version
+        # The server gets the original, whatever becomes of its copy.
+        self._metrics.upstream_carried(self._screener.listed_as(name, version))
+        if self._screener.course(name, version) is not Course.BEHIND:
             raise MethodDenied(
                 f"what Envoy mirrors is only watched, which is not what the policy says of model {name!r}: write "
                 "`mode: shadow`, or have Envoy ask by external processing"

@@ -47,7 +47,7 @@ class Processor:
 
     async def process(self, questions: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Answer all that Envoy asks about one request."""
-        exchange = _Exchange(self._passage, self._max_message_bytes, self._secret, context)
+        exchange = _Exchange(self._passage, self._metrics, self._max_message_bytes, self._secret, context)
         async for message in questions:
             try:
                 answer = await exchange.answer(messages.read(message))
@@ -62,9 +62,15 @@ class _Exchange:
     """What was said of one request so far. `caller` is there once its body has to be screened."""
 
     def __init__(
-        self, passage: Passage, max_message_bytes: int, secret: Callable[[], Metadata], context: Context
+        self,
+        passage: Passage,
+        metrics: WireMetrics,
+        max_message_bytes: int,
+        secret: Callable[[], Metadata],
+        context: Context,
     ) -> None:
         self._passage = passage
+        self._metrics = metrics
         self._max_message_bytes = max_message_bytes
         self._secret = secret
         self._envoy, self._peer = client_of(context), str(context.peer())
@@ -124,6 +130,7 @@ class _Exchange:
         answer = await self._passage.answer(caller, parts())
         if answer.reply.code is not grpc.StatusCode.OK:
             return messages.end(answer.reply, answer.marks, as_grpc=self.speaks_grpc)
+        self._metrics.upstream_carried(answer.model)
         self._decision = answer.decision
         goes = answer.reply.body
         as_it_came = goes == came and not body[0]

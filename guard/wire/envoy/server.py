@@ -39,7 +39,7 @@ class EnvoyServer:
         self._passage = passage = handover(screener, settings, metrics, room, auditors, tracer=tracer)
         max_message_bytes = settings.upstream.max_message_bytes
         processor = Processor(passage, metrics, max_message_bytes, secret)
-        mirror = MirrorHandler(passage, screener, max_message_bytes)
+        mirror = MirrorHandler(passage, screener, metrics, max_message_bytes)
         self._methods = _Methods(processor, mirror, metrics)
         self._running: tuple[grpc.aio.Server, Listener] | None = None
 

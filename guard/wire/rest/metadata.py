@@ -10,7 +10,8 @@ import binascii
 import ipaddress
 from collections.abc import Iterable
 
-from guard.wire.metadata import BINARY, check_metadata, is_legal, to_upstream
+from guard.headers import BINARY
+from guard.wire.metadata import check_metadata, is_legal, to_upstream
 from guard.wire.status import Metadata
 
 _OF_THIS_BODY = frozenset({"content-encoding", "inference-header-content-length", "expect", "accept"})

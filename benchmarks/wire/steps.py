@@ -68,7 +68,7 @@ async def serve(step: str, address: str) -> None:
         )
 
     service, _, method = METHOD.removeprefix("/").partition("/")
-    server = grpc.aio.server(options=server_options(settings))
+    server = grpc.aio.server(options=server_options(settings, limit))
     handlers = {method: grpc.stream_unary_rpc_method_handler(answer)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
     port = server.add_insecure_port("127.0.0.1:0")

@@ -102,11 +102,11 @@ class Listener:
         return AddressUnusable(self._address, self._setting, why)
 
 
-def server_options(settings: Settings) -> list[tuple[str, int]]:
-    """How each of Guard's gRPC servers takes messages and connections."""
+def server_options(settings: Settings, largest_bytes: int) -> list[tuple[str, int]]:
+    """How each of Guard's gRPC servers takes messages, of so many bytes at most, and connections."""
     answer_ms = round(min(settings.listen.keepalive_s, _KEEPALIVE_TIMEOUT_S) * _MS)
     return [
-        ("grpc.max_receive_message_length", settings.upstream.max_message_bytes),
+        ("grpc.max_receive_message_length", largest_bytes),
         ("grpc.per_message_decompression", _AS_IT_CAME),
         ("grpc.so_reuseport", 0),  # or a second server on a busy port would silently take half of its calls
         ("grpc.max_concurrent_streams", settings.limits.max_concurrent_streams),

@@ -29,9 +29,9 @@ _INFLATERS = ThreadPoolExecutor(2, thread_name_prefix="guard-inflate")
 
 
 def transport_limit(max_message_bytes: int) -> int:
-    """Of an answer, and of a body over HTTP, what is taken at all: twice the setting.
+    """Of an answer, of Envoy, and of a body over HTTP, what is taken at all: twice the setting.
 
-    So that Guard can refuse one that is a little too large in words that name the setting. Of strangers over gRPC it
+    So that Guard can refuse one that is a little too large in words that name the setting. Of clients over gRPC it
     takes none, for gRPC makes copies of a message, and refuses in its own words before there is a first.
     """
     return min(2 * max_message_bytes, LARGEST_GRPC_BYTES)

@@ -69,7 +69,7 @@ class GuardServer:
         Raises:
             AddressUnusable: the address can't be bound.
         """
-        server = grpc.aio.server(options=server_options(self._settings))
+        server = grpc.aio.server(options=server_options(self._settings, self._settings.upstream.max_message_bytes))
         upstream = Upstream(self._settings.upstream, self._metrics, link=self._link)
         passage = Passage(self._screener, upstream, self._settings, self._metrics, self._auditors, tracer=self._tracer)
         try:

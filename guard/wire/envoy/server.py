@@ -15,6 +15,7 @@ from guard.wire.envoy.process import PROCESS, Processor
 from guard.wire.listener import Listener, server_options
 from guard.wire.passage import METHOD
 from guard.wire.ports import Auditor, Screener, Tracer, WireMetrics
+from guard.wire.receive import transport_limit
 from guard.wire.room import Room
 from guard.wire.status import Metadata, refusal_trailers
 
@@ -49,7 +50,9 @@ class EnvoyServer:
         Raises:
             AddressUnusable: the address can't be bound.
         """
-        server = grpc.aio.server(options=server_options(self._settings))
+        # In ext_proc's questions a message has more around it.
+        largest_bytes = transport_limit(self._settings.upstream.max_message_bytes)
+        server = grpc.aio.server(options=server_options(self._settings, largest_bytes))
         listen = self._settings.listen.model_copy(update={"address": address})
         try:
             listener = Listener(server, listen, credentials, setting=SETTING)

@@ -102,7 +102,9 @@ class Listed:
     def provenance(self, model: str, version: str) -> Provenance:
         """By what a request for a version of a model is judged."""
         guarded = self.get(model, version)
-        return replace(NOT_GUARDED if guarded is None else guarded.provenance, policy=self._policy)
+        if guarded is None:
+            return replace(NOT_GUARDED, policy=self._policy, version=version)
+        return replace(guarded.provenance, policy=self._policy, version=version or guarded.recognised())
 
     def _check_unlisted(self, model: str) -> None:
         if not model:

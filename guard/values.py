@@ -366,13 +366,15 @@ class ItemDecision:
 class Provenance:
     """By what a request was judged, for whoever asks later; all is empty where its model is not guarded.
 
-    `policy` and `profile` are hashes, `detectors` says by name which version of each looked, and the rest is how the
-    model's input reads: `bounds` and `layout` are those of one item of `shape`.
+    `policy` and `profile` are hashes, `version` is the one of the model that was asked for, or else recognised,
+    `detectors` says by name which version of each looked, and the rest is how the model's input reads: `bounds` and
+    `layout` are those of one item of `shape`.
     """
 
     policy: str = ""
     profile: str = ""
     fingerprint: str = ""
+    version: str = ""
     detectors: Mapping[str, str] = field(default_factory=dict)
     input_name: str = ""
     shape: tuple[int, ...] = ()

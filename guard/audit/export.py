@@ -78,14 +78,13 @@ def _row(event: Mapping[str, Any]) -> dict[str, Any]:
     """What the columns take of a record; each has the name that the record has for it."""
     data, rest = event["data"], event["data"]["unmapped"]["guard"]
     attacks = (each.get("sub_technique", each["technique"])["uid"] for each in data.get("attacks", ()))
-    addresses = (each["src_endpoint"].get("ip") for each in data["evidences"] if "src_endpoint" in each)
     return {
         **{name: value for name, value in event.items() if name not in {"time", "data"}},
         **rest,
         "time": datetime.fromisoformat(event["time"]),
         "client": rest["client"]["pseudonym"],
         "client_key": rest["client"]["key"],
-        "peer_ip": next(addresses, None),
+        "peer_ip": rest.get("peer", {}).get("ip"),
         "action_id": data["action_id"],
         "severity_id": data["severity_id"],
         "techniques": list(attacks),

@@ -74,12 +74,12 @@ def finding_of(sighting: Sighting, *, pseudonym: Mapping[str, str], peer: bool, 
         "finding_info": {"uid": decision.id, "title": title, "types": [str(decision.verdict)], "attacks": attacks},
         "attacks": attacks,
         "policy": {"uid": sighting.provenance.policy, "name": decision.model},
-        "resources": [{"type": "model", "name": decision.model, "version": _cut(sighting.request.model_version)}],
+        "resources": [{"type": "model", "name": decision.model, "version": _cut(sighting.provenance.version)}],
         "evidences": [
             {"name": f"item {index}", **endpoint, "data": item_data(decision.items[index], sighting.provenance)}
             for index in _told(decision)
         ],
-        "unmapped": {"guard": _rest(sighting, pseudonym)},
+        "unmapped": {"guard": _rest(sighting, pseudonym) | ({"peer": endpoint["src_endpoint"]} if endpoint else {})},
     }
     return record if attacks else {name: value for name, value in record.items() if name != "attacks"}
 
@@ -118,7 +118,7 @@ def _rest(sighting: Sighting, pseudonym: Mapping[str, str]) -> dict[str, Any]:
         "client": dict(pseudonym),
         "protocol": sighting.protocol,
         "model": decision.model,
-        "model_version": _cut(request.model_version),
+        "model_version": _cut(provenance.version),
         "mode": str(decision.mode),
         "verdict": str(decision.verdict),
         "intended": str(decision.intended),

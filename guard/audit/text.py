@@ -18,7 +18,7 @@ def lines_of(event: Mapping[str, Any], item: int, told: Mapping[str, Any]) -> It
     yield f"  model     {rest['model']} {rest['model_version']}, {items} over {rest['protocol']}"
     yield f"  decision  {rest['verdict']}{reason}: {rest['decision']} in {rest['mode']} mode, {data['action'].lower()}"
     client = rest["client"]
-    address = next((e["src_endpoint"] for e in data["evidences"] if "src_endpoint" in e), None)
+    address = rest.get("peer")
     peer = "" if address is None else f", from {address.get('ip', address.get('name'))}"
     yield f"  client    {client['pseudonym']} (key {client['key']}){peer}"
     yield f"  judged by policy {rest['policy']}, profile {rest['profile'][:12] or 'none'}"

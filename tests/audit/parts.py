@@ -35,6 +35,7 @@ BY = Provenance(
     policy="abc123",
     profile="def456",
     fingerprint="0" * 64,
+    version="3",
     detectors={"sensitivity": "1+a"},
     input_name="input",
     shape=(1, 8, 8),

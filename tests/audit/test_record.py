@@ -131,7 +131,9 @@ def test_everything_asked_for() -> None:
         }
     ]
     (item,) = data["evidences"]
-    assert item["src_endpoint"] == {"ip": "10.0.0.7", "port": 5000}
+    assert item["src_endpoint"] == rest["peer"] == {"ip": "10.0.0.7", "port": 5000}
+    assert data["resources"] == [{"type": "model", "name": "digits", "version": rest["model_version"]}]
+    assert rest["model_version"] == "3"
     (sensitivity, occlusion) = item["data"]["detectors"]
     assert (sensitivity["score"], sensitivity["p_value"], sensitivity["version"]) == (0.5, 0.002, "1+a")
     assert occlusion["occlusion"]["hottest"] == [0, 4, 4, 4]

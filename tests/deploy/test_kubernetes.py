@@ -190,6 +190,14 @@ def test_the_end(folder: str) -> None:
     assert given_s >= needed_s
 
 
+def test_a_port_that_speaks_tls_is_not_h2c() -> None:
+    """Clients and gateways may speak cleartext HTTP/2 to the Service's port, but where Guard has a certificate."""
+    port, secure = (resource(folder, "Service")["spec"]["ports"][0] for folder in ("base", "overlays/mtls"))
+    assert (port["port"], port["appProtocol"]) == (8001, "kubernetes.io/h2c")
+    assert secure == {"name": "grpc", "port": 8001, "targetPort": 8001}
+    assert policy("overlays/mtls")["listen"]["tls"]
+
+
 def test_components_combine(tmp_path: Path) -> None:
     """Who takes all that an overlay can have besides a GPU has each one's volumes, and ways out of the pod."""
     names = ["audit", "mtls", "redis", "tracing"]

@@ -103,7 +103,7 @@ async def test_unread_messages(serve: Serve, events: Events, caplog: pytest.LogC
         if len(events) == 40:
             break
     assert 0 < len({event["decision_id"] for event in events}) == len(events) <= 40
-    assert "upstream.max_message_bytes allows 100000" in events[0]["reason"]
+    assert "the 100000 bytes that upstream.max_message_bytes allows" in events[0]["reason"]
     assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
 
 

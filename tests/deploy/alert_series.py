@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 SCREENING = ("deadline", "overload", "fault", "unverified")
 OWN = ("internal", "overloaded", "engine_stopped", "screening", "backend", "backend_timeout")
 
@@ -37,7 +39,10 @@ def inferences(triton: str, model: str = "digits", *, failed: str = "0x400", **a
     return {
         f"nv_inference_request_success{{model='{model.partition('@')[0]}',version='1'}}": triton,
         f"{name}'failed',sender='call'}}": failed,
-    } | {f"{name}'answered',sender='{sender}'}}": values for sender, values in asked.items()}
+    } | {
+        f"{name}'{'unknown' if sender == 'carried' else 'answered'}',sender='{sender}'}}": values
+        for sender, values in asked.items()
+    }
 
 
 def failures(requests: str, **counts: str) -> Series:
@@ -74,6 +79,16 @@ def concentrated(share: float, clean: str, adversarial: str, unscreened: str = "
     return items(clean, adversarial, unscreened) | {
         "guard_client_detections_top_share_ratio{model='digits'}": f"{share}x200",
     }
+
+
+def counted(*each: float) -> str:
+    """A counter that grows by these, one a minute."""
+    return " ".join(f"{total:g}" for total in accumulate(each))
+
+
+def in_bursts(always: float, burst: float) -> str:
+    """A counter that grows by so much each minute, and in one of twenty by a burst: two hours of it."""
+    return counted(*(always + burst * (minute % 20 == 10) for minute in range(120)))
 
 
 def at(instance: str, series: Series) -> Series:
@@ -207,10 +222,22 @@ OFTEN = self_tested("0+60x60", "60x60")
 UNTESTED = self_tested("0+60x20 stale", "60x20 stale")
 SLOW_ONES, QUICK_ONES = overhead("0+10x60", "0+100x60"), overhead("0+100x60", "0+100x60")
 CREDENTIALS = "guard_credentials_stale{section='listen'}"
+PULSES = items("0+990x300", counted(*(5 + 500 * (minute >= 120 and minute % 20 < 11) for minute in range(300))))
+"""From two hours on eleven minutes of twenty are heavy."""
+
+MANY_ASKED = QUIET | {"guard_suspicious_queries_total{model='digits'}": "0+20x40"}
+"""No client enough to be told."""
+
 STALE = {"guard_config_last_reload_successful": "1x40", CREDENTIALS: "0x10 1x40"}
 CERTIFICATE = "guard_tls_cert_expiry_timestamp_seconds{file='server.crt'}"
-HOURLY = " ".join(f"{(hour + 2) * 3600}x59" for hour in range(26))
-"""A certificate that lives for two hours, and is replaced after one."""
+HOURLY = " ".join(f"{(cycle * 55 + 120) * 60}x54" for cycle in range(28))
+"""A certificate that lives for two hours, and is replaced after 55 minutes."""
+
+EACH_TWO_DAYS = " ".join(f"{(2 * cycle + 3) * 86400}x2879" for cycle in range(3))
+"""One that lives for three days, and is replaced after two."""
+
+OF_TWO_PODS = {CERTIFICATE: "216000x1500"} | at("b:9011", {CERTIFICATE: "216000x1000 999999x500"})
+"""One has a new one."""
 
 
 def of_clients(requests: str, each: str) -> Series:

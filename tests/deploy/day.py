@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -49,6 +49,8 @@ class Day:
     began: int = 0
     """The minute in which this Guard started: before it there is nothing of it."""
     ended: int = MINUTES
+    longer: int = 0
+    """Minutes that Triton is read longer than this Guard."""
     loads: int = 0
     """Minutes that it took from there until it could be read."""
     instance: str = "a:9011"
@@ -70,7 +72,7 @@ def series(day: Day, seed: int = 0) -> Series:
         | _p_values(day, screened, small)
         | {
             f"guard_requests_total{{{_MODEL},protocol='grpc',decision='forward'}}": _total(screened + unseen, day),
-            f"guard_upstream_inferences_total{{{_MODEL},sender='{day.sender}',outcome='answered'}}": _total(
+            f"guard_upstream_inferences_total{{{_MODEL},sender='{day.sender}',outcome='{_outcome(day)}'}}": _total(
                 screened + unseen, day
             ),
             f"guard_upstream_inferences_total{{{_MODEL},sender='{day.sender}',outcome='failed'}}": _total(refused, day),
@@ -81,11 +83,17 @@ def series(day: Day, seed: int = 0) -> Series:
         }
         | _state(day)
     )
-    counts = _present(np.cumsum(ran * _lives(day)), _lives(day) & (_daily(day.triton) > 0))
+    lives = _lives(replace(day, ended=day.ended + day.longer))
+    counts = _present(np.cumsum(ran * lives), lives & (_daily(day.triton) > 0))
     tritons = {f"nv_inference_request_success{{{_MODEL},version='1'}}": counts}
     return _at(f"job='guard',namespace='a',deployment='digits',instance='{day.instance}'", guards) | _at(
         f"job='triton',namespace='a',instance='{day.instance}'", tritons
     )
+
+
+def _outcome(day: Day) -> str:
+    """What Envoy carries may have run."""
+    return "unknown" if day.sender == "carried" else "answered"
 
 
 def _items(day: Day, clean: Counts, found: Counts, unseen: Counts) -> Series:

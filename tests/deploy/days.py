@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tests.deploy.alert_series import Series
 from tests.deploy.day import MINUTES, SIX, Day, minutes, series, tide
 
@@ -25,6 +28,13 @@ class Told:
     since: int = SIX
 
 
+def _every_twenty(most: int, value: float) -> NDArray[np.float64]:
+    """A value in the first minutes of each twenty, for two hours from six in the morning."""
+    day = minutes(SIX, SIX + 120, value)
+    day[(np.arange(MINUTES) - SIX) % 20 >= most] = 0
+    return day
+
+
 def _of(what: str, day: Day, since: int = SIX, **tells: int) -> Told:
     return Told(what, series(day), tells, since)
 
@@ -37,6 +47,16 @@ def _replaced() -> Series:
         old = Day(sent=tide(5, 100), ended=at, instance=f"old-{number}:9011")
         new = Day(sent=tide(5, 100), began=at - 8, loads=6, instance=f"new-{number}:9011")
         found |= series(old, seed=number) | series(new, seed=10 + number)
+    return found
+
+
+def _busy() -> Series:
+    """Five pods with 6000 requests a minute each; four are replaced, and what Guard counted last is not read."""
+    found = series(Day(sent=6000))
+    for number in range(4):
+        at = SIX + 4 * number
+        found |= series(Day(sent=6000, ended=at, longer=1, instance=f"old-{number}:9011"), seed=number)
+        found |= series(Day(sent=6000, began=at, instance=f"new-{number}:9011"), seed=10 + number)
     return found
 
 
@@ -58,6 +78,7 @@ DAYS = [
         Day(sent=1, unscreened={"fault": minutes(SIX, SIX + 2, 1)}),
     ),
     Told("three replicas are replaced, whose image takes six minutes to come", _replaced()),
+    Told("four pods of five are replaced within a quarter of an hour, with 6000 requests a minute each", _busy()),
     Told("scaled to nought", _scaled()),
     _of("Envoy carries the traffic", Day(sent=tide(20, 600), sender="carried")),
     _of("one adversarial input in ten minutes", Day(sent=tide(20, 600), attack=0.1)),
@@ -70,6 +91,11 @@ DAYS = [
         "half of the inputs for two hours, by many clients",
         Day(attack=minutes(SIX, SIX + 120, 300)),
         **{SUSPECTED: 5, SUSTAINED: 25},
+    ),
+    _of(
+        "half of the inputs for eleven minutes of each twenty, for two hours",
+        Day(attack=_every_twenty(11, 300)),
+        **{SUSPECTED: 5, SUSTAINED: 30},
     ),
     _of(
         "12 % of the inputs, from three o'clock in the morning on",
@@ -92,6 +118,7 @@ DAYS = [
         Day(round=minutes(SIX, SIX + 60, 100), refused=minutes(SIX, SIX + 60, 100)),
         **{BYPASS: 16},
     ),
+    _of("5000 within a minute, each twenty minutes", Day(round=_every_twenty(1, 5000)), **{BYPASS: 16}),
     _of("Triton's counts are no longer read", Day(triton=minutes(0, SIX, 1)), GuardBypassUnwatched=25),
     _of(
         "a camera changed: 20 % are flagged, 40 % of p-values are small",

@@ -14,7 +14,7 @@ from typing import Any
 Rule = dict[str, Any]
 _QUIET = re.compile(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|\b(?:by|on) \([^)]*\)')
 _NUMBER = re.compile(r"(?<![\w.:])\d+(?:\.\d+)?(?![\w.])")
-_LIMITS = re.compile(r"\b(?:histogram_quantile|quantile_over_time)\(|\bguard:detections:target\b")
+_LIMITS = re.compile(r"\b(?:histogram_quantile|quantile_over_time)\(|\bguard:detections:target\b|> bool\b")
 _FLIPPED = {">": "<", "==": "!="}
 
 

@@ -32,7 +32,7 @@ NAMED = {
     "GuardAttackSuspected", "GuardAttackSustained", "GuardClientConcentration", "GuardQueryAttack", "GuardScoreDrift",
     "GuardUnscreenedTraffic", "GuardBypassSuspected", "GuardNotEnforcing", "GuardSelfTestFailing",
     "GuardErrorBudgetBurn", "GuardOverheadHigh", "GuardDown", "GuardAuditLoss", "GuardBypassUnwatched",
-    "GuardReloadRefused", "GuardCertificateEnding",
+    "GuardReloadRefused", "GuardCertificateEnding", "GuardQueryStoreDown",
 }  # fmt: skip
 
 
@@ -103,6 +103,28 @@ def test_what_an_alert_says(rule: dict[str, Any]) -> None:
     assert re.findall(r"^#+ (.*)$", page, flags=re.MULTILINE) == [
         rule["alert"], "What it means", "What to look at", "What to do"
     ]  # fmt: skip
+
+
+@needs_promtool
+def test_how_a_certificate_ends(tmp_path: Path) -> None:
+    """It ends in some time, or has ended; none ends in less than no time."""
+    ends = "guard_tls_cert_expiry_timestamp_seconds{file='%s'}"
+    row = {
+        "interval": "1m",
+        "input_series": [
+            {"series": ends % "soon.crt", "values": "216000x1500"},
+            {"series": ends % "old.crt", "values": "3600x1500"},
+        ],
+        "alert_rule_test": [{"eval_time": "1450m", "alertname": "GuardCertificateEnding", "exp_alerts": []}],
+    }
+    content = {"rule_files": [str(RULES)], "evaluation_interval": "5m", "tests": [row]}
+    (tmp_path / "row.json").write_text(json.dumps(content))
+    result = promtool("test", "rules", tmp_path / "row.json")
+    said = re.findall(r'summary="([^"]*)"', result.stdout + result.stderr)
+    assert sorted(said) == [
+        "The certificate in old.crt of  has ended, and nobody replaced it",
+        "The certificate in soon.crt of  ends in 1d 11h 50m 0s, and nobody replaced it",
+    ]
 
 
 @pytest.mark.parametrize("group", groups(), ids=lambda group: str(group["name"]))

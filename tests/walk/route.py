@@ -196,6 +196,7 @@ ELSEWHERE: Final = {
     "make bench-wire": "tests/benchmarks/test_wire.py",
     "python -m benchmarks.wire --quick": "tests/benchmarks/test_wire.py",
     "python -m benchmarks.wire.steps": "tests/benchmarks/test_wire.py",
+    "python -m tests.deploy.days": "tests/deploy/test_days.py",
     "guard calibrate --model model.onnx --data images/ --preprocessing preprocessing.yaml --out profile/": (
         "tests/e2e/test_images.py"
     ),

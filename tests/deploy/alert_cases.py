@@ -39,6 +39,7 @@ from tests.deploy.alert_series import (
     SPREAD,
     STALE,
     STEADY,
+    STEEP,
     TESTED,
     TWO_ASKED,
     TWO_SUSPECTED,
@@ -114,7 +115,7 @@ CASES = [
     Case("GuardAttackSuspected", "40 % where 5 % may be", items("0+60x60", "0+40x60", rate=0.05), 20, (DIGITS,)),
     Case("GuardAttackSuspected", "0.5 % where 0.1 % may be", RARE, 130, (DIGITS,)),
     Case("GuardAttackSuspected", "2 % where there was nothing", SINCE_LATELY, 170),
-    Case("GuardAttackSuspected", "not for a minute yet", ATTACK, 12),
+    Case("GuardAttackSuspected", "not for a minute yet", STEEP, 11),
     Case("GuardAttackSuspected", "what is usual", items("0+960x180", "0+40x180"), 170),
     Case("GuardAttackSuspected", "usual among the screened", items("0+96x180", "0+5x180", "0+9999x180"), 170),
     Case(

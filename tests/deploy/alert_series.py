@@ -141,6 +141,7 @@ def evidence(outcome: str, values: str) -> Series:
 TESTED = self_tested("0+60x20 1200x80", "60x100")
 """Each minute, for 20 minutes."""
 
+STEEP = items("0+99x10 1010+20x40", "0+1x10 90+80x40")
 ATTACK = items("0+99x10 1000+50x40", "0+1x10 60+50x40")
 LATE = items("0+99x120 11972+92x20", "0+1x120 128+8x20")
 SINCE_LATELY = items("0+980x180", "0x160 20+20x20")

@@ -118,7 +118,7 @@ DAYS = [
         Day(round=minutes(SIX, SIX + 60, 100), refused=minutes(SIX, SIX + 60, 100)),
         **{BYPASS: 16},
     ),
-    _of("5000 within a minute, each twenty minutes", Day(round=_every_twenty(1, 5000)), **{BYPASS: 16}),
+    _of("5000 go round Guard within a minute, each twenty minutes", Day(round=_every_twenty(1, 5000)), **{BYPASS: 16}),
     _of("Triton's counts are no longer read", Day(triton=minutes(0, SIX, 1)), GuardBypassUnwatched=25),
     _of(
         "a camera changed: 20 % are flagged, 40 % of p-values are small",

@@ -142,7 +142,7 @@ def test_the_image_guards(environment: dict[str, str], tmp_path: Path) -> None:
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
     assert f"guard {__version__}\nmade guard:{__version__}" in built.stdout
     check_what_it_is_made_of(environment)
-    if "PUSH" in environment:
+    if environment.get("PUSH"):  # `make` exports it empty
         check_the_digest(environment["PUSH"], built.stdout)
     folder = tmp_path / "guard"
     folder.mkdir()

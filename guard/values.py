@@ -81,6 +81,16 @@ class InferenceOutcome(StrEnum):
         """What the name of a gRPC status code tells of the call that it ended."""
         return _OUTCOMES.get(code, cls.UNKNOWN)
 
+    @classmethod
+    def of_streamed(cls, error: str, model: str) -> InferenceOutcome:
+        """What an answer on a stream tells, by its error and the model that it names, if any.
+
+        Triton names the model once a request has got as far as one, which may count it whatever it says.
+        """
+        if not error:
+            return cls.ANSWERED
+        return cls.UNKNOWN if model else cls.FAILED
+
 
 # What a server says of a request that it does not take. Not INTERNAL: it is what Triton's Python backend makes of an
 # error in a model, and that Triton counts as a success. Nor RESOURCE_EXHAUSTED: gRPC's own client says so of an answer

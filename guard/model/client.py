@@ -108,9 +108,7 @@ class Client:
         )
         for message in heard:
             if message.error_message:
-                # Triton names the model once a request has got as far as one, which may count it whatever it says.
-                refused = not message.infer_response.model_name
-                outcome = InferenceOutcome.FAILED if refused else InferenceOutcome.UNKNOWN
+                outcome = InferenceOutcome.of_streamed(message.error_message, message.infer_response.model_name)
                 return outcome, BackendError(f"{self._address} answered {method} with: {message.error_message}")
             if message.infer_response.outputs:
                 return InferenceOutcome.ANSWERED, message.infer_response

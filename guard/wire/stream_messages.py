@@ -26,10 +26,7 @@ _FINAL = "triton_final_response"
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Whose answer a response is. `model` is empty where it names none; `final`: its request gets no other.
-
-    An error of a model's leaves unknown whether it ran: Triton may count it as a success.
-    """
+    """Whose answer a response is. `model` is empty where it names none; `final`: its request gets no other."""
 
     id: str
     model: str
@@ -51,11 +48,7 @@ def read_head(response: bytes) -> Head | None:
     except (DecodeError, MalformedRequest):
         return None
     final = head.parameters[_FINAL].bool_param if _FINAL in head.parameters else True
-    if not outer.error_message:
-        outcome = InferenceOutcome.ANSWERED
-    else:
-        outcome = InferenceOutcome.UNKNOWN if head.model_name else InferenceOutcome.FAILED
-    return Head(head.id, head.model_name, final, outcome)
+    return Head(head.id, head.model_name, final, InferenceOutcome.of_streamed(outer.error_message, head.model_name))
 
 
 def marked(response: bytes, decision: Decision) -> bytes:

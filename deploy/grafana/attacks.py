@@ -16,7 +16,7 @@ from deploy.grafana.parts import (
     names,
     number,
     occasional,
-    p_value_bands,
+    p_value_areas,
     p_value_map,
 )
 
@@ -85,7 +85,7 @@ def _drift() -> Sequence[Any]:
     evidence = f"max by (model, scope) (guard_drift_log_martingale{{{MODEL}}})"
     return (
         p_value_map(),
-        p_value_bands(),
+        p_value_areas(),
         lines(
             "p-values up to 0.05, in an hour",
             "On clean traffic on the line at 5 % or below; an alert above the tolerance",

@@ -12,9 +12,10 @@ from typing import Any
 with warnings.catch_warnings():
     # The SDK would rather have its second schema, which older Grafanas don't read; the first is read by all.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
-    from grafana_foundation_sdk.models.common import BigValueTextMode, DataSourceRef, ScaleDistribution
+    from grafana_foundation_sdk.builders import dashboard, heatmap, prometheus, stat, timeseries
+    from grafana_foundation_sdk.models.common import BigValueTextMode, DataSourceRef, TooltipDisplayMode
     from grafana_foundation_sdk.models.dashboard import DynamicConfigValue, VariableOption
+    from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 
 from guard.observe.families import P_VALUE_BUCKETS
 
@@ -27,6 +28,9 @@ EXPECTED = "expected"
 
 BANDS = {0.05: "#a50026", 0.1: "#d73027", 0.25: "#f46d43", 0.5: "#fdae61", 0.75: "#fee090", 1.0: "#ffffcc"}
 """Colours of the p-values up to each of these, from the bound before."""
+
+DOUBLINGS = 3
+"""Of what is expected of a band of p-values: where the heat map's colours end, on both sides."""
 
 Lines = Sequence[tuple[str, str]]
 """Expressions, each with the name of its lines in the legend."""
@@ -66,11 +70,8 @@ def occasional(title: str, about: str, rate: str, by: str, unit: str) -> Any:
     return lines(title, about, [(f"sum({rate})", "all"), (f"sum by ({by}) ({rate}) > 0", legend)], unit)
 
 
-def p_value_map() -> Any:
-    """How p-values are spread over time, in colours that end on dashed lines where they are as is expected.
-
-    Grafana's heat map has no place for a line, so the colours are areas between lines.
-    """
+def p_value_areas() -> Any:
+    """What share of the p-values is up to each bound, in areas that end on dashed lines where it is as expected."""
     of_all, up_to = _p_values("15m")
     panel = lines(
         "p-values",
@@ -96,17 +97,28 @@ def p_value_map() -> Any:
     return panel.override_by_regexp(f"/^{EXPECTED} /", _looks(expected))
 
 
-def p_value_bands() -> Any:
-    """The same over what is expected, for which a hundredth of the inputs is enough to be seen."""
+def p_value_map() -> Any:
+    """A heat map of the p-values, band by band in doublings of what is expected, on the line of what is expected.
+
+    Grafana draws no line on a heat map, and its colours have no logarithmic scale: so the line is its lowest row, and
+    the values are logarithms.
+    """
     of_all, up_to = _p_values("15m")
-    bands: list[tuple[str, str]] = [("vector(1)", EXPECTED)]
+    bands = [("vector(0)", EXPECTED)]
     for low, high in pairwise((0.0, *P_VALUE_BUCKETS)):
         within = f"({up_to[high]} - {up_to[low]})" if low else up_to[high]
-        bands.append((f"{within} / ({of_all} > 0) / {high - low:.3g}", f"{low:g} to {high:g}"))
-    panel = lines("p-values over what is expected", "Each band's share over its width, in a quarter of an hour", bands)
-    # An attack has a thousand times what is expected in the lowest band, and nothing in the highest.
-    scale = common.ScaleDistributionConfig().type(ScaleDistribution.SYMLOG).log(10).linear_threshold(1)
-    return panel.scale_distribution(scale)
+        over = f"{within} / ({of_all} > 0) / {high - low:.3g}"
+        bands.append((f"log2(clamp_min({over}, {2.0**-DOUBLINGS:g}))", f"{low:g} to {high:g}"))
+    title, about = "p-values over what is expected", "In doublings: 0 as expected, 3 or more eight times that"
+    panel = heatmap.Panel().title(title).description(about).datasource(SOURCE).height(8).span(12).calculate(False)
+    for expression, legend in bands:
+        panel = panel.with_target(_query(expression, legend))
+    colours = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("RdBu").steps(64)
+    # Unless told otherwise Grafana leaves out what is 0 or less.
+    shown = heatmap.FilterValueRange().le(-2.0 * DOUBLINGS)
+    values = heatmap.CellValues().unit("short").decimals(1)
+    panel = panel.color(colours.min(-DOUBLINGS).max(DOUBLINGS)).filter_values(shown).cell_values(values)
+    return panel.cell_gap(1).show_legend().tooltip(heatmap.HeatmapTooltip().mode(TooltipDisplayMode.SINGLE))
 
 
 def _p_values(window: str) -> tuple[str, dict[float, str]]:

@@ -6,6 +6,7 @@ There is no Grafana here to show them in.
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 from itertools import pairwise
@@ -16,7 +17,7 @@ import pytest
 import yaml
 
 from deploy.grafana import dashboards
-from deploy.grafana.parts import EXPECTED
+from deploy.grafana.parts import DOUBLINGS, EXPECTED
 from guard.observe.families import P_VALUE_BUCKETS
 from tests.deploy.rules import RULES, needs_promtool
 from tests.deploy.test_names import queries
@@ -63,17 +64,27 @@ def test_what_a_person_needs(name: str) -> None:
 
 
 @needs_promtool
-@pytest.mark.parametrize(("tail", "expected"), [(0.05, 1.0), (0.4, 8.0)], ids=["clean", "attack"])
-def test_bands_of_p_values_lie_on_the_line_that_is_expected(tail: float, expected: float, tmp_path: Path) -> None:
-    """Where p-values are spread evenly every band is at 1; with eight times the tail the bands up to 0.05 are at 8."""
-    bands = panel("p-values over what is expected")["targets"]
-    assert bands[0]["expr"] == "vector(1)"
-    assert [band["legendFormat"] for band in bands[1:]] == [
+@pytest.mark.parametrize(("tail", "doublings"), [(0.05, 0.0), (0.4, 3.0), (0.8, 4.0), (0.0, -3.0)])
+def test_the_heat_map_has_the_colour_of_its_expected_line_on_clean_traffic(
+    tail: float, doublings: float, tmp_path: Path
+) -> None:
+    """Where p-values are spread evenly every band is at 0, as is the line; with eight times the tail, three doublings.
+
+    All of it is shown: what lies at 0 or below too, which Grafana leaves out by itself.
+    """
+    shown = panel("p-values over what is expected")
+    assert shown["type"] == "heatmap"
+    options = shown["options"]
+    assert (options["color"]["min"], options["color"]["max"]) == (-DOUBLINGS, DOUBLINGS)
+    line, *bands = shown["targets"]
+    assert (line["legendFormat"], line["expr"]) == (EXPECTED, "vector(0)")
+    assert [band["legendFormat"] for band in bands] == [
         f"{low:g} to {high:g}" for low, high in pairwise((0.0, *P_VALUE_BUCKETS))
     ]
-    rest = round((1 - tail) / 0.95, 3)
-    wanted = [expected if high <= 0.05 else rest for high in P_VALUE_BUCKETS]
-    looks = [(band["expr"], "{}", value) for band, value in zip(bands[1:], wanted, strict=True)]
+    rest = round(math.log2((1 - tail) / 0.95), 3)
+    wanted = [doublings if high <= 0.05 else rest for high in P_VALUE_BUCKETS]
+    assert options["filterValues"]["le"] < min(wanted)
+    looks = [(band["expr"], "{}", value) for band, value in zip(bands, wanted, strict=True)]
     holds(looks, p_values(tail), ".+", tmp_path)
 
 

@@ -148,6 +148,8 @@ def _panel(axes: Axes, panel: dict[str, Any], watched: Watched) -> bool:
     axes.tick_params(labelsize=6)
     axes.set_xlim(0, watched.seconds)
     axes.axvline(watched.attacked_s - watched.began_s, linestyle=":", color="red", linewidth=1)
+    if panel["type"] == "heatmap":
+        return _heatmap(axes, panel, shown, watched.seconds)
     _timeseries(axes, shown, unit, _areas(panel))
     defaults = panel["fieldConfig"]["defaults"]
     axes.set_ylim(top=defaults.get("max"))
@@ -167,6 +169,25 @@ def _stat(axes: Axes, panel: dict[str, Any], now: list[Line]) -> bool:
         text = line.legend if by_name else f"{line.legend}  {_unit(line.values[-1], unit)}".strip()
         axes.text(0.5, 1 - (index + 0.5) / len(now), text, size=10 if by_name else 15, ha="center", va="center")
     return bool(now)
+
+
+def _heatmap(axes: Axes, panel: dict[str, Any], shown: list[Line], seconds: float) -> bool:
+    """The series as rows of cells, from below, a cell for each step; those that the panel leaves out stay white."""
+    colour, steps = panel["options"]["color"], np.arange(0, seconds, STEP_S)
+    cells = np.full((len(shown), len(steps)), np.nan)
+    for row, line in zip(cells, shown, strict=True):
+        at = np.round(line.times_s / STEP_S).astype(int)
+        row[at[at < len(steps)]] = line.values[at < len(steps)]
+    cells[~(cells > panel["options"]["filterValues"]["le"])] = np.nan
+    # Grafana turns its diverging schemes round: the highest are red.
+    colours = mpl.colormaps[f"{colour['scheme']}_r"].resampled(colour["steps"])
+    edges = np.append(steps, steps[-1] + STEP_S)
+    mesh = axes.pcolormesh(
+        edges, np.arange(len(shown) + 1), cells, cmap=colours, vmin=colour["min"], vmax=colour["max"], rasterized=True
+    )
+    axes.set_yticks(np.arange(len(shown)) + 0.5, [line.legend for line in shown])
+    axes.figure.colorbar(mesh, ax=axes, fraction=0.03, pad=0.01).ax.tick_params(labelsize=6)
+    return bool(np.isfinite(cells[1:]).any())
 
 
 def _areas(panel: dict[str, Any]) -> dict[str, tuple[str, str | None]]:

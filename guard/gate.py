@@ -127,7 +127,7 @@ class Gate:
         finally:
             listed.screening -= 1
         self._metrics.decided(decision, client)
-        log_decision(_log, decision)
+        log_decision(_log, decision, client)
         return decision
 
     def unverified(self, request: InferRequest) -> str:

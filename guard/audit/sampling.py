@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from guard.recording import Audit
-from guard.values import Action, Decision, Probing, UnscreenedReason
+from guard.values import Action, Decision, Probing, UnscreenedReason, Verdict
 
 _random = random.SystemRandom()
 
@@ -45,9 +45,11 @@ class Sampler:
 
 
 def is_notable(decision: Decision) -> bool:
-    """Whether there is more to a request than that it was let through."""
+    """Whether there is more to a request than that it was looked at and let through."""
     if decision.reason is UnscreenedReason.UNLISTED_MODEL and decision.action is Action.FORWARD:
         return False  # as the policy says of all of its requests
+    if decision.verdict is Verdict.UNSCREENED:
+        return True  # let through or not: who finds a way to that is what evidence is for
     if decision.intended is not Action.FORWARD or decision.action is not Action.FORWARD:
         return True
     return any(isinstance(f, Probing) and f.suspicious for item in decision.items for f in item.findings)

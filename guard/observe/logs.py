@@ -125,10 +125,10 @@ def decision_event(decision: Decision) -> dict[str, Any]:
     }
 
 
-def log_decision(logger: FilteringBoundLogger, decision: Decision) -> None:
+def log_decision(logger: FilteringBoundLogger, decision: Decision, client: str = "") -> None:
     """Log one decision: a warning if it is adversarial or nobody looked, for debugging only if clean or not guarded.
 
-    Suspicious queries are a warning whatever the verdict.
+    Suspicious queries are a warning whatever the verdict. `client` is who asked, as Guard tells clients apart.
     """
     level = _LEVEL_OF[decision.verdict]
     if _most_queries(decision.items) is not None:
@@ -136,7 +136,7 @@ def log_decision(logger: FilteringBoundLogger, decision: Decision) -> None:
     if decision.reason is UnscreenedReason.UNLISTED_MODEL:
         level = logging.DEBUG  # the policy lets them pass: they are counted, and would flood the log
     if logger.is_enabled_for(level):
-        logger.log(level, "decision", **decision_event(decision))
+        logger.log(level, "decision", **decision_event(decision), **({"client": client} if client else {}))
 
 
 def log_drift(logger: FilteringBoundLogger, model: str, change: DriftChange) -> None:

@@ -79,7 +79,7 @@ class Audit(_Section):
     peers: bool = Field(
         default=True, strict=True, description="record the address that a request came from beside its pseudonym"
     )
-    forwards: Share = Field(0.001, description="share of requests simply let through that is recorded")
+    forwards: Share = Field(0.001, description="share of requests screened and let through that is recorded")
     flags_per_s: float = Field(
         10.0,
         ge=0,

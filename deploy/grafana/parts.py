@@ -29,6 +29,9 @@ EXPECTED = "expected"
 BANDS = {0.05: "#a50026", 0.1: "#d73027", 0.25: "#f46d43", 0.5: "#fdae61", 0.75: "#fee090", 1.0: "#ffffcc"}
 """Colours of the p-values up to each of these, from the bound before."""
 
+LEAST_BAND = 0.01
+"""Where the heat map's lowest band of p-values ends."""
+
 DOUBLINGS = 3
 """Of what is expected of a band of p-values: where the heat map's colours end, on both sides."""
 
@@ -105,11 +108,13 @@ def p_value_map() -> Any:
     """
     of_all, up_to = _p_values("15m")
     bands = [("vector(0)", EXPECTED)]
-    for low, high in pairwise((0.0, *P_VALUE_BUCKETS)):
+    # A profile of a hundred samples has no p-value below a hundredth.
+    for low, high in pairwise((0.0, *(bound for bound in P_VALUE_BUCKETS if bound >= LEAST_BAND))):
         within = f"({up_to[high]} - {up_to[low]})" if low else up_to[high]
-        over = f"{within} / ({of_all} > 0) / {high - low:.3g}"
+        over = f"{within} / ({of_all} >= {1 / (high - low):.4g}) / {high - low:.3g}"
         bands.append((f"log2(clamp_min({over}, {2.0**-DOUBLINGS:g}))", f"{low:g} to {high:g}"))
-    title, about = "p-values over what is expected", "In doublings: 0 as expected, 3 or more eight times that"
+    title = "p-values over what is expected"
+    about = "In doublings: 0 as expected, 3 or more eight times that. Empty where less than one input is expected"
     panel = heatmap.Panel().title(title).description(about).datasource(SOURCE).height(8).span(12).calculate(False)
     for expression, legend in bands:
         panel = panel.with_target(_query(expression, legend))

@@ -13,6 +13,7 @@ CLEAN = decision()
 FLAGGED = decision(Verdict.ADVERSARIAL, Action.FLAG)
 SHADOWED = decision(Verdict.ADVERSARIAL, mode=Mode.SHADOW, intended=Action.REJECT)
 PROBED = decision(Verdict.CLEAN, Action.FORWARD, probing(suspicious=True))
+UNSEEN = decision(Verdict.UNSCREENED, reason=UnscreenedReason.CLIENT_DEADLINE)
 UNLISTED = decision(Verdict.UNSCREENED, reason=UnscreenedReason.UNLISTED_MODEL)
 
 
@@ -38,9 +39,11 @@ def test_rejections_are_always_recorded() -> None:
     assert [chosen.one_of(rejected()) for _ in range(50)] == [1] * 50
 
 
-@pytest.mark.parametrize("flagged", [FLAGGED, SHADOWED, PROBED], ids=["flag", "shadow", "queries"])
+@pytest.mark.parametrize(
+    "flagged", [FLAGGED, SHADOWED, PROBED, UNSEEN], ids=["flag", "shadow", "queries", "unscreened"]
+)
 def test_flags_are_recorded_up_to_a_rate(flagged: Decision) -> None:
-    """What is flagged, would be, or is part of a query attack is recorded up to the rate, and sampled beyond it."""
+    """What is flagged, would be, probes, or went on unseen is recorded up to the rate, and sampled beyond it."""
     clock = Clock()
     unlucky, lucky = sampler(clock, 0.999), sampler(clock, 0.05)
     assert [unlucky.one_of(flagged) for _ in range(4)] == [1, 1, 0, 0]

@@ -79,10 +79,17 @@ def test_the_heat_map_has_the_colour_of_its_expected_line_on_clean_traffic(
     line, *bands = shown["targets"]
     assert (line["legendFormat"], line["expr"]) == (EXPECTED, "vector(0)")
     assert [band["legendFormat"] for band in bands] == [
-        f"{low:g} to {high:g}" for low, high in pairwise((0.0, *P_VALUE_BUCKETS))
+        "0 to 0.01",
+        "0.01 to 0.05",
+        "0.05 to 0.1",
+        "0.1 to 0.25",
+        "0.25 to 0.5",
+        "0.5 to 0.75",
+        "0.75 to 0.9",
+        "0.9 to 1",
     ]
     rest = round(math.log2((1 - tail) / 0.95), 3)
-    wanted = [doublings if high <= 0.05 else rest for high in P_VALUE_BUCKETS]
+    wanted = [doublings if number < 2 else rest for number, _ in enumerate(bands)]
     assert options["filterValues"]["le"] < min(wanted)
     looks = [(band["expr"], "{}", value) for band, value in zip(bands, wanted, strict=True)]
     holds(looks, p_values(tail), ".+", tmp_path)
@@ -118,6 +125,25 @@ def test_areas_of_p_values_end_on_the_lines_that_are_expected(tail: float, tmp_p
     )
 
 
+@needs_promtool
+@pytest.mark.parametrize(("samples", "doublings"), [(100, -0.014), (360, -0.267), (6000, 0.0)])
+def test_the_heat_map_is_level_for_small_profiles_too(samples: int, doublings: float, tmp_path: Path) -> None:
+    """The least p-value of n samples is 1 / (n + 1); steps of that size are not taken for a lack of small ones."""
+    lowest = panel("p-values over what is expected")["targets"][1]["expr"]
+    series = p_values(0.05)
+    share = math.floor(0.01 * (samples + 1)) / (samples + 1)
+    key = next(key for key in series if key.endswith("le='0.01'}"))
+    holds([(lowest, "{}", doublings)], series | {key: f"0+{1000 * share:g}x30"}, ".+", tmp_path)
+
+
+@needs_promtool
+def test_the_heat_map_is_empty_where_inputs_are_too_few(tmp_path: Path) -> None:
+    """Six inputs in a quarter of an hour say something of a band of a quarter, and nothing of one of a hundredth."""
+    _, lowest, *_, quarter, _, _ = (target["expr"] for target in panel("p-values over what is expected")["targets"])
+    few = p_values(0.05, each_minute=0.4)
+    holds([(f"count({lowest}) or vector(-1)", "{}", -1.0), (quarter, "{}", 0.0)], few, ".+", tmp_path)
+
+
 def panel(title: str) -> dict[str, Any]:
     """A panel of the dashboard of attacks."""
     (found,) = (each for each in json.loads(FILES["guard-attacks.json"])["panels"] if each["title"] == title)
@@ -129,12 +155,12 @@ def below(bound: float, tail: float) -> float:
     return tail / 0.05 * bound if bound <= 0.05 else 1 - (1 - bound) / 0.95 * (1 - tail)
 
 
-def p_values(tail: float) -> dict[str, str]:
-    """A thousand p-values a minute, a share of them up to 0.05."""
+def p_values(tail: float, each_minute: float = 1000) -> dict[str, str]:
+    """So many p-values a minute, a share of them up to 0.05."""
     name, labels = "guard_detector_pvalue_ratio", "model='digits',detector='combined'"
     series = {f"{name}_bucket{{{labels},le='{bound}'}}": below(bound, tail) for bound in P_VALUE_BUCKETS}
     series[f"{name}_count{{{labels}}}"] = 1.0
-    return {key: f"0+{1000 * share:g}x30" for key, share in series.items()}
+    return {key: f"0+{each_minute * share:g}x30" for key, share in series.items()}
 
 
 def holds(looks: list[tuple[str, str, float]], series: dict[str, str], model: str, folder: Path) -> None:

@@ -31,15 +31,16 @@ from tests.deploy.rendered import (
 
 pytestmark = needs_kubectl
 RESTRICTED_VOLUMES = {"configMap", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
-DRA = "overlays/gpu-dra"  # wants resource.k8s.io/v1, which is there from 1.34
+DRA, DRA_SINCE = "overlays/gpu-dra", "1.34"  # when resource.k8s.io/v1 came
+LOADERS = ["loader", "overlays/existing/loader"]
 GUARDED = [LINK, "guard", "triton"]
 
 
-@pytest.mark.parametrize("version", ["1.29", "1.33", "1.37"])
+@pytest.mark.parametrize("version", ["1.29", "1.33", "1.34", "1.37"])
 def test_the_api_takes_it(version: str) -> None:
     """Every resource is valid, and has no field that the API doesn't know, from the first Kubernetes with sidecars."""
-    folders = [folder for folder in ALL if folder != DRA or version == "1.37"]
-    different = {json.dumps(each): each for folder in (*folders, "loader") for each in render(folder)}
+    folders = [folder for folder in ALL if folder != DRA or version >= DRA_SINCE]
+    different = {json.dumps(each): each for folder in (*folders, *LOADERS) for each in render(folder)}
     for each in different.values():
         if each["kind"] in CUSTOM:
             with pytest.raises(SchemaNotFoundError):
@@ -77,13 +78,17 @@ def test_the_namespace_demands_it(folder: str) -> None:
     assert names == {namespace["metadata"]["name"]}
 
 
-def test_the_loader() -> None:
-    """The pod that fills the volumes meets the standard, names volumes that the base has, and is an image of Guard."""
-    loader, claims = resource("loader", "Pod")["spec"], resources("base", "PersistentVolumeClaim")
+@pytest.mark.parametrize(("folder", "filled"), [("loader", "base"), ("overlays/existing/loader", "overlays/existing")])
+def test_the_loader(folder: str, filled: str) -> None:
+    """The pod that fills the volumes meets the standard, names volumes that are there, and is an image of Guard."""
+    pod_, claims = resource(folder, "Pod"), resources(filled, "PersistentVolumeClaim")
+    assert {each["metadata"]["namespace"] for each in claims} == {pod_["metadata"]["namespace"]}
+    loader = pod_["spec"]
     assert {each["persistentVolumeClaim"]["claimName"] for each in loader["volumes"]} == {
         each["metadata"]["name"] for each in claims
     }
     (only,) = loader["containers"]
+    assert {each["name"] for each in only["volumeMounts"]} == {each["name"] for each in loader["volumes"]}
     assert only["image"] == f"guard:{__version__}"
     assert loader["securityContext"]["runAsNonRoot"] is True
     assert loader["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -222,6 +227,14 @@ def test_resources(folder: str) -> None:
         wants = container(folder, name)["resources"]
         assert wants["requests"]["memory"]
         assert wants["limits"]["memory"]
+
+
+def test_a_laptop_has_room() -> None:
+    """To try it one pod is enough, which asks for less than a processor and makes room for the one after it."""
+    deployment = resource("overlays/local", "Deployment")["spec"]
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+    asked = [each["resources"]["requests"]["cpu"] for each in containers("overlays/local")]
+    assert sum(int(cpu.removesuffix("m")) for cpu in asked) < 1000
 
 
 @pytest.mark.parametrize("folder", ALL)

@@ -110,8 +110,10 @@ def test_an_event_shows_the_smallest_p_value_of_each_detector(decision: Decision
 def test_a_decision_is_one_json_line(capsys: Captured, decision: Decision, verdict: Verdict, level: str) -> None:
     """One line a decision, with its id, at the level that its verdict deserves."""
     configure_logging(json=True, level="debug")
-    log_decision(structlog.get_logger("guard.gate"), replace(decision, verdict=verdict, reason=UnscreenedReason.FAULT))
+    judged = replace(decision, verdict=verdict, reason=UnscreenedReason.FAULT)
+    log_decision(structlog.get_logger("guard.gate"), judged, "ipv4:10.0.0.7")
     (line,) = lines(capsys)
+    assert line["client"] == "ipv4:10.0.0.7"
     assert (line["event"], line["level"], line["logger"]) == ("decision", level, "guard.gate")
     assert (line["decision_id"], line["verdict"], line["reason"]) == ("d-1", verdict, "fault")
     assert line["timestamp"].endswith("Z")

@@ -227,12 +227,15 @@ NAMES: Final = ("kubectl delete pod", "kubectl exec", "kubectl port-forward", "k
 """Names of commands in sentences, which nobody types without more words."""
 
 ON_A_CLUSTER: Final = (
+    "kubectl apply -k deploy/kubernetes/overlays/existing/loader",
     "kubectl apply -k deploy/kubernetes/loader",
     "kubectl apply -k my-guard",
     "kubectl -n inference cp guard-demo/digits.onnx loader:/models/digits/1/model.onnx",
     "kubectl -n inference cp guard-demo/digits.onnx loader:/profiles/digits/model.onnx",
     "kubectl -n inference cp guard-demo/profile loader:/profiles/digits/profile",
     "kubectl -n inference create secret generic guard-audit --from-file=names.key --from-file=captures.key",
+    "kubectl -n inference create secret generic guard-query-store --from-file=password --from-file=ca.crt",
+    "kubectl -n inference create secret generic guard-tls --from-file=tls.crt --from-file=tls.key --from-file=ca.crt",
     "kubectl -n inference create secret generic guard-noise --from-literal=secret=$(openssl rand -hex 32)",
     "kubectl -n inference delete pod loader",
     "kubectl -n inference describe pods --selector guard-sidecar=enabled",

@@ -89,6 +89,12 @@ def test_what_it_names_is_there(line: str) -> None:
             EVIDENCE,
             {"names.key": "pseudonym_key_file: {}", "captures.key": "captures: {{key_file: {}}}"},
         ),
+        ("guard-query-store", ("overlays/redis",), {"password": "password_file: {}", "ca.crt": "ca_file: {}"}),
+        (
+            "guard-tls",
+            ("overlays/mtls",),
+            {"tls.crt": "certificate_file: {}", "tls.key": "key_file: {}", "ca.crt": "client_ca_file: {}"},
+        ),
     ],
 )
 def test_secrets_are_those_that_pods_want(

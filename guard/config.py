@@ -235,7 +235,11 @@ class Limits(_Section):
     max_concurrent_streams: Count = Field(
         1024, description="calls at once on one connection; a client that has more waits with them"
     )
-    max_image_pixels: Count = Field(25_000_000, description="pixels of one encoded image, before it is resized")
+    max_image_pixels: Count = Field(
+        25_000_000,
+        description="pixels of one encoded image, before it is resized; a request's images may have four times as many "
+        "together",
+    )
     max_remembered_queries: Count = Field(
         65_536, description="queries of a model that are remembered, at about a hundred bytes each"
     )

@@ -148,7 +148,7 @@ class Gate:
         late = UnscreenedReason.CLIENT_DEADLINE if budget_s < allowed_s else UnscreenedReason.DEADLINE
         began_s = time.monotonic()
         try:
-            inputs = await self._inputs(request, guarded, budget_s)
+            inputs = await self._inputs(request, guarded, budget_s, client)
         except OtherShape as error:
             self._check_batch(error.items)
             items = tuple(unscreened_item(UnscreenedReason.OTHER_SHAPE) for _ in range(error.items))
@@ -181,7 +181,7 @@ class Gate:
         items = tuple(replace(i, reason=late) if i.reason is UnscreenedReason.DEADLINE else i for i in items)
         return decide(decision_id, name, policy, items, [s.spent for s in screened if isinstance(s, Screening)])
 
-    async def _inputs(self, request: InferRequest, guarded: GuardedModel, budget_s: float) -> Float32Array:
+    async def _inputs(self, request: InferRequest, guarded: GuardedModel, budget_s: float, client: str) -> Float32Array:
         _check_content_type(request, guarded)
         if guarded.images is None:
             inputs = decode(request, guarded.info)
@@ -191,7 +191,7 @@ class Gate:
         self._check_batch(len(images))
         try:
             async with asyncio.timeout(budget_s):
-                return await asyncio.wrap_future(guarded.images.submit(images, budget_s))
+                return await asyncio.wrap_future(guarded.images.submit(images, budget_s, client))
         except TimeoutError:
             raise DeadlineExceeded("images could not be decoded in the time allowed") from None
 

@@ -41,7 +41,15 @@ DOCUMENTS = [
     *(README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md"),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-_MARKS = {"guard_verdict", "guard_id", "guard_items", "guard_approximate", "guard_screen_only", "guard_action"}
+_MARKS = {
+    "guard_verdict",
+    "guard_id",
+    "guard_items",
+    "guard_items_omitted",
+    "guard_approximate",
+    "guard_screen_only",
+    "guard_action",
+}
 
 
 def code_lines(document: Path) -> list[str]:

@@ -27,18 +27,29 @@ class InputRejected(ClientError):
     """Guard's policy rejects the input.
 
     `items` are the positions in the batch that it is rejected for, as far as Guard names them; `items_omitted` counts
-    the others. `id` finds the decision in Guard's log, and `reason` says it in words.
+    the others. `id` finds the decision in Guard's log, and `reason` says it in words. `approximate`: Guard decoded an
+    image itself, and the server would perhaps have seen another.
     """
 
     code = "input_rejected"
 
-    def __init__(self, reason: str, *, id: str, verdict: Verdict, items: tuple[int, ...], items_omitted: int) -> None:  # noqa: A002 - the protocol's name for it
+    def __init__(
+        self,
+        reason: str,
+        *,
+        id: str,  # noqa: A002 - the protocol's name for it
+        verdict: Verdict,
+        items: tuple[int, ...],
+        items_omitted: int,
+        approximate: bool = False,
+    ) -> None:
         super().__init__(f"{reason} (decision {id})")
         self.reason = reason
         self.id = id
         self.verdict = verdict
         self.items = items
         self.items_omitted = items_omitted
+        self.approximate = approximate
 
 
 class AdversarialInputRejected(InputRejected):

@@ -45,6 +45,7 @@ def failure(status: str | None, message: str | None) -> InputRejected | CallFail
             verdict=verdict,
             items=_items(marks.get("guard_items", "")),
             items_omitted=sum(_items(marks.get("guard_items_omitted", ""))),
+            approximate="guard_approximate" in marks,
         )
     if known == _DEADLINE:
         return DeadlinePassed(text, id=marks.get("guard_id"))
@@ -68,7 +69,13 @@ def answer(result: Any, parameters: Mapping[str, Any], *, required: bool) -> Ans
         NotGuarded: it has none, and is required to.
     """
     verdict = _verdict(parameters, required=required)
-    return Answer(result, verdict, parameters.get("guard_id"), bool(parameters.get("guard_approximate", False)))
+    return Answer(
+        result,
+        verdict,
+        parameters.get("guard_id"),
+        bool(parameters.get("guard_approximate", False)),
+        _items(parameters.get("guard_items", "")),
+    )
 
 
 def screened(parameters: Mapping[str, Any], *, required: bool) -> Screened:
@@ -110,5 +117,6 @@ def _parted(message: str) -> tuple[str, dict[str, str]]:
     return message[: found.start()], dict(pair.split("=", 1) for pair in found[1].split())
 
 
-def _items(listed: str) -> tuple[int, ...]:
-    return tuple(int(item) for item in listed.split(",") if item.isascii() and item.isdecimal())
+def _items(listed: object) -> tuple[int, ...]:
+    """Numbers in a list; a server of another kind could mean anything by that name."""
+    return tuple(int(item) for item in str(listed).split(",") if item.isascii() and item.isdecimal())

@@ -57,12 +57,14 @@ class Answer:
 
     `verdict` is None where none came with it: the server is not guarded, or its Guard only watches (shadow mode). `id`
     finds the decision in Guard's log. `approximate`: Guard decoded an image itself, and the server may see others.
+    `items` are the positions in the batch that the verdict is about, none where it is clean or nobody looked.
     """
 
     result: Any
     verdict: Verdict | None
     id: str | None
     approximate: bool = False
+    items: tuple[int, ...] = ()
 
     def as_numpy(self, name: str) -> Any:
         """An output as an array, as tritonclient gives it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -12,6 +12,7 @@ from guard.pb.grpc_service_pb2 import InferParameter, ModelInferRequest, ModelIn
 from guard.values import ARRAYS, Decision, InferRequest
 from guard.wire.contents import read_inputs
 from guard.wire.scan import length_delimited, split_field
+from guard.wire.status import APPROXIMATE, marks_of
 
 RESERVED_PREFIX = "guard_"
 """Parameters by this name are Guard's own: a client's are stripped, so that it can't forge a verdict."""
@@ -20,6 +21,8 @@ MAX_PARAMETERS = 1024
 """Parameters of a request or of one tensor: they are walked one by one, on the event loop."""
 
 _RAW_INPUT_CONTENTS = ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+_SEQUENCE_PREFIX = "sequence_"
+"""Triton's `sequence_id`, `sequence_start` and `sequence_end`."""
 _SHARED_MEMORY_PREFIX = "shared_memory_"
 _CONTENT_TYPE = "content_type"
 """MLServer and KServe decode tensors as this parameter says, of a tensor or of the whole request."""
@@ -106,18 +109,29 @@ def parse(parts: Parts) -> ParsedRequest:
     return ParsedRequest(infer, header, parts.raw, parts.message)
 
 
+def in_sequence(header: ModelInferRequest) -> bool:
+    """Whether a request says that it is one of a sequence, of which the server may keep a state."""
+    return any(name.startswith(_SEQUENCE_PREFIX) for name in header.parameters)
+
+
 def with_verdict(response: bytes, decision: Decision) -> bytes:
-    """A serialised ModelInferResponse with `guard_verdict` and `guard_id` among its parameters.
+    """A serialised ModelInferResponse with the marks of a decision (see `marks_of`) among its parameters.
 
     The response isn't parsed: concatenated protobuf messages merge, and the last entry of a map key wins, so an
     entry by these names that was there before does not survive.
     """
     marks = ModelInferResponse()
-    marks.parameters["guard_verdict"].string_param = decision.verdict
-    marks.parameters["guard_id"].string_param = decision.id
-    if decision.approximate:
-        marks.parameters["guard_approximate"].bool_param = True
+    put_marks(marks.parameters, marks_of(decision))
     return response + marks.SerializeToString(deterministic=True)
+
+
+def put_marks(parameters: MutableMapping[str, InferParameter], marks: Iterable[tuple[str, str]]) -> None:
+    """Write marks into a response's parameters, in place."""
+    for name, value in marks:
+        if name == APPROXIMATE:
+            parameters[name].bool_param = True
+        else:
+            parameters[name].string_param = value
 
 
 def _consists_of(message: bytes, parts: Sequence[bytes | memoryview]) -> bool:

@@ -15,7 +15,7 @@ from guard.tracing import Trace
 from guard.values import Action, Course, Decision, Mode, Verdict
 from guard.wire import screen_only, status
 from guard.wire.answer import identified, refuse
-from guard.wire.message import ParsedRequest, Parts, parse, with_verdict
+from guard.wire.message import ParsedRequest, Parts, in_sequence, parse, with_verdict
 from guard.wire.ports import Auditor, Screener, Tracer, WireMetrics
 from guard.wire.request import Caller, Request, sighting_of, span_of
 from guard.wire.room import Room
@@ -149,6 +149,8 @@ class Passage:
             screen_only.check(header, self._screen_only, course)
             return await self._tell(request, parse(parts))
         parsed = parse(parts)
+        if course is Course.BESIDE and in_sequence(parsed.header):
+            course = Course.BEFORE  # what is rejected, or refused, may leave no mark on a sequence's state
         match course:
             case Course.BEHIND:
                 self.watch(request, parsed)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from guard.config import ScreenOnly
 from guard.errors import MalformedRequest, MethodDenied, Unsupported
 from guard.pb.grpc_service_pb2 import ModelInferResponse
-from guard.values import Course, Decision, InferRequest, Verdict
+from guard.values import Course, Decision, InferRequest
 from guard.wire.message import with_verdict
 
 HEADER: Final = "guard-screen-only"
@@ -65,6 +65,4 @@ def answer(request: InferRequest, decision: Decision) -> bytes:
     )
     response.parameters["guard_screen_only"].bool_param = True
     response.parameters["guard_action"].string_param = decision.action
-    if decision.verdict not in {Verdict.CLEAN, Verdict.UNSCREENED}:
-        response.parameters["guard_items"].string_param = ",".join(map(str, decision.culprits))
     return with_verdict(response.SerializeToString(deterministic=True), decision)

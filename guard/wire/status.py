@@ -30,8 +30,11 @@ from guard.values import Decision, Mode, UnscreenedReason, Verdict
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
+APPROXIMATE = "guard_approximate"
+"""Guard decoded an image itself, and the server may see others."""
+
 MAX_LISTED_ITEMS = 16
-"""Items named in a message. gRPC clients bound the size of a status; the rest are counted."""
+"""Items named in a message and in trailers. gRPC clients bound the size of a status; the rest are counted."""
 
 MAX_MESSAGE_CHARACTERS = 1024
 """Longest message of an error, without its id: it may quote names that the client chose."""
@@ -99,20 +102,34 @@ def of_rejection(decision: Decision, *, unverified: str) -> Status:
     should that be the reason.
     """
     code, what = _rejected(decision, unverified)
-    marks = [f"guard_verdict={decision.verdict}", f"guard_id={decision.id}"]
-    listed, omitted = _listed(decision)
-    if decision.verdict is not Verdict.UNSCREENED and listed:
-        marks.append(f"guard_items={','.join(listed)}")
-        if omitted:
-            marks.append(f"guard_items_omitted={omitted}")
-    return Status(code, f"rejected by guard: {what} [{' '.join(marks)}]")
+    marks = " ".join(f"{name}={value}" for name, value in marks_of(decision, most_items=MAX_LISTED_ITEMS))
+    return Status(code, f"rejected by guard: {what} [{marks}]")
+
+
+def marks_of(decision: Decision, *, most_items: int | None = None) -> tuple[tuple[str, str], ...]:
+    """What a caller is told of a decision, by name: the verdict, the id, and where that isn't all, the rest.
+
+    `guard_items` are those that the verdict is about, `most_items` at most, and `guard_items_omitted` counts the
+    others. Nobody is blamed for what is clean, or was not looked at.
+    """
+    marks = [("guard_verdict", str(decision.verdict)), ("guard_id", decision.id)]
+    culprits = () if decision.verdict in {Verdict.CLEAN, Verdict.UNSCREENED} else decision.culprits
+    if culprits:
+        listed = culprits[:most_items]
+        marks.append(("guard_items", ",".join(map(str, listed))))
+        if len(culprits) > len(listed):
+            marks.append(("guard_items_omitted", str(len(culprits) - len(listed))))
+    if decision.approximate:
+        marks.append((APPROXIMATE, "true"))
+    return tuple(marks)
 
 
 def trailers(decision: Decision) -> Metadata:
-    """Trailing metadata that repeats the verdict, for clients that read it. None in shadow mode."""
+    """Trailing metadata that repeats the marks, for clients that read it. None in shadow mode."""
     if decision.mode is Mode.SHADOW:
         return ()
-    return (("guard-verdict", str(decision.verdict)), ("guard-id", decision.id))
+    marks = marks_of(decision, most_items=MAX_LISTED_ITEMS)
+    return tuple((name.replace("_", "-"), value) for name, value in marks)
 
 
 def refusal_trailers(call_id: str) -> Metadata:

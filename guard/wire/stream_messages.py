@@ -14,7 +14,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[impor
 from guard.errors import MalformedRequest
 from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from guard.values import Decision, InferenceOutcome
-from guard.wire.message import with_verdict
+from guard.wire.message import put_marks, with_verdict
 from guard.wire.scan import length_delimited, split_field
 from guard.wire.status import Metadata
 
@@ -52,7 +52,7 @@ def read_head(response: bytes) -> Head | None:
 
 
 def marked(response: bytes, decision: Decision) -> bytes:
-    """A serialised response with `guard_verdict` and `guard_id` among its parameters (see `with_verdict`)."""
+    """A serialised response with the marks of a decision among its parameters (see `with_verdict`)."""
     marks = with_verdict(b"", decision)
     return response + length_delimited(_INFER_RESPONSE, len(marks)) + marks
 
@@ -63,6 +63,5 @@ def error_response(message: str, marks: Metadata, request: ModelInferRequest) ->
     inner = response.infer_response
     inner.id, inner.model_name, inner.model_version = request.id, request.model_name, request.model_version
     inner.parameters[_FINAL].bool_param = True
-    for key, value in marks:
-        inner.parameters[key.replace("-", "_")].string_param = str(value)
+    put_marks(inner.parameters, ((key.replace("-", "_"), str(value)) for key, value in marks))
     return response.SerializeToString(deterministic=True)

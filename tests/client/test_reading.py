@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 
 import pytest
@@ -15,11 +16,15 @@ from guard.wire.rest.statuses import of_reply
 from guard.wire.upstream import Reply
 
 
+def rejected(verdict: Verdict, *items: Verdict, reason: UnscreenedReason | None = None) -> Decision:
+    """A decision that rejects a batch."""
+    judged = tuple(ItemDecision(item, 0.01, ()) for item in items)
+    return Decision("ab12", "m", Mode.ENFORCE, verdict, 0.01, Action.REJECT, Action.REJECT, judged, reason)
+
+
 def rejection(verdict: Verdict, *items: Verdict, reason: UnscreenedReason | None = None) -> status.Status:
     """What Guard answers where it rejects a batch."""
-    judged = tuple(ItemDecision(item, 0.01, ()) for item in items)
-    decision = Decision("ab12", "m", Mode.ENFORCE, verdict, 0.01, Action.REJECT, Action.REJECT, judged, reason)
-    return status.of_rejection(decision, unverified="")
+    return status.of_rejection(rejected(verdict, *items, reason=reason), unverified="")
 
 
 def seen(answer: status.Status, protocol: str) -> InputRejected | CallFailed:
@@ -40,6 +45,15 @@ class TestFailures:
         assert (error.id, error.items, error.items_omitted, error.verdict) == ("ab12", (1, 3), 0, "adversarial")
         assert error.reason == "adversarial input at items 1, 3 of 4"
         assert str(error) == "adversarial input at items 1, 3 of 4 (decision ab12)"
+
+    def test_approximate(self, protocol: str) -> None:
+        """A rejection says where Guard decoded an image itself."""
+        decision = rejected(Verdict.ADVERSARIAL, Verdict.ADVERSARIAL)
+        for approximate in (True, False):
+            answer = status.of_rejection(replace(decision, approximate=approximate), unverified="")
+            error = seen(answer, protocol)
+            assert isinstance(error, InputRejected)
+            assert (error.approximate, error.items) == (approximate, (0,))
 
     def test_many_items(self, protocol: str) -> None:
         """Where Guard names some items and counts the rest, so does the error."""
@@ -102,6 +116,16 @@ def test_unknown_marks() -> None:
     assert isinstance(error, CallFailed)
     assert (error.message, error.id) == ("no", "1")
     assert reading.answer("result", {"guard_verdict": "foul"}, required=False).verdict is None
+
+
+def test_items_of_an_answer() -> None:
+    """A flagged answer says which items of the batch it is about; what another server means by the name is no list."""
+    decision = rejected(Verdict.ADVERSARIAL, *[Verdict.CLEAN, Verdict.ADVERSARIAL] * 40)
+    answer = reading.answer("result", dict(status.marks_of(decision)), required=True)
+    assert (answer.verdict, answer.id, answer.items) == ("adversarial", "ab12", tuple(range(1, 80, 2)))
+    assert not answer.approximate
+    assert reading.answer("result", {"guard_verdict": "clean", "guard_id": "1"}, required=True).items == ()
+    assert reading.answer("result", {"guard_items": ["x"]}, required=False).items == ()
 
 
 def test_no_verdict() -> None:

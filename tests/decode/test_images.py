@@ -15,7 +15,7 @@ from PIL import Image
 
 from guard.decode.images import MAX_SCANS, decode_image
 from guard.errors import MalformedRequest
-from tests.decode.parts import GRADIENT, PNG, chunk, claimed_png, jpeg, png, saved
+from tests.decode.parts import GRADIENT, PNG, chunk, claimed_png, jpeg, jpeg_with, png, png_with, saved, tiff
 
 
 def pixels(data: bytes, *, colour: str = "RGB", orient: bool = False) -> np.ndarray:
@@ -148,11 +148,12 @@ def test_bombs_take_no_memory(bomb: bytes) -> None:
 @given(data=st.data())
 def test_damage_is_refused_or_read(data: st.DataObject) -> None:
     """Whatever bytes of an image are changed, it is read within its limits or refused, and nothing else is raised."""
-    image = bytearray(data.draw(st.sampled_from([png(), jpeg(), jpeg(progressive=True)])))
+    turned = jpeg_with(b"Exif\0\0" + tiff(6)), png_with(chunk(b"eXIf", tiff(6)))
+    image = bytearray(data.draw(st.sampled_from([png(), jpeg(), jpeg(progressive=True), *turned])))
     for _ in range(data.draw(st.integers(1, 6))):
         image[data.draw(st.integers(0, len(image) - 1))] = data.draw(st.integers(0, 255))
     try:
-        read = decode_image(bytes(image), colour="RGB", max_pixels=100_000)
+        read = decode_image(bytes(image), colour="RGB", orient=True, max_pixels=100_000)
     except MalformedRequest:
         return
     assert read.mode == "RGB"

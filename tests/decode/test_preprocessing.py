@@ -15,10 +15,17 @@ from guard.errors import BackendError, DeadlineExceeded, MalformedRequest
 from guard.profile.spec import ImagePreprocessing, ServerPreprocessing
 from guard.values import Float32Array, InferRequest, Layout, ModelInfo, OutputKind, WireTensor
 from tests.decode.parts import GRADIENT, jpeg, png
+from tests.support.waiting import PATIENCE_S
 
 INFO = ModelInfo("m", "x", "y", "FP32", (3, 16, 24), 2, (0.0, 1.0), OutputKind.LOGITS, "ab", layout=Layout.CHW)
 PLAIN = ImagePreprocessing(input="IMAGE", size_px=(16, 24))
 SERVER = ServerPreprocessing(input="IMAGE", upstream_model="prepare", upstream_output="tensor")
+
+
+def scans(data: bytes, number: int) -> bytes:
+    """A JPEG whose last scan comes so many times more."""
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * number + data[-2:]
 
 
 def raw(*images: bytes, shape: tuple[int, ...] | None = None, name: str = "IMAGE") -> WireTensor:
@@ -119,6 +126,51 @@ def test_no_time() -> None:
         pixels(PLAIN, [jpeg(), jpeg()], timeout_s=0)
 
 
+def large(side: int = 1000) -> bytes:
+    """A PNG of a few kilobytes that takes its time."""
+    return png(np.zeros((side, side, 3), np.uint8))
+
+
+def test_clients_take_turns() -> None:
+    """Who sends image after image keeps nobody waiting for longer than for one of them on each thread."""
+    reader = ImageReader(PLAIN, INFO)
+    much = [reader.submit([large()] * 64, PATIENCE_S, "greedy") for _ in range(8)]
+    assert reader.submit([png()], PATIENCE_S, "modest").result(PATIENCE_S).shape == (1, 3, 16, 24)
+    assert not any(each.done() for each in much[2:])
+    for each in much:
+        each.cancel()
+    reader.close()
+
+
+LONG = {"size_px": (10, 10), "shorter_side_px": 100}
+
+
+@pytest.mark.parametrize(
+    ("said", "images", "refused"),
+    [
+        ({}, [large(100)] * 4, None),
+        ({}, [large(100)] * 5, 4),
+        ({}, [large(1)] * 256 + [large(100)] * 4, 259),
+        ({}, [jpeg(np.zeros((100, 100, 3), np.uint8), progressive=True)] * 4, None),
+        ({}, [scans(jpeg(np.zeros((100, 100, 3), np.uint8), progressive=True), 22)] * 2, 1),
+        (LONG, [png(np.zeros((1, 1), np.uint8))] * 4, None),
+        (LONG, [png(np.zeros((1, 1), np.uint8))] * 5, 4),
+    ],
+)
+def test_too_much_together(said: dict[str, object], images: list[bytes], refused: int | None) -> None:
+    """A request's images are four of the largest at most, resizing and scans of JPEGs counted: more is not decoded."""
+    info = replace(INFO, shape=(3, 10, 10)) if said else INFO
+    reader = ImageReader(PLAIN.model_copy(update=said), info, max_pixels=10_000)
+    future = reader.submit(images, PATIENCE_S)
+    if refused is None:
+        assert len(future.result(PATIENCE_S)) == len(images)
+    else:
+        with pytest.raises(MalformedRequest, match=f"item {refused} of {len(images)}: .* more than 40000 pixels"):
+            future.result(PATIENCE_S)
+    assert len(reader.read(images)) == len(images)  # calibration takes what there is
+    reader.close()
+
+
 class Server:
     """A server that answers the same for each image."""
 
@@ -139,8 +191,13 @@ def test_the_servers_own() -> None:
     """Where the profile names a model, its answer is the input, and exact; one that doesn't fit is a fault."""
     server = Server(np.ones((3, 16, 24), np.float32))
     reader = ImageReader(SERVER, INFO, server=server)
-    assert reader.read([b"anything"] * 2, timeout_s=1.5).shape == (2, 3, 16, 24)
-    assert server.asked == {"model": "prepare", "input_name": "IMAGE", "output_name": "tensor", "timeout_s": 1.5}
+    assert reader.read([b"anything"] * 2, timeout_s=PATIENCE_S).shape == (2, 3, 16, 24)
+    assert server.asked == {
+        "model": "prepare",
+        "input_name": "IMAGE",
+        "output_name": "tensor",
+        "timeout_s": pytest.approx(PATIENCE_S, rel=0.5),
+    }
     assert not reader.approximate
     server.answer = np.ones((3, 8, 8), np.float32)
     with pytest.raises(BackendError, match=r"answered shape \[1, 3, 8, 8\] for 1 images"):

@@ -69,6 +69,7 @@ def test_same_answer(world: World, port: int) -> None:
     trailers = dict(call.trailing_metadata())
     assert trailers["guard-verdict"] == "clean"
     assert re.fullmatch(r"[0-9a-f]{32}", trailers["guard-id"])
+    assert {name for name in trailers if name.startswith("guard-")} == {"guard-verdict", "guard-id"}
 
 
 def test_verdict_in_the_answer(world: World, tmp_path: Path) -> None:
@@ -81,6 +82,21 @@ def test_verdict_in_the_answer(world: World, tmp_path: Path) -> None:
         assert got.parameters["guard_verdict"].string_param == "clean"
         assert len(got.raw_output_contents[0]) == 8 * 10 * 4
         assert peer.client.get_model_config("digits", as_json=False).config.max_batch_size == 64
+
+
+def test_flagged(world: World, tmp_path: Path) -> None:
+    """In flag mode the answer to a batch says which items it is about, in trailers and parameters."""
+    policies = {n: p.model_copy(update={"mode": Mode.FLAG}) for n, p in world.house.settings.models.items()}
+    flagging = world.house.settings.model_copy(update={"models": policies})
+    with running(world.house.loop, Sidecar(flagging)) as guard:
+        wait_until(guard)
+        envoys = enforcing(world, tmp_path, guard.envoy_port, response_body_mode="BUFFERED", **PATIENT)
+        with envoys as port, Peer(f"127.0.0.1:{port}") as peer:
+            batch = np.concatenate([world.benign[:7], world.attack])
+            got, call = peer.stub.ModelInfer.with_call(request(batch))
+    trailers = dict(call.trailing_metadata())
+    assert (trailers["guard-verdict"], trailers["guard-items"]) == ("adversarial", "7")
+    assert got.parameters["guard_items"].string_param == "7"
 
 
 PASSED = {
@@ -134,7 +150,8 @@ def test_refused_alike(world: World, port: int, what: str) -> None:
     code_inline, said_inline, trailers_inline = ask(world.house.guards[0].grpc_port, method, message(world))
     assert (code, said) == (code_inline, said_inline)
     assert code != "OK"
-    assert trailers.get("guard-verdict") == trailers_inline.get("guard-verdict")
+    for mark in ("guard-verdict", "guard-items"):
+        assert trailers.get(mark) == trailers_inline.get(mark)
     assert re.fullmatch(r"[0-9a-f]{32}", trailers["guard-id"])
     assert world.house.executed() == before
 

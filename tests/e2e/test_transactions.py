@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +117,26 @@ def test_sequences_under_guard(guard_address: str, clean: np.ndarray, adversaria
         assert answered.get_response().parameters["guard_verdict"].string_param == "clean"
         rejected = [outcome(ask, peer, image[None]) for image in adversarial[:8]]
     assert sum(isinstance(each, Refused) and "guard_verdict=adversarial" in each.message for each in rejected) >= 6
+
+
+def test_a_rejected_start_starts_nothing(
+    server: Triton,
+    enforcing: ModelPolicy,
+    noise_secret: Path,
+    clean: np.ndarray,
+    adversarial: np.ndarray,
+) -> None:
+    """A rejected request never reached the server, even where inference runs beside screening."""
+    policy = enforcing.model_copy(update={"speculative": True})
+    chosen = settings(server.address, {"digits": policy, "sequences": policy}, noise_secret_file=noise_secret)
+    with serving(chosen) as sidecar, Peer(f"127.0.0.1:{sidecar.grpc_port}") as peer:
+
+        def ask(_: Peer, image: np.ndarray, number: int, *, start: bool) -> object:
+            return peer.client.infer("sequences", [tensor(image)], sequence_id=number, sequence_start=start)
+
+        rejected = []
+        for number, image in enumerate(adversarial[:8], 100):
+            if isinstance(outcome(partial(ask, start=True), peer, image[None], number), Refused):
+                rejected.append(outcome(partial(ask, start=False), peer, clean, number))
+    assert len(rejected) >= 6
+    assert all(isinstance(each, Refused) and "must specify the START flag" in each.message for each in rejected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -120,6 +121,25 @@ async def test_approximate(start: Start) -> None:
     assert guard.model.evaluated[0] == (200.0, 10.0)
     with pytest.raises(MalformedRequest, match="item 1 of 2: an item is neither"):
         await guard.ask(encoded(png(levels), b"no image"))
+    own.close()
+
+
+async def test_decoding_takes_turns(start: Start) -> None:
+    """A client that sends many large images does not keep another waiting until they are all decoded."""
+    own = ImageReader(
+        ImagePreprocessing(input="IMAGE", size_px=(1, 2), colour="grey", scale=1.0),
+        replace(INFO, shape=(1, 2), layout=Layout.HW),
+    )
+    guard = start(images=own)
+    large = png(np.zeros((1000, 1000, 3), np.uint8))
+    greedy = [asyncio.create_task(guard.ask(encoded(*[large] * 16), client="greedy")) for _ in range(8)]
+    await asyncio.sleep(0)
+    modest = await guard.ask(encoded(png(np.array([[200, 10]], np.uint8))), client="modest")
+    assert modest.verdict is not Verdict.UNSCREENED
+    assert not any(task.done() for task in greedy[2:])
+    for task in greedy:
+        task.cancel()
+    await asyncio.gather(*greedy, return_exceptions=True)
     own.close()
 
 

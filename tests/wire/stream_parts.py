@@ -130,8 +130,8 @@ def unmarked(heard: ModelStreamInferResponse) -> ModelStreamInferResponse:
     """An answer without Guard's marks."""
     copy = ModelStreamInferResponse()
     copy.CopyFrom(heard)
-    for name in MARKS:
-        copy.infer_response.parameters.pop(name, None)
+    for name in [name for name in copy.infer_response.parameters if name.startswith("guard_")]:
+        del copy.infer_response.parameters[name]
     return copy
 
 

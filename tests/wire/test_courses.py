@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from guard.errors import MalformedRequest
-from guard.pb.grpc_service_pb2 import ModelInferResponse
+from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 from guard.values import Action, Course, Mode, Verdict
 from tests.support.waiting import PATIENCE_S, until
 from tests.wire.parts import Decide, RecordingUpstream, Serve
@@ -82,6 +82,23 @@ class TestBeside:
         assert answer.code is grpc.StatusCode.PERMISSION_DENIED
         assert not answer.body
         assert guard.metrics.finished[0]["decision"].action is Action.REJECT
+
+    @pytest.mark.parametrize("said", [{"sequence_id": 7}, {"sequence_start": 1}, {"sequence_end": 1}])
+    async def test_a_sequence_waits(
+        self, serve: Serve, upstream: RecordingUpstream, decide: Decide, message: bytes, said: dict[str, int]
+    ) -> None:
+        """A rejected request of a sequence never reaches the upstream, which would note it in the sequence's state."""
+        guard = await serve(decide(Verdict.ADVERSARIAL, Action.REJECT), course=Course.BESIDE)
+        guard.screener.release.clear()
+        parsed = ModelInferRequest.FromString(message)
+        for name, value in said.items():
+            parsed.parameters[name].int64_param = value
+        pending = asyncio.create_task(guard.call("ModelInfer", parsed.SerializeToString()))
+        await soon(guard.screener.entered)
+        await asyncio.sleep(0.05)
+        guard.screener.release.set()
+        assert (await pending).code is grpc.StatusCode.PERMISSION_DENIED
+        assert not upstream.inferred()
 
     async def test_refused_at_once(self, serve: Serve, upstream: RecordingUpstream, message: bytes) -> None:
         """A request that can't be understood never reaches the upstream."""

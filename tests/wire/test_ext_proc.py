@@ -163,7 +163,7 @@ async def test_rejected(serve: Serve, decide: Decide, message: bytes, course: Co
     answer = (await asked(guard, head(), body(message)))[-1].immediate_response
     assert (over_grpc.code.value[0], over_grpc.message) == (answer.grpc_status.status, answer.body.decode())
     marks = {each.header.key: each.header.raw_value.decode() for each in answer.headers.set_headers}
-    assert marks == {"guard-verdict": "adversarial", "guard-id": "d-1"}
+    assert marks == {"guard-verdict": "adversarial", "guard-id": "d-1", "guard-items": "0"}
     assert marks.items() <= over_grpc.trailing.items()
     assert guard.metrics.carried == []
 

@@ -160,7 +160,7 @@ class TestRefusing:
         assert answer.message == (
             "rejected by guard: adversarial input at item 3 of 8 [guard_verdict=adversarial guard_id=d-1 guard_items=3]"
         )
-        assert answer.trailing == {"guard-verdict": "adversarial", "guard-id": "d-1"}
+        assert answer.trailing == {"guard-verdict": "adversarial", "guard-id": "d-1", "guard-items": "3"}
         assert upstream.received == []
         assert "0.123456" not in str(answer)
 

@@ -138,10 +138,10 @@ def test_items_are_named(decide: Decide, items: tuple[Verdict, ...], prose: str,
     ("mode", "expected"),
     [
         (Mode.SHADOW, ()),
-        (Mode.FLAG, (("guard-verdict", "abstain"), ("guard-id", "d-1"))),
-        (Mode.ENFORCE, (("guard-verdict", "abstain"), ("guard-id", "d-1"))),
+        (Mode.FLAG, (("guard-verdict", "abstain"), ("guard-id", "d-1"), ("guard-items", "0"))),
+        (Mode.ENFORCE, (("guard-verdict", "abstain"), ("guard-id", "d-1"), ("guard-items", "0"))),
     ],
 )
 def test_trailers(decide: Decide, mode: Mode, expected: Metadata) -> None:
-    """Verdict and id are in the trailers, but not in shadow mode."""
+    """Verdict, id and items are in the trailers, but not in shadow mode."""
     assert trailers(decide(Verdict.ABSTAIN, Action.FORWARD, mode=mode)) == expected

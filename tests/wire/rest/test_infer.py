@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -60,6 +61,14 @@ class TestForwarding:
         assert "date" in answer.headers
         (finished,) = guard.metrics.finished
         assert (finished["protocol"], finished["model"]) == ("http", "digits")
+
+    async def test_flagged(self, rest: StartRest, decide: Decide, tensor: dict[str, Any]) -> None:
+        """The answer to a flagged batch names its items, in parameters and headers."""
+        decision = decide(Verdict.ADVERSARIAL, Action.FLAG, mode=Mode.FLAG, items=EIGHT)
+        answer = await (await rest(replace(decision, approximate=True))).infer(tensor)
+        marks = {"guard_verdict": "adversarial", "guard_id": "d-1", "guard_items": "3"}
+        assert answer.json["parameters"] == marks | {"guard_approximate": True}
+        assert (answer.headers["guard-items"], answer.headers["guard-approximate"]) == ("3", "true")
 
     async def test_binary(
         self,

@@ -44,6 +44,7 @@ LATE_S = 10
 
 _COLUMNS, _ROW_PX, _COLUMN_PX, _DPI = 24, 34, 58, 100
 _MOST_LEGENDS = 12
+_BAND_NAMES = 0.022  # of the picture's width
 _HANDLE_PX, _LETTER_PX = 50, 4.5
 _VARIABLES = {"$__rate_interval": "15s", "$model": ".+"}
 
@@ -174,6 +175,8 @@ def _stat(axes: Axes, panel: dict[str, Any], now: list[Line]) -> bool:
 def _heatmap(axes: Axes, panel: dict[str, Any], shown: list[Line], seconds: float) -> bool:
     """The series as rows of cells, from below, a cell for each step; those that the panel leaves out stay white."""
     colour, steps = panel["options"]["color"], np.arange(0, seconds, STEP_S)
+    place = axes.get_position()
+    axes.set_position((place.x0 + _BAND_NAMES, place.y0, place.width - _BAND_NAMES, place.height))
     cells = np.full((len(shown), len(steps)), np.nan)
     for row, line in zip(cells, shown, strict=True):
         at = np.round(line.times_s / STEP_S).astype(int)

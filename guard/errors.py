@@ -15,8 +15,8 @@
     ├── RequestError           a request can't be understood or isn't allowed
     │   ├── MalformedRequest   broken protobuf, a shape that disagrees with the bytes, a wrong dtype
     │   ├── NonFiniteInput     NaN or infinity in a tensor
-    │   ├── MessageTooLarge    more bytes than `upstream.max_message_bytes`
-    │   ├── RequestTooSlow     a body that did not arrive in time
+    │   ├── MessageTooLarge    more bytes than `upstream.max_message_bytes`, or more values than are read at once
+    │   ├── RequestTooSlow     a body that did not arrive in time, or answers that were not taken
     │   ├── MethodDenied       a method that Guard never lets through
     │   ├── ModelNotListed     a model that the policy doesn't name
     │   └── Unsupported        a method, or a form of one, that Guard doesn't know
@@ -140,13 +140,13 @@ class NonFiniteInput(RequestError):
 
 
 class MessageTooLarge(RequestError):
-    """A message of more bytes than `upstream.max_message_bytes`, in either direction."""
+    """A message of more bytes than `upstream.max_message_bytes`, in either direction; or of more than Guard parses."""
 
     code = "message_too_large"
 
 
 class RequestTooSlow(RequestError):
-    """A body that did not arrive in time."""
+    """A body that did not arrive in time, or a stream whose client does not take its answers."""
 
     code = "request_too_slow"
 

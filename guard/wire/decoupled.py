@@ -14,8 +14,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from guard.errors import GuardError, MalformedRequest
-from guard.pb.grpc_service_pb2 import ModelConfigRequest, ModelConfigResponse, ModelInferRequest
+from guard.pb.grpc_service_pb2 import ModelConfigRequest, ModelConfigResponse
 from guard.wire.status import Metadata
+from guard.wire.stream_messages import Asked
 from guard.wire.upstream import Call, Upstream
 
 MODEL_CONFIG = "/inference.GRPCInferenceService/ModelConfig"
@@ -38,9 +39,10 @@ class TransactionPolicies:
     Each is looked up once, and now and then again while the upstream, too busy or unwilling, has not told.
     """
 
-    def __init__(self, upstream: Upstream, metadata: Metadata) -> None:
+    def __init__(self, upstream: Upstream, metadata: Metadata, client: str) -> None:
         self._upstream = upstream
         self._metadata = metadata
+        self._client = client
         self._lookups: dict[str, asyncio.Task[bool]] = {}
         self._again_s = math.inf
         self._patience_s = _AGAIN_S
@@ -64,13 +66,13 @@ class TransactionPolicies:
         await asyncio.wait(self._lookups.values() or {self.of("")})
         return self._foreign
 
-    def check(self, header: ModelInferRequest) -> None:
+    def check(self, request: Asked) -> None:
         """Check a request that is about to be forwarded, once its model was looked up.
 
         Raises:
             MalformedRequest: the upstream would take it for one to the model that the stream's first request named.
         """
-        asked_for = header.model_name, header.model_version
+        asked_for = request.model, request.version
         self._first = self._first or asked_for
         if not self._triton and asked_for != self._first:
             takes = "takes" if self._foreign else "did not say what it is, and may take"
@@ -87,7 +89,8 @@ class TransactionPolicies:
     async def _ask(self, model: str) -> bool:
         request, told = ModelConfigRequest(name=model).SerializeToString(), False
         try:
-            reply = await self._upstream.call(Call(MODEL_CONFIG, request, self._metadata, _TIMEOUT_S))
+            call = Call(MODEL_CONFIG, request, self._metadata, _TIMEOUT_S, client=self._client)
+            reply = await self._upstream.call(call)
             self._foreign |= reply.code is grpc.StatusCode.UNIMPLEMENTED
             self._triton |= reply.code in _TRITONS_WORDS
             told = reply.code in _TRITONS_WORDS or reply.code is grpc.StatusCode.UNIMPLEMENTED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -13,6 +14,7 @@ from guard.values import ARRAYS, Decision, InferRequest
 from guard.wire.contents import read_inputs
 from guard.wire.scan import length_delimited, split_field
 from guard.wire.status import APPROXIMATE, marks_of
+from guard.wire.weight import weight
 
 RESERVED_PREFIX = "guard_"
 """Parameters by this name are Guard's own: a client's are stripped, so that it can't forge a verdict."""
@@ -30,12 +32,24 @@ _DECODED = "_decoded_payload"
 """MLServer takes a parameter by this name in place of the tensor that it goes with."""
 
 
+class Split(NamedTuple):
+    """A message and its two halves, nothing parsed: the raw contents, as views, and all else.
+
+    `size` is what it takes in memory, in bytes, once it is parsed.
+    """
+
+    message: bytes
+    header: bytes
+    raw: tuple[memoryview, ...]
+    size: int
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """A message taken apart: `header` without raw contents and unknown fields, `raw` the raw contents, as views.
 
-    Nothing in it is checked, but a refusal can say which model it was for. `size` is that of the message, in bytes, and
-    `message` the message itself, empty where the parts are of another.
+    Nothing in it is checked, but a refusal can say which model it was for. `size` is what it takes in memory, in bytes,
+    and `message` the message itself, empty where the parts are of another.
     """
 
     header: ModelInferRequest
@@ -69,19 +83,30 @@ class ParsedRequest:
         return self.message if _consists_of(self.message, parts) else b"".join(parts)
 
 
-def take_apart(message: bytes) -> Parts:
-    """Read a serialised ModelInferRequest. Raw tensors are views on `message`, never copies.
+def split(message: bytes) -> Split:
+    """Tell the raw contents of a serialised ModelInferRequest from what is to be parsed. Nothing is copied of them.
 
     Raises:
         MalformedRequest: the bytes aren't a request.
+        MessageTooLarge: to parse them would take too much (see `weight`).
     """
-    others, raw = split_field(message, _RAW_INPUT_CONTENTS)
+    header, raw = split_field(message, _RAW_INPUT_CONTENTS)
+    return Split(message, header, raw, len(message) + weight(header))
+
+
+def take_apart(message: bytes | Split) -> Parts:
+    """Read a serialised ModelInferRequest. Raw tensors are views on `message`, never copies.
+
+    Raises:
+        MalformedRequest, MessageTooLarge: as `split`.
+    """
+    message, others, raw, size = message if isinstance(message, Split) else split(message)
     try:
         header = ModelInferRequest.FromString(others)
     except DecodeError as error:
         raise MalformedRequest("the message is not a ModelInferRequest: protobuf can't parse it") from error
     header.DiscardUnknownFields()  # type: ignore[attr-defined]  # types-protobuf leaves it out
-    return Parts(header, raw, len(message), message)
+    return Parts(header, raw, size, message)
 
 
 def parse(parts: Parts) -> ParsedRequest:

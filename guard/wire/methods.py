@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from guard.errors import GuardError, MalformedRequest, MethodDenied, Unsupported
-from guard.wire.answer import Context, deadline_s, identified, refuse, send
+from guard.wire.answer import Context, client_of, deadline_s, identified, refuse, send
 from guard.wire.metadata import to_upstream
 from guard.wire.passage import METHOD
 from guard.wire.ports import WireMetrics
@@ -94,7 +94,8 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
             with identified() as call_id:
                 try:
                     message = await receive(context, self._max_message_bytes, packing)
-                    reply = await self._upstream.call(Call(path, message, metadata, deadline_s(context)))
+                    client = client_of(context)
+                    reply = await self._upstream.call(Call(path, message, metadata, deadline_s(context), client=client))
                 except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status
                     reply, marks = refuse(error, self._metrics, call_id), refusal_trailers(call_id)
                 return await send(context, reply, marks, packing)

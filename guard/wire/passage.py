@@ -206,7 +206,14 @@ class Passage:
         caller, asked_s = request.caller, time.perf_counter()
         try:
             return await self._upstream.call(
-                Call(METHOD, parsed.canonical(), caller.metadata, caller.remaining_s(), model=request.model)
+                Call(
+                    METHOD,
+                    parsed.canonical(),
+                    caller.metadata,
+                    caller.remaining_s(),
+                    model=request.model,
+                    client=caller.name,
+                )
             )
         finally:
             request.upstream_s = time.perf_counter() - asked_s
@@ -235,7 +242,7 @@ class Passage:
             screen_only=request.caller.screen_only is not None,
         )
         self.trace(request)
-        decision, infer = request.decision, request.infer
+        decision, infer, request.infer = request.decision, request.infer, None  # it holds the message
         if decision is None or infer is None:
             return
         for auditor in self._auditors:

@@ -5,6 +5,8 @@ Source: Protocol Buffers, "Encoding" (wire types, varints).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from guard.errors import MalformedRequest
 
 MAX_TOP_LEVEL_FIELDS = 4096
@@ -45,6 +47,19 @@ def split_field(message: bytes | memoryview, number: int) -> tuple[bytes, tuple[
     if not contents:
         return bytes(message), ()
     return b"".join((*others, view[others_from:])), tuple(contents)
+
+
+def large_fields(message: memoryview, least_bytes: int, left: Iterator[int]) -> Iterator[tuple[int, memoryview]]:
+    """Number and contents of the length-delimited fields of so many bytes, among as many fields as are `left`.
+
+    Raises:
+        MalformedRequest: the message is truncated, has a bad varint, a group or an unknown wire type.
+    """
+    at = 0
+    while at < len(message) and next(left, None) is not None:
+        tag, begin, at = _field(message, at)
+        if at - begin >= least_bytes and tag & 7 == _LENGTH_DELIMITED:
+            yield tag >> 3, message[begin:at]
 
 
 def length_delimited(number: int, length: int) -> bytes:

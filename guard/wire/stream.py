@@ -27,11 +27,11 @@ from typing import Any
 
 import grpc
 
-from guard.errors import GuardError, MalformedRequest, Overloaded
+from guard.errors import GuardError, MalformedRequest
 from guard.wire.answer import Context, identified, refuse, send
 from guard.wire.decoupled import TransactionPolicies
 from guard.wire.infer import caller_of
-from guard.wire.message import ParsedRequest
+from guard.wire.message import ParsedRequest, Split
 from guard.wire.passage import Answer, Passage
 from guard.wire.ports import WireMetrics
 from guard.wire.receive import unpacked
@@ -40,14 +40,13 @@ from guard.wire.room import Held
 from guard.wire.screen_only import refuse_stream
 from guard.wire.status import refusal_trailers
 from guard.wire.stream_answers import Answers, stopping
+from guard.wire.stream_entrance import Entrance
 from guard.wire.stream_judge import Judge, Judged
+from guard.wire.stream_messages import Asked
 from guard.wire.upstream import Reply, Upstream
 from guard.wire.upstream_stream import UpstreamStream
 
 STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
-
-MAX_SCREENED = 16
-"""Messages of one stream that are screened, or wait for their turn, at a time."""
 
 
 class StreamHandler:
@@ -63,12 +62,14 @@ class StreamHandler:
     async def answer(self, _messages: object, context: Context) -> None:
         """Answer a stream of serialised ModelInferRequests."""
         with identified() as stream_id:
+            stream = Stream(self, context, stream_id)
             try:
-                end = await Stream(self, context, stream_id).run()
+                end = await stream.run()
             except grpc.aio.BaseError as error:
                 raise asyncio.CancelledError from error  # gRPC took no message for the client, who is gone
             except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status
                 end = Answer(refuse(error, self.metrics, stream_id), refusal_trailers(stream_id))
+            await stream.answers.written()
             await send(context, end.reply, end.marks)
 
     def drain(self) -> None:
@@ -77,7 +78,7 @@ class StreamHandler:
 
 
 class Stream:
-    """One client's stream."""
+    """One client's stream. `answers` is what it hears."""
 
     def __init__(self, handler: StreamHandler, context: Context, stream_id: str) -> None:
         self._handler = handler
@@ -88,32 +89,33 @@ class Stream:
         self._id = stream_id
         self._whole = handler.passage.begin(stream_id, caller_of(context))  # what is traced of it is not its messages
         self._caller = self._whole.caller
-        refuse_stream(self._caller.screen_only)
-        self._answers = Answers(context, self._caller.metadata, handler.metrics.upstream_streamed)
-        self._policies = TransactionPolicies(handler.upstream, self._caller.metadata)
+        self.answers = Answers(context, self._caller.metadata, handler.metrics.upstream_streamed)
+        self._policies = TransactionPolicies(handler.upstream, self._caller.metadata, self._caller.name)
         self._judge = Judge(handler.passage, self._policies, handler.metrics)
+        self._entrance = Entrance(handler.passage.room, handler.max_message_bytes)
         self._upstream: UpstreamStream | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._drained = False
-        self._passing = 0
-        self._passed = asyncio.Event()
 
     async def run(self) -> Answer:
         """Pass messages and answers on until the stream is over: how it ends."""
+        refuse_stream(self._caller.screen_only)
         self._start(self._take_in())
+        self._start(self.answers.watch())
         try:
-            end = await self._answers.end
+            end = await self.answers.end
             self._whole.code = end.reply.code.name
             return end
         finally:
             self._passage.trace(self._whole, STREAM_METHOD)
             self._policies.close()
-            for task in self._tasks:
+            ended = self._tasks - {self.answers.writer}
+            for task in ended:
                 task.cancel()
             try:
-                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await asyncio.gather(*ended, return_exceptions=True)
             finally:  # the client may leave at this moment
-                self._answers.close()
+                self.answers.close()
                 if self._upstream is not None:
                     self._upstream.leave()
 
@@ -123,15 +125,16 @@ class Stream:
         try:
             before = asyncio.Event()
             before.set()
-            while not self._answers.doomed and (message := await self._read(draining)) is not None:
+            while not self.answers.doomed and (message := await self._read(draining)) is not None:
                 before = await self._see_off(message, before)
+                del message  # or it would be held, and not counted, until the client sends another
             await before.wait()
         finally:
             draining.cancel()
         if self._upstream is not None:
             await self._upstream.finish()
-        elif not self._answers.doomed:
-            await self._answers.over(self._ending(Reply(grpc.StatusCode.OK)))
+        elif not self.answers.doomed:
+            await self.answers.over(self._ending(Reply(grpc.StatusCode.OK)))
 
     async def _read(self, draining: asyncio.Task[bool]) -> bytes | None:
         """The client's next message; None once it sends no more, or Guard takes no more."""
@@ -147,71 +150,67 @@ class Stream:
 
     async def _see_off(self, message: bytes, before: asyncio.Event) -> asyncio.Event:
         """Have a message passed on after the one that sets `before`. The event that is returned is its own."""
-        after, held, problem = asyncio.Event(), None, None
+        came: Split | GuardError
+        after, held = asyncio.Event(), None
+        self.answers.go_like(message)
         try:
-            self._answers.go_like(message)
-            message = await unpacked("the request", message, self._max_message_bytes)
-            held = await self._find_room(len(message))
+            came, held = await self._entrance.admit(message)
         except GuardError as error:
-            problem = error
-        self._passing += 1
+            came = error.with_traceback(None)  # whose frames would hold the message
+        self._entrance.enter()
 
         def passed(_task: asyncio.Task[None]) -> None:  # for one that was cancelled before it began, too
             if held is not None:
                 held.release()
-            self._passing -= 1
-            self._passed.set()
+            self._entrance.leave()
             after.set()
 
-        self._start(self._pass_on(message, problem, held, before)).add_done_callback(passed)
+        self._start(self._pass_on(came, held, before)).add_done_callback(passed)
         return after
 
-    async def _find_room(self, size_bytes: int) -> Held:
-        """Find room for a message. Where it is this stream that takes the room, wait.
+    async def _pass_on(self, came: Split | GuardError, held: Held | None, before: asyncio.Event) -> None:
+        """Screen a message, then forward or answer it once the one before was.
 
-        Raises:
-            Overloaded: others take the room.
+        One that Guard answers is finished before that: nothing may be held for a client that does not read.
         """
-        while True:
-            try:
-                if self._passing < MAX_SCREENED:
-                    return self._passage.room.take(size_bytes)
-            except Overloaded:
-                if not self._passing:
-                    raise
-            self._passed.clear()
-            await self._passed.wait()
-
-    async def _pass_on(
-        self, message: bytes, problem: GuardError | None, held: Held | None, before: asyncio.Event
-    ) -> None:
-        """Screen a message, then forward or answer it once the one before was."""
         with identified() as call_id, self._metrics.inflight():
             request = self._passage.begin(call_id, self._caller, self._whole.trace)
             request.held = held and held.hand_over()
             try:
-                judged = await self._judge.judge(request, problem or message)
+                judged = await self._judge.judge(request, came)
+                del came
+                if isinstance(judged.outcome, Reply):
+                    self._finish(request, judged.outcome)
                 await before.wait()
                 decoupled = await judged.decoupled if judged.decoupled else False
-                if self._answers.doomed:
+                if self.answers.doomed:
                     return
                 outcome = self._checked(judged, request)
                 if isinstance(outcome, Reply):
-                    request.code = outcome.code.name
-                    self._answers.ends_on_error |= await self._policies.foreign()
-                    await self._answers.refuse(judged.header, outcome, request.marks, decoupled=decoupled)
+                    asked = judged.asked
+                    del judged
+                    self._finish(request, outcome)
+                    self.answers.ends_on_error |= await self._policies.foreign()
+                    await self.answers.refuse(asked, outcome, request.marks, decoupled=decoupled)
                     return
-                await self._send(request, outcome, decoupled=decoupled)
+                await self._send(request, judged.asked, outcome, decoupled=decoupled)
             finally:
-                request.answered_s = time.perf_counter()
-                if not request.watched:
-                    self._passage.finish(request)
+                self._finish(request)
 
-    async def _send(self, request: Request, parsed: ParsedRequest, *, decoupled: bool) -> None:
+    def _finish(self, request: Request, reply: Reply | None = None) -> None:
+        """Be done with a request, once, and hold nothing of it any more. What is only watched is finished later."""
+        if request.answered_s is not None:
+            return
+        request.answered_s = time.perf_counter()
+        request.code = "" if reply is None else reply.code.name
+        if not request.watched:
+            self._passage.finish(request)
+
+    async def _send(self, request: Request, asked: Asked, parsed: ParsedRequest, *, decoupled: bool) -> None:
         asked_s = time.perf_counter()
         try:
             upstream = self._opened()
-            await self._answers.expect(parsed.header, request.model, request.decision, decoupled=decoupled)
+            await self.answers.expect(asked, request.model, request.decision, decoupled=decoupled)
             await upstream.send(parsed.canonical())
         finally:
             request.upstream_s = time.perf_counter() - asked_s
@@ -219,7 +218,7 @@ class Stream:
     def _checked(self, judged: Judged, request: Request) -> ParsedRequest | Reply:
         if isinstance(judged.outcome, ParsedRequest):
             try:
-                self._policies.check(judged.header)
+                self._policies.check(judged.asked)
             except MalformedRequest as error:
                 return refuse(error, self._metrics, request.id)
         return judged.outcome
@@ -227,17 +226,19 @@ class Stream:
     def _opened(self) -> UpstreamStream:
         if self._upstream is None:
             caller = self._caller
-            self._upstream = self._handler.upstream.open(STREAM_METHOD, caller.metadata, caller.remaining_s())
+            self._upstream = self._handler.upstream.open(
+                STREAM_METHOD, caller.metadata, caller.remaining_s(), caller.name
+            )
             self._start(self._relay(self._upstream))
         return self._upstream
 
     async def _relay(self, upstream: UpstreamStream) -> None:
         """Pass on what the upstream says, until it ends the stream."""
         while (response := await upstream.receive()) is not None:
-            await self._answers.greet(upstream)
-            await self._answers.relay(*await self._unpacked(response))
+            await self.answers.greet(upstream)
+            await self.answers.relay(*await self._unpacked(response))
         code, details, trailing = await upstream.ending()
-        await self._answers.over(self._ending(Reply(code, details, b"", await upstream.metadata(), trailing)))
+        await self.answers.over(self._ending(Reply(code, details, b"", await upstream.metadata(), trailing)))
 
     async def _unpacked(self, response: bytes) -> tuple[bytes, Reply | None]:
         """An answer of the upstream, inflated where it came compressed, and what to say where it is too large."""
@@ -259,5 +260,5 @@ class Stream:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """What fails here ends the stream."""
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not self._answers.end.done():
-            self._answers.end.set_exception(error)
+        if not task.cancelled() and (error := task.exception()) is not None and not self.answers.end.done():
+            self.answers.end.set_exception(error)

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import grpc
 
-from guard.pb.grpc_service_pb2 import ModelInferRequest
+from guard.errors import RequestTooSlow
 from guard.values import Decision, InferenceOutcome, Mode
 from guard.wire.answer import MAX_COMPRESSED_BYTES, Context
 from guard.wire.ledger import Ledger
+from guard.wire.pace import GRACE_S, LEAST_BYTES_PER_S
 from guard.wire.passage import Answer
 from guard.wire.receive import compression_of
 from guard.wire.status import Metadata
-from guard.wire.stream_messages import error_response, marked, read_head
+from guard.wire.stream_messages import Asked, error_response, marked, read_head
 from guard.wire.upstream import Reply
 from guard.wire.upstream_stream import UpstreamStream
 
 MAX_UNANSWERED = 1024
 """Requests of one stream that are forwarded and not answered. The client's next ones wait."""
+
+_LOOKS = 4
+_now_s = time.monotonic
 
 _ENDING_ERRORS = ("triton_grpc_error", "true")
 """The metadata by which a client of Triton asks that an error ends the stream."""
@@ -30,7 +36,8 @@ class Answers:
     """Says to the client what is due, one message at a time.
 
     `end` is how the stream ends, once that is known; `ends_on_error` whether an error of Guard's own ends it. `settled`
-    is told what became of each request that was forwarded.
+    is told what became of each request that was forwarded. `writer` is the task that waits for the client to take an
+    answer: who cancelled it would not know when the client has.
     """
 
     def __init__(self, context: Context, metadata: Metadata, settled: Callable[[str, InferenceOutcome], None]) -> None:
@@ -41,17 +48,17 @@ class Answers:
         self._ledger: Ledger[bytes | Answer] = Ledger(settled)
         self._speaking = asyncio.Lock()
         self._spoken = False
+        self.writer: asyncio.Task[Any] | None = None
+        self._patience_ends_s = 0.0
         self._moved = asyncio.Event()
 
-    async def expect(
-        self, request: ModelInferRequest, listed: str, decision: Decision | None, *, decoupled: bool
-    ) -> None:
+    async def expect(self, request: Asked, listed: str, decision: Decision | None, *, decoupled: bool) -> None:
         """Note a request that is about to be forwarded, to a `listed` model. Waits where too many are unanswered."""
         await self._until_room()
         told = None if decision is None or decision.mode is Mode.SHADOW else decision
-        self._ledger.forwarded(request.id, request.model_name, listed, told, decoupled=decoupled)
+        self._ledger.forwarded(request.id, request.model, listed, told, decoupled=decoupled)
 
-    async def refuse(self, request: ModelInferRequest, reply: Reply, marks: Metadata, *, decoupled: bool) -> None:
+    async def refuse(self, request: Asked, reply: Reply, marks: Metadata, *, decoupled: bool) -> None:
         """Answer a request with an error of Guard's own, in its turn."""
         await self._until_room()
         async with self._speaking:
@@ -64,7 +71,7 @@ class Answers:
             decision = self._ledger.answered(head)
             answer: bytes | Answer = response if decision is None else marked(response, decision)
             if instead is not None:
-                request = ModelInferRequest(id=head.id, model_name=head.model) if head else ModelInferRequest()
+                request = Asked(head.id, head.model) if head else Asked()
                 answer = self._error(request, instead, ())
             due = self._ledger.due()
             self._moved.set()
@@ -89,11 +96,28 @@ class Answers:
             await self._say(self._ledger.rest())
             await self._say([Answer(end, ())])
 
+    async def watch(self) -> None:
+        """Look whether the client takes its answers: requests whose turn does not come are held meanwhile.
+
+        Raises:
+            RequestTooSlow: it does not.
+        """
+        while self.writer is None or _now_s() < self._patience_ends_s:  # noqa: ASYNC110 - it is a deadline that moves
+            await asyncio.sleep(GRACE_S / _LOOKS)
+        raise RequestTooSlow(
+            "the client did not read its answers: open the stream again, and send what was not answered"
+        )
+
+    async def written(self) -> None:
+        """Wait until the client has what is on its way: gRPC drops the status of a stream that it still writes to."""
+        if self.writer is not None:
+            await asyncio.wait({self.writer})
+
     def close(self) -> None:
         """Expect no more answers: of what is not answered, nobody knows what became."""
         self._ledger.rest()
 
-    def _error(self, request: ModelInferRequest, reply: Reply, marks: Metadata) -> bytes | Answer:
+    def _error(self, request: Asked, reply: Reply, marks: Metadata) -> bytes | Answer:
         if not self.ends_on_error:
             return error_response(reply.details, marks, request)
         self.doomed = True
@@ -110,7 +134,18 @@ class Answers:
             self._spoken = True
             if len(answer) > MAX_COMPRESSED_BYTES:
                 self._context.disable_next_message_compression()
+            await self._write(answer)
+
+    async def _write(self, answer: bytes) -> None:
+        # Neither a timer for each nor a task of its own, which alone costs a tenth of all that a message does.
+        self.writer = asyncio.current_task()
+        self._patience_ends_s = _now_s() + GRACE_S + len(answer) / LEAST_BYTES_PER_S
+        try:
             await self._context.write(answer)
+        finally:
+            self.writer = None
+        if self.end.done():
+            raise asyncio.CancelledError  # only this task was left
 
     async def _until_room(self) -> None:
         while len(self._ledger) >= MAX_UNANSWERED:

@@ -25,6 +25,20 @@ _FINAL = "triton_final_response"
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request says of itself and its answer repeats: its id, and its model's name and version."""
+
+    id: str = ""
+    model: str = ""
+    version: str = ""
+
+    @staticmethod
+    def of(header: ModelInferRequest) -> Asked:
+        """What a request says."""
+        return Asked(header.id, header.model_name, header.model_version)
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """Whose answer a response is. `model` is empty where it names none; `final`: its request gets no other."""
 
@@ -57,11 +71,11 @@ def marked(response: bytes, decision: Decision) -> bytes:
     return response + length_delimited(_INFER_RESPONSE, len(marks)) + marks
 
 
-def error_response(message: str, marks: Metadata, request: ModelInferRequest) -> bytes:
+def error_response(message: str, marks: Metadata, request: Asked) -> bytes:
     """The error that answers `request` on a stream that stays open, in the form of Triton's own."""
     response = ModelStreamInferResponse(error_message=message)
     inner = response.infer_response
-    inner.id, inner.model_name, inner.model_version = request.id, request.model_name, request.model_version
+    inner.id, inner.model_name, inner.model_version = request.id, request.model, request.version
     inner.parameters[_FINAL].bool_param = True
     put_marks(inner.parameters, ((key.replace("-", "_"), str(value)) for key, value in marks))
     return response.SerializeToString(deterministic=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -23,20 +25,24 @@ from guard.wire.status import Metadata
 from guard.wire.upstream_stream import UpstreamStream
 
 MAX_ABANDONED_CALLS = 256
-"""Shielded calls that may still run at the upstream after their clients left."""
+"""Shielded calls that may still run at the upstream after their clients left: half as many of one client."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A unary call to the upstream. `model` labels its metrics, and is empty for calls that carry no inference."""
+    """A unary call to the upstream. `model` labels its metrics, and is empty for calls that carry no inference.
+
+    `client` is whose it is: what it leaves behind is its own.
+    """
 
     method: str
     message: bytes
     metadata: Metadata
     deadline_s: float | None
     model: str = ""
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,8 @@ class Upstream:
         self._max_message_bytes = settings.max_message_bytes
         self._max_abandoned_calls = max_abandoned_calls
         self._abandoned: set[asyncio.Task[Any]] = set()
+        self._left = Counter[str]()
+        """How many of these each client has left."""
         self._channel = AioChannel(link or Link(settings), transport_limit(settings.max_message_bytes))
         self._cancellation = CancellationPolicy(settings.cancellation, self._channel)
         self._breaker = Breaker(self._channel, settings.address, settings.unresponsive_s, metrics.upstream_unresponsive)
@@ -81,7 +89,7 @@ class Upstream:
         Raises:
             UpstreamUnavailable: there is no connection to the upstream, or it does not answer any more.
             DeadlineExceeded: the client's deadline ran out, and policy keeps it from the upstream.
-            Overloaded: too many calls still run at the upstream whose clients have left.
+            Overloaded: too many calls still run at the upstream whose clients, or this one's, have left.
             MessageTooLarge: the upstream's answer is over `upstream.max_message_bytes`.
             MalformedRequest: the client's metadata is too large for the upstream.
         """
@@ -91,7 +99,7 @@ class Upstream:
         self._breaker.check()
         cancellable = self._cancellation.passes_on()
         if not cancellable:
-            self._check_abandoned()
+            self._check_abandoned(call.client)
         timeout_s, patience_s = (call.deadline_s, None) if cancellable else (None, call.deadline_s)
         started_s = time.perf_counter()
         rpc = self._channel.unary_unary(call.method)(call.message, timeout=timeout_s, metadata=call.metadata)
@@ -102,13 +110,13 @@ class Upstream:
             if not ended:
                 if cancellable:
                     rpc.cancel()
-                self._adopt(asyncio.create_task(self._reply(rpc, call.model, started_s)))
+                self._adopt(call.client, asyncio.create_task(self._reply(rpc, call.model, started_s)))
         if not ended:
             raise DeadlineExceeded("the deadline ran out while the upstream was working")
         return await self._reply(rpc, call.model, started_s)
 
-    def open(self, method: str, metadata: Metadata, deadline_s: float | None) -> UpstreamStream:
-        """Open a stream.
+    def open(self, method: str, metadata: Metadata, deadline_s: float | None, client: str = "") -> UpstreamStream:
+        """Open a stream, which is `client`'s.
 
         Raises:
             UpstreamUnavailable: the upstream does not answer any more.
@@ -119,12 +127,12 @@ class Upstream:
         self._breaker.check()
         cancellable = self._cancellation.passes_on()
         if not cancellable:
-            self._check_abandoned()
+            self._check_abandoned(client)
         call = self._channel.stream_stream(method)(timeout=deadline_s if cancellable else None, metadata=metadata)
         return UpstreamStream(
             call,
             cancellable=cancellable,
-            adopt=self._adopt,
+            adopt=partial(self._adopt, client),
             # It lasts as long as its client likes, so its duration says nothing about the upstream.
             ended=lambda code: self._metrics.upstream_finished(model="", code=code.name, duration_s=None),
             check=self._raise_if_unreachable,
@@ -138,19 +146,29 @@ class Upstream:
         await self._cancellation.close()
         await self._channel.close()
 
-    def _check_abandoned(self) -> None:
-        if len(self._abandoned) >= self._max_abandoned_calls:
-            raise Overloaded(
-                f"the upstream still works on {counted(len(self._abandoned), 'request')} whose clients have left; "
-                "retry with backoff"
-            )
+    def _check_abandoned(self, client: str) -> None:
+        """Let a client begin a call. It may have left more than its share at once, which others don't pay for."""
+        if not self._left:
+            return
+        share = -(-self._max_abandoned_calls // 2)
+        if sum(min(number, share) for number in self._left.values()) >= self._max_abandoned_calls:
+            left = f"{counted(len(self._abandoned), 'request')} whose clients have left"
+        elif (number := self._left[client]) >= share:
+            left = f"{counted(number, 'request')} that this client has left"
+        else:
+            return
+        raise Overloaded(f"the upstream still works on {left}; retry with backoff")
 
-    def _adopt(self, task: asyncio.Task[Any]) -> None:
+    def _adopt(self, client: str, task: asyncio.Task[Any]) -> None:
         self._abandoned.add(task)
-        task.add_done_callback(self._forget)
+        self._left[client] += 1
+        task.add_done_callback(partial(self._forget, client))
 
-    def _forget(self, task: asyncio.Task[Any]) -> None:
+    def _forget(self, client: str, task: asyncio.Task[Any]) -> None:
         self._abandoned.discard(task)
+        self._left[client] -= 1
+        if not self._left[client]:
+            del self._left[client]
         if not task.cancelled():
             task.exception()  # marks it as seen: nobody is left to tell
 

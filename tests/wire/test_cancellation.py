@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from guard.config import Cancellation
 from guard.config import Upstream as UpstreamSettings
 from guard.errors import DeadlineExceeded, Overloaded
-from guard.wire.upstream import Call, Upstream
+from guard.wire.upstream import Call, Reply, Upstream
 from tests.wire.parts import RecordingUpstream, Serve
 
 
@@ -163,6 +164,28 @@ class TestShieldedCalls:
         upstream.release.set()
         await asyncio.wait({abandoned})
         assert (await shielded.call(self.infer(None))).code is grpc.StatusCode.OK
+
+    async def test_no_client_leaves_none_to_others(self, shielded: Upstream, upstream: RecordingUpstream) -> None:
+        """Who leaves calls behind, however many at once, is refused at half of the bound; others are at all of it."""
+        shielded._max_abandoned_calls = 4
+        upstream.release.clear()
+
+        async def leave(client: str, number: int) -> list[BaseException | Reply]:
+            calls = (shielded.call(replace(self.infer(0.2), client=client)) for _ in range(number))
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        assert [type(each) for each in await leave("a", 6)] == [DeadlineExceeded] * 6
+        with pytest.raises(Overloaded, match="still works on 6 requests that this client has left"):
+            await shielded.call(replace(self.infer(None), client="a"))
+        assert [type(each) for each in await leave("b", 1)] == [DeadlineExceeded]
+        assert [type(each) for each in await leave("c", 1)] == [DeadlineExceeded]
+        with pytest.raises(Overloaded, match="still works on 8 requests whose clients have left"):
+            await shielded.call(replace(self.infer(None), client="d"))
+        abandoned = set(shielded._abandoned)
+        upstream.release.set()
+        await asyncio.wait(abandoned)
+        assert not shielded._left
+        assert (await shielded.call(replace(self.infer(None), client="a"))).code is grpc.StatusCode.OK
 
     async def test_expired_before_it_was_sent(self, shielded: Upstream, upstream: RecordingUpstream) -> None:
         """A request whose deadline is over costs the upstream nothing."""

@@ -6,7 +6,7 @@ import asyncio
 
 import grpc
 
-from guard.wire.stream import MAX_SCREENED
+from guard.wire.stream_entrance import MAX_SCREENED
 from tests.support.waiting import PATIENCE_S
 from tests.wire.parts import Decide, Serve
 from tests.wire.stream_parts import ByValue, marks, taken_bytes, talk, until

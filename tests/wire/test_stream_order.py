@@ -8,7 +8,7 @@ import random
 import grpc
 
 from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
-from guard.wire.stream import MAX_SCREENED
+from guard.wire.stream_entrance import MAX_SCREENED
 from tests.wire.parts import Decide, Serve
 from tests.wire.stream_parts import ByValue, marks, talk, until
 from tests.wire.stream_upstream import StreamingUpstream, request, response

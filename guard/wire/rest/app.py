@@ -15,11 +15,12 @@ from guard.config import Settings
 from guard.errors import GuardError, Unsupported, WrongMethod
 from guard.wire.answer import identified, refuse
 from guard.wire.methods import denied
+from guard.wire.pace import GRACE_S, LEAST_BYTES_PER_S
 from guard.wire.passage import Passage
 from guard.wire.ports import WireMetrics
 from guard.wire.rest import control
 from guard.wire.rest.inference import Inference
-from guard.wire.rest.intake import GRACE_S, LEAST_BYTES_PER_S, Incoming, Receive
+from guard.wire.rest.intake import Incoming, Receive
 from guard.wire.rest.metadata import from_headers
 from guard.wire.rest.reply import Headers, HttpReply
 from guard.wire.rest.routes import POSTED, Kind, Route, find
@@ -78,16 +79,16 @@ class RestApp:
         if scope["method"] != allowed:
             return self._refused(WrongMethod(f"this path takes {allowed} only"), ((b"allow", allowed.encode()),))
         if route.kind is not Kind.INFER:
-            return await self._pass(route, incoming, metadata)
+            return await self._pass(route, incoming, metadata, scope["state"][CLIENT])
         return await self._inference.answer(incoming, route, metadata, scope["state"][CLIENT], scope["state"][PEER])
 
-    async def _pass(self, route: Route, incoming: Incoming, metadata: Metadata) -> HttpReply:
+    async def _pass(self, route: Route, incoming: Incoming, metadata: Metadata, client: str) -> HttpReply:
         """Forward a call that carries no inference."""
         with identified() as call_id:
             try:
                 body = await incoming.body(self._room, self._max_message_bytes)
                 method, message = control.question(route, body)
-                call = Call(_SERVICE + method, message, metadata, deadline_s=None)
+                call = Call(_SERVICE + method, message, metadata, deadline_s=None, client=client)
                 ended = await self._upstream.call(call)
                 if ended.code is grpc.StatusCode.OK:
                     return control.answer(route.kind, ended.body)

@@ -49,7 +49,7 @@ class Inference:
 
         async def parts() -> Parts:
             nonlocal forms
-            made, forms = await self._read(incoming, route, metadata)
+            made, forms = await self._read(incoming, route, metadata, client)
             return made
 
         # HTTP has no deadline. The parameter `timeout` is the server's own business, as it is over gRPC.
@@ -64,17 +64,17 @@ class Inference:
                 return failure(refuse(error, self._metrics, call_id), answer.marks)
         return replace(written, headers=(*written.headers, *marked(answer.marks)))
 
-    async def _read(self, incoming: Incoming, route: Route, metadata: Metadata) -> tuple[Parts, Forms]:
+    async def _read(self, incoming: Incoming, route: Route, metadata: Metadata, client: str) -> tuple[Parts, Forms]:
         arrived = await incoming.body(self._room, self._max_message_bytes)
         body = await decoded(arrived, incoming.header("content-encoding") or "", self._max_message_bytes)
         json_bytes = _json_bytes(incoming.header(HEADER_LENGTH.decode()), len(body))
         if json_bytes == 0:
-            return read_bare(body, route.name, route.version, await self._model_metadata(route, metadata))
+            return read_bare(body, route.name, route.version, await self._model_metadata(route, metadata, client))
         return read(body, len(body) if json_bytes is None else json_bytes, route.name, route.version)
 
-    async def _model_metadata(self, route: Route, metadata: Metadata) -> ModelMetadataResponse:
+    async def _model_metadata(self, route: Route, metadata: Metadata, client: str) -> ModelMetadataResponse:
         message = ModelMetadataRequest(name=route.name, version=route.version).SerializeToString()
-        reply = await self._upstream.call(Call(_METADATA, message, metadata, deadline_s=None))
+        reply = await self._upstream.call(Call(_METADATA, message, metadata, deadline_s=None, client=client))
         if reply.code is not grpc.StatusCode.OK:
             raise MalformedRequest(
                 f"the upstream does not say what model {route.name!r} takes ({reply.details}); send JSON"

@@ -8,16 +8,11 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from guard.errors import MalformedRequest, RequestTooSlow
+from guard.wire.pace import GRACE_S, LEAST_BYTES_PER_S
 from guard.wire.receive import check_size, transport_limit
 from guard.wire.room import Room
 
 Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
-
-GRACE_S = 20.0
-"""Seconds that any body may take."""
-
-LEAST_BYTES_PER_S = 1 << 16
-"""... and those that it gets for what has arrived: slower clients hold memory for too long."""
 
 _STEP_BYTES = 1 << 20
 

@@ -46,7 +46,7 @@ _WHAT_TO_DO = {
     DriftScope.ONE_CLIENT: "of one client or one group of clients only: find out whether it attacks before calibrating "
     "with its inputs; where all clients come through one address, it may be all of them",
     DriftScope.SEVERAL_CLIENTS: "find out what changed, such as a camera or the preprocessing; if it is here to stay, "
-    "calibrate again with clean inputs from after the change (`guard calibrate`), and put the new profile in this one's place",
+    "calibrate again with clean inputs from after the change (`guard calibrate`), and take that profile",
 }
 
 

@@ -14,16 +14,27 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.chaos.heavy import HEAVY, RATE, write_heavy_model, write_heavy_profile
 from benchmarks.wire.measure import cpu_s
-from benchmarks.wire.payloads import FALSE_POSITIVE_RATE, PAYLOADS, images, over_grpc, write_model, write_profile
+from benchmarks.wire.payloads import (
+    FALSE_POSITIVE_RATE,
+    PAYLOADS,
+    images,
+    over_grpc,
+    over_http,
+    write_model,
+    write_profile,
+)
 from tests.support.triton import Triton
 
 PAYLOAD = PAYLOADS[0]
+SECOND = replace(PAYLOAD, model="second")
+"""The same network under another name, for Guards that are told of it."""
+
 LIMIT_BYTES = 16 * 1024 * 1024
 """The largest message of the Guard that many rows share."""
 
@@ -64,6 +75,11 @@ class Guard:
     def address(self) -> str:
         """Where it serves gRPC."""
         return f"127.0.0.1:{self.ports[0]}"
+
+    @property
+    def http_address(self) -> str:
+        """Where it serves REST."""
+        return f"127.0.0.1:{self.ports[1]}"
 
     @property
     def pid(self) -> int:
@@ -175,16 +191,19 @@ class Planted(Guard):
         new.write_text(fault)
         new.replace(self._fault)
 
-    def change_rate(self, false_positive_rate: float) -> None:
-        """Change the policy of all models, for Guard to read again."""
-        for policy in self._settings["models"].values():
-            policy["false_positive_rate"] = false_positive_rate
+    def change(self, false_positive_rate: float, *, second: bool) -> None:
+        """Change the policy of the classifier, and guard a second model as that, or none, once Guard reads it again."""
+        models = self._settings["models"]
+        models[PAYLOAD.model]["false_positive_rate"] = false_positive_rate
+        models.pop(SECOND.model, None)
+        if second:
+            models[SECOND.model] = dict(models[PAYLOAD.model])
         self._write()
 
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """A Triton, what Guards in front of it need, and a request that any answers."""
+    """A Triton, what Guards in front of it need, and requests: for its model, for the second and by REST."""
 
     triton: Triton
     folder: Path
@@ -192,6 +211,8 @@ class House:
     profile: Path
     heavy_model: Path
     body: bytes
+    second_body: bytes
+    rest_body: bytes
     held: ExitStack
     shared: dict[str, Guard] = field(default_factory=dict)
 
@@ -212,9 +233,15 @@ class House:
         """A Guard, not started, that flags what is wrong with the classifier's inputs, but for what `policy` says."""
         return Guard(self.folder, name, self._settings(policy or {}, sections))
 
-    def planted(self, name: str, policy: Mapping[str, Any] | None = None) -> Planted:
+    def planted(self, name: str, policy: Mapping[str, Any] | None = None, **sections: Mapping[str, Any]) -> Planted:
         """The same, with a fault in it."""
-        return Planted(self.folder, name, self._settings(policy or {}, {}))
+        return Planted(self.folder, name, self._settings(policy or {}, sections))
+
+    def audit(self, folder: Path) -> dict[str, Any]:
+        """The section of a policy by which every request is recorded."""
+        key = self.folder / "pseudonyms"
+        key.write_bytes(os.urandom(32))
+        return {"folder": str(folder), "pseudonym_key_file": str(key), "forwards": 1.0}
 
     def heavy(self, **limits: int) -> Guard:
         """A Guard that enforces, not started, of a model whose screening takes long."""
@@ -251,7 +278,9 @@ def house(folder: Path) -> Iterator[House]:
     profile = write_profile(PAYLOAD, model, folder)
     heavy = write_heavy_model(folder)
     with ExitStack() as held:
-        triton = Triton(folder, name=PAYLOAD.model, onnx=model, others={HEAVY.model: heavy})
+        triton = Triton(folder, name=PAYLOAD.model, onnx=model, others={HEAVY.model: heavy, SECOND.model: model})
         held.callback(triton.stop)
         triton.start()
-        yield House(triton, folder, model, profile, heavy, over_grpc(PAYLOAD, images(PAYLOAD.shape, 1, _SEED)), held)
+        inputs = images(PAYLOAD.shape, 1, _SEED)
+        bodies = over_grpc(PAYLOAD, inputs), over_grpc(SECOND, inputs), over_http(PAYLOAD, inputs)
+        yield House(triton, folder, model, profile, heavy, *bodies, held)

@@ -70,13 +70,17 @@ class Client:
     async def ask(self, answers: Answers, *, timeout_s: float | None = None, begun_s: float | None = None) -> str:
         """Send the request once: the status."""
         begun_s = begun_s or time.perf_counter()
+        code, problem = await self.send(timeout_s)
+        answers.add(begun_s, code, problem)
+        return code
+
+    async def send(self, timeout_s: float | None) -> tuple[str, str]:
+        """Send the request once: the status, and what went wrong, "" if nothing did."""
         try:
             await self._call(self._body, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            answers.add(begun_s, error.code().name, error.details() or "")
-            return error.code().name
-        answers.add(begun_s, "OK")
-        return "OK"
+            return error.code().name, error.details() or ""
+        return "OK", ""
 
     async def ask_and_leave(self, after_s: float) -> None:
         """Send the request, and cancel it after a time."""

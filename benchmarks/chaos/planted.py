@@ -17,7 +17,7 @@ from guard.screen import engine
 from guard.screen.confidence import ConfidenceTrial
 from guard.values import Evidence
 
-_LEAK_BYTES: Final = 256 * 1024
+LEAK_BYTES: Final = 256 * 1024
 _leaked: list[bytearray] = []
 
 
@@ -58,7 +58,7 @@ def _suffer(file: Path) -> None:
             while _words(file)[:1] == ["hang"]:
                 time.sleep(0.05)
         case ["leak"]:
-            _leaked.append(bytearray(b"\1") * _LEAK_BYTES)
+            _leaked.append(bytearray(b"\1") * LEAK_BYTES)
 
 
 def _words(file: Path) -> list[str]:

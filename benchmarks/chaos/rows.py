@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from benchmarks.chaos import cancels, connections, detectors, overload, restart, sizes, soak, upstream
+from benchmarks.chaos import cancels, connections, detectors, evidence, overload, restart, sizes, soak, upstream
 from benchmarks.chaos.table import Elsewhere, Row
 
 _BESIDE: Final = "others' requests answered, their p99 rises <= 10 %; CPU bounded; nothing left behind"
@@ -55,20 +55,18 @@ ROWS: Final = (
         5,
         "rounds",
     ),
-    Row(
-        "half-open", "1,000 half-open connections", _BESIDE, connections.beside("half-open", 1000), 0.5, 20, "s a turn"
-    ),
+    Row("half-open", "1,000 half-open connections", _BESIDE, connections.half_open, 0.5, 20, "s a turn"),
     Row(
         "loris",
         "slow loris: 1,000 requests, a byte a second",
         _BESIDE,
-        connections.beside("loris", 1000),
+        connections.loris,
         0.5,
         20,
         "s a turn",
     ),
-    Row("reset", "rapid reset, 1,000 a second", _BESIDE, connections.beside("reset", 1000), 0.5, 20, "s a turn"),
-    Row("ping", "ping flood, 2,000 a second", _BESIDE, connections.beside("ping", 2000), 0.5, 20, "s a turn"),
+    Row("reset", "rapid reset, 1,000 a second", _BESIDE, connections.resets, 0.5, 20, "s a turn"),
+    Row("ping", "ping flood, 2,000 a second", _BESIDE, connections.pings, 0.5, 20, "s a turn"),
     Row(
         "cancels",
         "50 % of clients cancel",
@@ -86,6 +84,15 @@ ROWS: Final = (
         0.5,
         60,
         "s of hanging",
+    ),
+    Row(
+        "audit",
+        "audit disk full",
+        "requests unaffected; records lost are counted, and the log goes on when there is room",
+        evidence.disk_full,
+        0.5,
+        20,
+        "s a turn",
     ),
     Row("scraped", "metrics port scraped by 50", "requests unaffected", connections.scraped, 0.5, 20, "s a turn"),
     Row(

@@ -20,6 +20,10 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 }
 
 
+class Impossible(Exception):
+    """A row can't be run on this machine, or not by this user."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """A figure and what it should be.

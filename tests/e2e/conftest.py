@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.wire.payloads import Payload, write_profile
 from guard.app import Sidecar
 from guard.config import Mode, ModelPolicy, Unlisted
 from guard.model.onnx import OnnxBackend, inspect_onnx
 from guard.offline.calibrate import calibrate
 from guard.offline.options import Budget, Options
 from guard.profile import store
+from guard.profile.spec import ConfidenceSpec, Gaussian, SensitivitySpec
 from tests.e2e.echo import add_echo
 from tests.e2e.house import house, request
 from tests.e2e.peer import Peer
@@ -25,6 +27,13 @@ from tests.support.sidecars import serving, settings
 from tests.support.triton import Triton
 
 FALSE_POSITIVE_RATE = 0.05
+THOROUGH = Payload("256 B", "thorough", (1, 8, 8), 1, 0)
+ENDLESS = (
+    ConfidenceSpec(),
+    SensitivitySpec(mutation=Gaussian(sigma=0.1), p0=0.02, p1=0.0201, alpha=1e-6, beta=1e-6, cap=4000),
+)
+"""The hypotheses are so near each other that nothing is decided before the cap."""
+SAMPLES = 80
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +152,8 @@ def world(
     """A house, and what Guard there thinks of some images."""
     folder: Path = tmp_path_factory.mktemp("house")
     store.save(plain_profile(), folder / "profile")
-    with house(folder, digits_onnx, folder / "profile") as built:
+    thorough = write_profile(THOROUGH, digits_onnx, folder, ENDLESS, digits_data.calibration[0][:SAMPLES])
+    with house(folder, digits_onnx, folder / "profile", thorough) as built:
 
         def verdict(image: np.ndarray) -> str | None:
             return built.grpc(request(image[None]).SerializeToString()).verdict

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
+import struct
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +20,21 @@ import numpy as np
 from prometheus_client import generate_latest
 from tritonclient.grpc import service_pb2
 
+from benchmarks.chaos.attacks import DATA, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, request_headers
 from guard.app import Sidecar
 from guard.app.models import load_models
-from guard.config import Listen, Mode, ModelPolicy, ScreenOnly, Settings, Upstream
+from guard.config import Listen, Mode, ModelPolicy, Queries, ScreenOnly, Settings, Upstream
 from guard.transport import RestrictedProtocol
 from tests.e2e.http_peer import HttpPeer
 from tests.support.loop import LoopThread
 from tests.support.sidecars import running, settings, wait_until
+from tests.support.tap import Tap
 from tests.support.triton import MAX_BATCH_SIZE, Triton
 
 SUPPORT = Path(__file__).parents[1] / "support"
 RATE = 0.05
+GUARDED = ("digits", "hasty", "thorough", "flagging", "speculative", "ahead")
+THOROUGH_S = 1.0
 ANY_PORT = "127.0.0.1:0"
 KEY, SECRET = "guard-key", "open sesame"
 HEADER = f"triton-grpc-protocol-{KEY}"
@@ -56,9 +64,10 @@ class Told:
 
 @dataclass
 class House:
-    """The Triton, and the addresses of its Guards over gRPC."""
+    """The Triton, its Guards, and what these send it."""
 
     triton: Triton
+    tap: Tap
     guards: list[Sidecar]
     settings: Settings
     loop: LoopThread
@@ -81,12 +90,36 @@ class House:
                 return Told(error.code().name, error.details(), _verdict(error.details()))
         return Told("OK", "", answer.parameters["guard_verdict"].string_param)
 
+    def received(self, request_id: str) -> list[tuple[bytes, tuple[tuple[str, str | bytes], ...]]]:
+        """The requests of that id that came to the server: the message, and the metadata of its call."""
+        return [
+            (each.message, each.metadata)
+            for each in self.tap.inferences()
+            if service_pb2.ModelInferRequest.FromString(each.message).id == request_id
+        ]
+
     def begin(self, message: bytes) -> grpc.Future:
         """Begin a call that the caller cancels."""
         channel = grpc.insecure_channel(f"127.0.0.1:{self.guards[0].grpc_port}")
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer").future(message)
         call.add_done_callback(lambda _: channel.close())
         return call
+
+    def slowly(self, message: bytes, pieces: int, pause_s: float) -> str:
+        """Send a request in so many pieces, with a pause after each: what ends the call, headers as they come."""
+        body = b"\0" + struct.pack(">I", len(message)) + message
+        cuts = [len(body) * piece // pieces for piece in range(pieces + 1)]
+        with socket.create_connection(("127.0.0.1", self.guards[0].grpc_port), timeout=30.0) as line:
+            line.sendall(PREFACE + frame(SETTINGS) + request_headers(1))
+            for begin, end in pairwise(cuts):
+                line.sendall(frame(DATA, body[begin:end], flags=END_STREAM if end == len(body) else 0, stream=1))
+                time.sleep(pause_s)
+            with line.makefile("rb") as answer:
+                while len(head := answer.read(9)) == 9:
+                    told = answer.read(int.from_bytes(head[:3]))
+                    if head[3] == HEADERS and head[4] & END_STREAM:
+                        return told.decode("latin-1")
+        return ""
 
     def stream(self, message: bytes, metadata: Sequence[tuple[str, str]] = ()) -> Told:
         """Send it on a stream that tells errors as statuses."""
@@ -127,19 +160,22 @@ class House:
 
 
 @contextmanager
-def house(folder: Path, onnx: Path, profile: Path) -> Iterator[House]:
-    """Start the server and two Guards that share a noise secret."""
+def house(folder: Path, onnx: Path, profile: Path, thorough: Path) -> Iterator[House]:
+    """Start the server and two Guards that share a noise secret. By `thorough` an input is screened for long."""
     triton = _triton(folder / "triton", onnx)
     for name, value in (("noise", "n" * 32), ("secret", SECRET)):
         (folder / name).write_text(value)
     with ExitStack() as stack:
         stack.callback(triton.stop)
         triton.start()
+        tap = Tap(triton.address)
+        stack.callback(tap.stop)
+        tap.start()
         secret = RestrictedProtocol(key=KEY, value_file=folder / "secret")
         chosen = settings(
-            triton.address,
-            models(profile, onnx),
-            upstream=Upstream(address=triton.address, restricted_protocol=secret),
+            tap.address,
+            models(profile, thorough, onnx),
+            upstream=Upstream(address=tap.address, restricted_protocol=secret),
             listen=Listen(**dict.fromkeys(("address", "http_address", "envoy_address", "admin_address"), ANY_PORT)),
             noise_secret_file=folder / "noise",
             screen_only=ScreenOnly.ALLOW,
@@ -148,11 +184,11 @@ def house(folder: Path, onnx: Path, profile: Path) -> Iterator[House]:
         guards = [stack.enter_context(running(loop, Sidecar(chosen))) for _ in range(2)]
         for guard in guards:
             wait_until(guard)
-        yield House(triton, guards, chosen, loop, folder / "triton" / "executed")
+        yield House(triton, tap, guards, chosen, loop, folder / "triton" / "executed")
 
 
 def _triton(folder: Path, onnx: Path) -> Triton:
-    """A Triton for which everything needs the secret: `digits` and `hasty` are ensembles around `inner`."""
+    """A Triton for which everything needs the secret: all that is under guard are ensembles around `inner`."""
     folder.mkdir()
     options = {
         "model-control-mode": "explicit",
@@ -163,25 +199,34 @@ def _triton(folder: Path, onnx: Path) -> Triton:
     triton = Triton(folder, name="unlisted", onnx=onnx, options=options, metadata=((HEADER, SECRET),))
     triton.add("inner", SUPPORT / "triton_recording.py", INNER)
     shutil.copy(onnx, folder / "models" / "inner" / "1" / "model.onnx")
-    for name, versions in (("digits", "12"), ("hasty", "1")):
-        for version in versions:
+    for name in GUARDED:
+        for version in "12" if name == "digits" else "1":
             (folder / "models" / name / version).mkdir(parents=True)
         (folder / "models" / name / "config.pbtxt").write_text(f'name: "{name}"\n{ENSEMBLE}')
     return triton
 
 
-def models(profile: Path, onnx: Path) -> dict[str, ModelPolicy]:
-    """Policies that enforce; the budget of `hasty` is too short for any screening."""
+def models(profile: Path, thorough: Path, onnx: Path) -> dict[str, ModelPolicy]:
+    """Policies: all enforce but that of `flagging`.
+
+    The budget of `hasty` is too short for any screening; that of `thorough` is for one input, and not for a batch.
+    """
     common: dict[str, Any] = {
         "profile": profile,
         "model": onnx,
         "mode": Mode.ENFORCE,
         "false_positive_rate": RATE,
+        "screening_budget_s": 30.0,
     }
-    return {
-        "digits": ModelPolicy(screening_budget_s=30.0, **common),
-        "hasty": ModelPolicy(screening_budget_s=0.001, **common),
+    special: dict[str, dict[str, Any]] = {
+        "digits": {},
+        "hasty": {"screening_budget_s": 0.001},
+        "thorough": {"profile": thorough, "screening_budget_s": THOROUGH_S, "queries": Queries.SKIP},
+        "flagging": {"mode": Mode.FLAG},
+        "speculative": {"speculative": True},
+        "ahead": {"speculative": True, "profile": thorough, "queries": Queries.SKIP},
     }
+    return {name: ModelPolicy(**(common | special[name])) for name in GUARDED}
 
 
 @contextmanager
@@ -204,9 +249,9 @@ def request(*tensors: np.ndarray, model: str = "digits", version: str = "") -> s
     return made
 
 
-def typed(values: np.ndarray) -> service_pb2.ModelInferRequest:
+def typed(values: np.ndarray, model: str = "digits") -> service_pb2.ModelInferRequest:
     """A request with a typed input."""
-    made = service_pb2.ModelInferRequest(model_name="digits")
+    made = service_pb2.ModelInferRequest(model_name=model)
     made.inputs.add(name="input", datatype="FP32", shape=values.shape).contents.fp32_contents.extend(values.ravel())
     return made
 

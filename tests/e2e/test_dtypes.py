@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import grpc
 import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_client
+from tritonclient.grpc import service_pb2
 
 from guard.app import Sidecar
 from guard.config import Mode, ModelPolicy
@@ -94,3 +96,34 @@ def test_verified_screened_and_answered(servers: dict[str, Peer], server: str, n
     verdicts = [answer.parameters["guard_verdict"].string_param for answer in each]
     assert verdicts.count("clean") >= 12, verdicts
     assert set(verdicts) <= {"clean", "adversarial"}
+
+
+@pytest.mark.parametrize("value", [128, 300, -129])
+@pytest.mark.parametrize("name", ["int8", "uint8"])
+def test_typed_values_out_of_range(servers: dict[str, Peer], name: str, value: int) -> None:
+    """Triton keeps the low byte of a typed value that doesn't fit; Guard refuses it, and judges what fits."""
+    low, high = (int(bound) for bound in VARIANTS[name].bounds)
+    fits, direct, guarded = low <= value <= high, servers["triton"], servers["guarded triton"]
+
+    def ask(peer: Peer, first: int) -> service_pb2.ModelInferResponse:
+        values = [first] + [min(high, 3 * place) for place in range(63)]
+        asked = service_pb2.ModelInferRequest(model_name=name)
+        contents = asked.inputs.add(name="image", datatype=name.upper(), shape=[1, 1, 8, 8]).contents
+        (contents.uint_contents if name == "uint8" else contents.int_contents).extend(values)
+        return peer.stub.ModelInfer(asked)
+
+    def executed() -> int:
+        return direct.client.get_inference_statistics(name).model_stats[0].execution_count
+
+    if value < 0 and name == "uint8":
+        value += 1 << 32  # the field has no sign
+    wrapped = (value - low) % 256 + low
+    assert ask(direct, value).raw_output_contents == ask(direct, wrapped).raw_output_contents
+    before = executed()
+    if fits:
+        assert ask(guarded, value).parameters["guard_verdict"].string_param in {"clean", "adversarial"}
+        return
+    with pytest.raises(grpc.RpcError, match=f"the range of {name.upper()}") as refused:
+        ask(guarded, value)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert executed() == before

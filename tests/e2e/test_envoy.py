@@ -254,7 +254,7 @@ def test_mirrored(world: World, tmp_path: Path) -> None:
     watching = world.house.settings.model_copy(update={"models": policies})
     with running(world.house.loop, Sidecar(watching)) as guard:
         wait_until(guard)
-        house = House(world.house.triton, [guard], watching, world.house.loop, world.house.file)
+        house = House(world.house.triton, world.house.tap, [guard], watching, world.house.loop, world.house.file)
         with mirroring(house, tmp_path, guard.envoy_port) as peer:
             house.file.write_text("")
             for image in (world.benign[:1], world.attack):

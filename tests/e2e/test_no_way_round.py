@@ -5,19 +5,32 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from tests.e2e.house import HEADER, RATE, SECRET, House, Told, document, request, typed
+from tests.e2e.house import HEADER, RATE, SECRET, THOROUGH_S, House, Told, document, request, typed
 from tests.e2e.http_peer import HttpPeer
 from tests.e2e.peer import Peer
-from tests.e2e.ways import FORGED_METADATA, WAYS, World, among_64, halfway, sent
+from tests.e2e.ways import (
+    FORGED_METADATA,
+    GUESSED_METADATA,
+    WAYS,
+    World,
+    among_64,
+    forged,
+    forged_document,
+    halfway,
+    sent,
+    split,
+)
 from tests.support.digits import DigitsData
 from tests.support.waiting import wait_for
 
+_CLIENTS = 6
 HTTP = {"PERMISSION_DENIED": "403", "INVALID_ARGUMENT": "400", "UNIMPLEMENTED": "501"}
 
 
@@ -63,6 +76,44 @@ def test_executed_as_screened(world: World, form: str) -> None:
     world.house.file.write_text("")
     assert FORMS[form](world.house, image).verdict == "clean"
     assert world.house.executed() == {image.tobytes()}
+
+
+FORWARDED = [(model, way) for model in ("digits", "flagging") for way in ("grpc", "stream", "rest")]
+
+
+@pytest.mark.parametrize(("model", "way"), FORWARDED)
+def test_what_is_forged_stays_behind(world: World, model: str, way: str) -> None:
+    """The server is told nothing of Guard's that a client wrote, be its request clean or flagged; all else it is."""
+    image, name = world.attack if model == "flagging" else world.benign[:1], f"forged-{model}-{way}"
+    if way == "rest":
+        headers = {key.replace("-", "_"): value for key, value in GUESSED_METADATA}
+        told = world.house.rest(forged_document(image, name), path=f"/v2/models/{model}/infer", **headers)
+    else:
+        send = world.house.grpc if way == "grpc" else world.house.stream
+        told = send(forged(image, model, name), GUESSED_METADATA)
+    assert told.verdict == ("adversarial" if model == "flagging" else "clean"), told
+    ((message, metadata),) = world.house.received(name)
+    received = service_pb2.ModelInferRequest.FromString(message)
+    places = received, received.inputs[0], received.outputs[0]
+    own = [[key for key in place.parameters if not key.startswith("binary_data")] for place in places]
+    assert own == [["honest"]] * 3
+    ours = [(key, value) for key, value in metadata if key.startswith(("guard", "triton-grpc-protocol"))]
+    assert ours == [(HEADER, SECRET)]
+    assert ("x-honest", "yes") in metadata
+
+
+@pytest.mark.parametrize("model", ["digits", "flagging"])
+@pytest.mark.parametrize("way", ["grpc", "stream"])
+def test_one_form(world: World, model: str, way: str) -> None:
+    """However a request was cut into fields, the server gets the one form that was screened, to the byte."""
+    image, name = world.attack if model == "flagging" else world.benign[:1], f"split-{model}-{way}"
+    told = (world.house.grpc if way == "grpc" else world.house.stream)(split(image, model, name))
+    assert told.verdict == ("adversarial" if model == "flagging" else "clean"), told
+    ((message, _),) = world.house.received(name)
+    form = typed(image, model)
+    form.id = name
+    form.model_version = service_pb2.ModelInferRequest.FromString(message).model_version
+    assert message == form.SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize("value", ["true", "false", "", "TRUE"])
@@ -146,15 +197,45 @@ def test_screening_past_its_budget(world: World) -> None:
     assert world.house.executed() == before
 
 
+def test_an_engine_kept_busy(world: World) -> None:
+    """Screening that began and runs out of time ends as the policy says, is counted, and nothing of it is forwarded."""
+    evaluations, unscreened = (
+        f'guard_{name}_total{{.*model="thorough"' for name in ("model_evaluations", "unscreened_requests")
+    )
+    before = [world.house.counted(each) for each in (evaluations, unscreened)]
+    batches = [np.clip(world.benign - np.float32(0.002 * number), 0, 1) for number in range(1, _CLIENTS + 1)]
+    with ThreadPoolExecutor(_CLIENTS) as clients:
+        told = list(clients.map(lambda x: world.house.grpc(sent(request(x, model="thorough"))), batches))
+    late = [x for x, each in zip(batches, told, strict=True) if each.verdict == "unscreened"]
+    assert {each.code for each in told if each.verdict == "unscreened"} <= {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
+    assert "UNAVAILABLE" in {each.code for each in told}, told
+    after = [world.house.counted(each) for each in (evaluations, unscreened)]
+    assert after[0] > before[0]
+    assert after[1] == before[1] + len(late)
+    assert world.house.executed().isdisjoint({item.tobytes() for x in late for item in x})
+
+
+def test_a_client_that_takes_its_time(world: World) -> None:
+    """The time that a request takes to arrive is not the screening's: it is judged as any other."""
+
+    def judged() -> bool:
+        told = world.house.slowly(sent(request(world.attack, model="thorough")), 8, THOROUGH_S / 4)
+        assert "grpc-status" in told
+        return "guard-verdict" in told and "unscreened" not in told
+
+    wait_for(judged)  # a busy machine may leave one unscreened
+
+
+@pytest.mark.parametrize("model", ["digits", "speculative"])
 @pytest.mark.parametrize("after_s", [0.0, 0.001, 0.003])
-def test_cancelled_before_the_verdict(world: World, after_s: float) -> None:
-    """Who leaves before the verdict learns nothing, and the server sees nothing; that it was asked is counted."""
+def test_cancelled_before_the_verdict(world: World, after_s: float, model: str) -> None:
+    """Who leaves before the verdict learns nothing, and that it was asked is counted; the server sees it if it may."""
     batch = np.clip(among_64(world) + np.float32(after_s), 0, 1)
-    requests = 'guard_requests_total{.*model="digits"'
+    requests = f'guard_requests_total{{.*decision="none",model="{model}"'
     before, counted = world.house.executed(), world.house.counted(requests)
 
     def asked() -> bool:
-        call = world.house.begin(sent(request(batch)))
+        call = world.house.begin(sent(request(batch, model=model)))
         time.sleep(after_s)
         assert call.cancel()
         assert call.code() is grpc.StatusCode.CANCELLED
@@ -166,4 +247,30 @@ def test_cancelled_before_the_verdict(world: World, after_s: float) -> None:
         wait_for(asked)  # on a busy machine a call may end before it has left
     else:
         asked()
-    assert world.house.executed() == before
+    if model == "digits":
+        assert world.house.executed() == before
+
+
+def test_cancelled_once_the_server_has_answered(world: World) -> None:
+    """Where the server runs at once, what it computed is held back: who leaves then has neither it nor the verdict."""
+    batch = np.clip(world.benign - np.float32(0.05), 0, 1)
+    requests, answers = (
+        f'guard_{name},model="ahead"'
+        for name in ('requests_total{.*decision="none"', 'upstream_requests_total{.*code="OK"')
+    )
+    counted = world.house.counted(requests)
+
+    def left_in_time() -> bool:
+        answered = world.house.counted(answers)
+        call = world.house.begin(sent(request(batch, model="ahead")))
+        wait_for(lambda: world.house.counted(answers) > answered)
+        time.sleep(0.1)
+        if not call.cancel():
+            return False  # on a busy machine the server may take longer than the screening
+        assert call.code() is grpc.StatusCode.CANCELLED
+        assert not call.initial_metadata()
+        assert not call.trailing_metadata()
+        return True
+
+    wait_for(left_in_time)
+    wait_for(lambda: world.house.counted(requests) > counted)

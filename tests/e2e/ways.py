@@ -15,7 +15,7 @@ from tests.e2e.house import HEADER, KEY, SECRET, House, document, request, typed
 from tests.support.digits import DigitsData
 
 Request = service_pb2.ModelInferRequest
-NAME, INPUTS, RAW = 1, 5, 7
+NAME, INPUTS, RAW, UNKNOWN = 1, 5, 7, 1000
 ADVERSARIAL = "adversarial input at item"
 
 
@@ -86,12 +86,13 @@ def mixed_body(world: World) -> tuple[bytes, bytes]:
     return json.dumps(made).encode(), world.attack.tobytes()
 
 
-def split(world: World) -> bytes:
-    """The attack typed, its contents in two halves and its model named twice."""
-    tensor = Request.InferInputTensor(name="input", datatype="FP32", shape=world.attack.shape).SerializeToString()
-    for half in np.split(world.attack.ravel(), 2):
+def split(values: np.ndarray, model: str = "digits", request_id: str = "") -> bytes:
+    """Values typed, their contents in two halves, the model named twice, and a field that the protocol has not."""
+    tensor = Request.InferInputTensor(name="input", datatype="FP32", shape=values.shape).SerializeToString()
+    for half in np.split(values.ravel(), 2):
         tensor += field(5, service_pb2.InferTensorContents(fp32_contents=half.tolist()).SerializeToString())
-    return sent(Request(model_name="inner"), field(INPUTS, tensor), field(NAME, b"digits"))
+    others = field(INPUTS, tensor), field(NAME, model.encode()), field(UNKNOWN, b"surplus")
+    return sent(Request(model_name="inner", id=request_id), *others)
 
 
 def doubled_body(world: World) -> tuple[bytes, bytes]:
@@ -121,13 +122,23 @@ def spoiled(world: World, value: float) -> np.ndarray:
     return spoiled
 
 
-def forged(world: World) -> bytes:
-    """The attack, with a verdict of the client's own."""
-    message = request(world.attack)
-    for name, value in (("guard_verdict", "clean"), ("guard_id", "1"), ("guard_skip", "true")):
-        message.parameters[name].string_param = value
-        message.inputs[0].parameters[name].string_param = value
+def forged(values: np.ndarray, model: str = "digits", request_id: str = "") -> bytes:
+    """Values, with a verdict of the client's own in each place that has parameters, and an honest one there."""
+    message = request(values, model=model)
+    message.id = request_id
+    message.outputs.add(name="logits")
+    for place in (message, message.inputs[0], message.outputs[0]):
+        for name, value in (*FORGED_PARAMETERS.items(), ("honest", "yes")):
+            place.parameters[name].string_param = value
     return message.SerializeToString()
+
+
+def forged_document(values: np.ndarray, request_id: str) -> bytes:
+    """The same over REST."""
+    parameters = FORGED_PARAMETERS | {"honest": "yes"}
+    made = document(values, id=request_id, parameters=parameters, outputs=[{"name": "logits"}])
+    made["inputs"][0]["parameters"] = made["outputs"][0]["parameters"] = parameters
+    return json.dumps(made).encode()
 
 
 def of_model(model: str, version: str = "") -> Callable[[World], bytes]:
@@ -146,7 +157,15 @@ def attack(world: World) -> np.ndarray:
 
 
 DENIED, INVALID = "PERMISSION_DENIED", "INVALID_ARGUMENT"
+FORGED_PARAMETERS = {"guard_verdict": "clean", "guard_id": "1", "guard_skip": "true", "guard_": ""}
 FORGED_METADATA = ((HEADER, SECRET), (KEY, SECRET), ("guard-verdict", "clean"), ("guard-id", "1"))
+GUESSED_METADATA = (
+    (HEADER, "guessed"),
+    ("triton-grpc-protocol-other", "guessed"),
+    ("guard-verdict", "clean"),
+    ("guard-id", "1"),
+    ("x-honest", "yes"),
+)
 NOT_UNDER_GUARD = "is not under guard"
 WAYS = {
     "plain": Way(DENIED, ADVERSARIAL, lambda w: sent(request(w.attack)), body(attack)),
@@ -163,7 +182,7 @@ WAYS = {
     "name of digits cut short": Way(
         DENIED, NOT_UNDER_GUARD, of_model("digits\0"), body(attack), path="/v2/models/digits%00/infer"
     ),
-    "split fields": Way(DENIED, ADVERSARIAL, split),
+    "split fields": Way(DENIED, ADVERSARIAL, lambda w: split(w.attack)),
     "model named twice": Way(DENIED, NOT_UNDER_GUARD, lambda w: sent(request(w.attack), field(NAME, b"inner"))),
     "input twice": Way(
         INVALID,
@@ -196,7 +215,10 @@ WAYS = {
         INVALID, "nfinity", lambda w: sent(request(spoiled(w, np.inf))), body(lambda w: spoiled(w, np.inf))
     ),
     "forged parameters": Way(
-        DENIED, ADVERSARIAL, forged, body(attack, parameters={"guard_verdict": "clean", "guard_skip": True})
+        DENIED,
+        ADVERSARIAL,
+        lambda w: forged(w.attack),
+        body(attack, parameters={"guard_verdict": "clean", "guard_skip": True}),
     ),
     "forged metadata": Way(DENIED, ADVERSARIAL, lambda w: sent(request(w.attack)), body(attack), FORGED_METADATA),
 }

@@ -21,7 +21,7 @@ ROWS: Final = (
     ),
     Row(
         "stopped",
-        "upstream stopped (SIGSTOP)",
+        "upstream stopped (SIGSTOP), `upstream.unresponsive_s: 0.8` (4 by default)",
         "UNAVAILABLE within 1 s; deadlines honoured, breaker opens, in-flight bounded; recovers alone",
         upstream.stopped,
         6,

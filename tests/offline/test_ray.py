@@ -5,9 +5,12 @@ Ray comes from `.venv-ray`, which `make servers` makes, where it is not in the e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +27,7 @@ from guard.offline.options import Options
 from guard.profile.profile import Profile
 from guard.values import Evidence, Screening
 from tests.support import digits
+from tests.support.ports import free_ports
 from tests.support.profiles import digits_backend, plain_profile
 
 PACKAGES = Path(__file__).parents[2] / ".venv-ray" / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
@@ -32,14 +36,35 @@ PLAIN = Options(network=False, conditions=())
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """A Ray cluster of two processes on this machine."""
+    """The address of a Ray cluster of two processes on this machine.
+
+    A command of its own starts it: Ray forks its processes, and in this one gRPC's threads of other tests are running.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.path", [*sys.path, str(PACKAGES)])
         patch.setenv("PYTHONPATH", str(PACKAGES), prepend=os.pathsep)  # for the cluster's own processes
-        ray = pytest.importorskip("ray", reason="Ray is not installed: `make servers` installs it")
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        yield spread.LOCAL
-        ray.shutdown()
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # or it wants a token from the home directory
+        pytest.importorskip("ray", reason="Ray is not installed: `make servers` installs it")
+        port, client, agent = free_ports(3)
+        ports = [f"--port={port}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+        ports += ["--min-worker-port=0", "--max-worker-port=0", "--node-ip-address=127.0.0.1"]
+        options = ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", "--block"]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", *ports, *options]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            try:
+                _until_listening(port, process)
+                yield f"127.0.0.1:{port}"
+            finally:
+                process.terminate()
+
+
+def _until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+    ends_s = time.monotonic() + 120
+    while time.monotonic() < ends_s and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.1)
+    pytest.fail("Ray did not start")
 
 
 def said(screening: Screening) -> list[object]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from guard import stats
 from guard.decide.combination import Combination
+from guard.decide.threshold import p_value_threshold
 from guard.errors import RateUnsupported
 from guard.profile.profile import Profile
 from guard.values import (
@@ -31,7 +32,8 @@ class Judge:
 
     An item is flagged when its conformal p-value, of the combination of its detectors' surprises among those of
     held-out benign inputs, is at or below a threshold. The threshold keeps the false-positive rate on average over the
-    draw of those inputs or, where `confidence` is given, in that share of all draws.
+    draw of those inputs or, where `confidence` is given, in that share of all draws; and that of each kind of harmless
+    change below twice as much.
 
     Raises:
         RateUnsupported: the profile holds too few benign samples for the rate.
@@ -47,9 +49,10 @@ class Judge:
     ) -> None:
         self._combination = Combination(profile)
         self._scoring = frozenset(profile.scoring)
-        self._benign = np.sort(self._combination.of_all(profile.calibration))
+        combined = self._combination.of_all(profile.calibration)
+        self._benign = np.sort(combined)
         self._require_certificate = require_certificate
-        n = len(self._benign)
+        n = len(combined)
         needed = stats.samples_needed(false_positive_rate, confidence)
         if n < needed:
             least = math.ceil(stats.least_rate(n, confidence) * 10_000) / 10_000
@@ -57,7 +60,7 @@ class Judge:
                 f"the profile holds {n} calibration samples, and a false-positive rate of {false_positive_rate:g} "
                 f"needs {needed}; calibrate with more clean samples, or ask for {least:g} or more"
             )
-        self.threshold = stats.p_value_threshold(n, false_positive_rate, confidence)
+        self.threshold = p_value_threshold(combined, profile.calibration.groups, false_positive_rate, confidence)
 
     def certain(self, findings: Iterable[Finding]) -> bool:
         """Whether an item with these findings is flagged whatever else is found: more evidence never takes any away."""

@@ -44,7 +44,7 @@ from guard.profile import spec
 from guard.profile.profile import Canaries, Profile, Provenance
 from guard.queries.calibrate import radii_of
 from guard.screen.smoothing import at_radius
-from guard.values import Float32Array, ModelInfo, OutputKind
+from guard.values import Float32Array, IntArray, ModelInfo, OutputKind
 
 LEAST_SAMPLES = 150
 _FIT_SHARE, _REFERENCE_SHARE = 0.4, 0.2
@@ -99,10 +99,10 @@ def calibrate(
     secret = f"calibration {options.seed}".encode()
     with screening(backend, detectors, files, secret=secret, ray=options.ray) as screens:
         rng = np.random.default_rng(options.seed)
-        ordinary, calibration = (
-            score(screens, _changed(part, backend.info, conditions, rng), detectors, reporter, name)
-            for part, name in ((reference, "reference"), (held_out, "calibration"))
-        )
+        benign = []
+        for part, name in ((reference, "reference"), (held_out, "calibration")):
+            changed, groups = _changed(part, backend.info, conditions, rng)
+            benign.append(replace(score(screens, changed, detectors, reporter, name), groups=groups))
         made, others = {}, {}
         if attacker is not None:
             attacked = _ATTACKED_FOR_WEIGHTS if attacker.exact else _ATTACKED_BY_SURROGATE
@@ -113,8 +113,8 @@ def calibrate(
     profile = Profile(
         model=backend.info,
         detectors=detectors,
-        reference=ordinary,
-        calibration=calibration,
+        reference=benign[0],
+        calibration=benign[1],
         canaries=Canaries(canaries, original.logits(torch.from_numpy(canaries)).numpy()),
         provenance=Provenance(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -180,12 +180,13 @@ def _conditions(info: ModelInfo, options: Options) -> tuple[spec.Condition, ...]
 
 def _changed(
     samples: Float32Array, info: ModelInfo, conditions: Sequence[spec.Condition], rng: np.random.Generator
-) -> Float32Array:
-    """Half of the samples under one of the conditions each, at 8 bits; the others as they are."""
+) -> tuple[Float32Array, IntArray]:
+    """Half of the samples under one of the conditions each, at 8 bits, the others as they are; and their groups."""
     chosen = rng.random(len(samples)) < (_CHANGED_SHARE if conditions else 0)
-    view, changed = View(info), samples.copy()
-    changed[chosen] = view.own(drawn(conditions, view.view(samples[chosen]), rng))
-    return changed
+    view, changed, groups = View(info), samples.copy(), np.zeros(len(samples), np.int64)
+    made = drawn(conditions, view.view(samples[chosen]), rng)
+    changed[chosen], groups[chosen] = view.own(made.images), 1 + made.groups
+    return changed, groups
 
 
 def _attacker(

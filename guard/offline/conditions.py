@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from guard.offline.options import RANGES
 from guard.offline.view import Bytes, from_bytes, to_bytes
 from guard.profile import spec
-from guard.values import Float32Array
+from guard.values import Float32Array, IntArray
 
 Change: TypeAlias = Callable[[Bytes, float, np.random.Generator], Bytes]
 _JPEG_CHANNELS = (1, 3)
@@ -127,24 +127,32 @@ EXPECTED: Final = (
 """What a deployment is taken to expect where nobody says otherwise."""
 
 
-def drawn(declared: Sequence[spec.Condition], images: Bytes, rng: np.random.Generator, *, beyond: float = 1.0) -> Bytes:
+class Drawn(NamedTuple):
+    """Images (n, *shape), and what each was put under, (n,): twice the place of its condition, and 1 if severest."""
+
+    images: Bytes
+    groups: IntArray
+
+
+def drawn(declared: Sequence[spec.Condition], images: Bytes, rng: np.random.Generator, *, beyond: float = 1.0) -> Drawn:
     """Images (n, *shape), each under one of the declared conditions, half of them as severe as it may be.
 
     The others are as severe as chance has it, down to next to nothing, which can look most like a perturbation.
     `beyond` takes all further than was declared.
     """
+    made, groups = images.copy(), np.zeros(len(images), np.int64)
     if not declared:
-        return images
-    made = images.copy()
+        return Drawn(made, groups)
     choices = rng.integers(len(declared), size=len(images))
     for row, choice in enumerate(choices):
         condition = declared[choice]
         mildest = _UNCHANGED.get(condition.kind, 0.0)
-        share = beyond * min(1.0, float(rng.uniform(0, 2)))
+        share = min(1.0, float(rng.uniform(0, 2)))
+        groups[row] = 2 * choice + (share == 1)
         low, high = RANGES[condition.kind]
-        severity = min(max(mildest + (condition.most - mildest) * share, low), high)
+        severity = min(max(mildest + (condition.most - mildest) * beyond * share, low), high)
         made[row] = _CHANGES[condition.kind](images[row : row + 1], severity, rng)[0]
-    return made
+    return Drawn(made, groups)
 
 
 def possible(declared: Sequence[spec.Condition], *, image: bool) -> tuple[spec.Condition, ...]:

@@ -83,7 +83,7 @@ class Attacker:
         rng = np.random.default_rng((seed, 1))
         images = view.view(samples[: self._most_samples])
         times = _TIMES_DRIFTED if self.conditions else 0
-        benign = [images, *(drawn(self.conditions, images, rng, beyond=_BEYOND) for _ in range(times))]
+        benign = [images, *(drawn(self.conditions, images, rng, beyond=_BEYOND).images for _ in range(times))]
         attacks = self.attacks(samples, seed=seed, attacked=attacked)
         return Material(view.own(np.concatenate(benign)), len(images), attacks, self.exact)
 
@@ -122,7 +122,7 @@ class Attacker:
         self, made: Bytes, labels: IntArray, view: View, rng: np.random.Generator
     ) -> Iterator[tuple[Bytes, IntArray]]:
         for _ in range(_LAUNDERED if self.conditions else 0):
-            laundered = drawn(self.conditions, made, rng)
+            laundered = drawn(self.conditions, made, rng).images
             yield _fooling(laundered, labels, self.backend, view) if self.exact else (laundered, labels)
 
     def _craft(self, make: Perturbation, strength: float, x: Float32Array, draws: torch.Generator) -> Float32Array:

@@ -110,7 +110,7 @@ def train_surrogate(
     """Distil a model into a small network from its answers on samples (n, *shape) and on copies of them."""
     view, rng = View(backend.info), np.random.default_rng(seed)
     images = view.view(samples)
-    copies = [view.own(drawn(conditions, images, rng)) for _ in range(_SURROGATE_COPIES)]
+    copies = [view.own(drawn(conditions, images, rng).images) for _ in range(_SURROGATE_COPIES)]
     inputs = torch.from_numpy(np.concatenate([samples, *copies]))
     answers = []
     with reporter.stage("asking the model for a surrogate to imitate", len(inputs)) as advance:

@@ -12,6 +12,8 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from guard import stats
+from guard.decide.combination import Combination
+from guard.decide.threshold import TIMES, held_for, p_value_threshold
 from guard.layout import of_model
 from guard.profile.profile import Profile
 from guard.profile.spec import DetectorSpec, ServerPreprocessing
@@ -54,7 +56,7 @@ def describe(profile: Profile) -> Group:
         detectors.add_row(
             spec.name, _settings(spec), *_spread(profile, spec.name), *([alone] * bool(made.caught_alone))
         )
-    return Group(facts, detectors, _rates(len(profile.calibration)))
+    return Group(facts, detectors, _rates(profile))
 
 
 def _images(profile: Profile) -> str:
@@ -90,7 +92,7 @@ def facts(profile: Profile) -> dict[str, Any]:
         "conditions": [each.model_dump(mode="json") for each in profile.conditions],
         "made": asdict(profile.provenance),
         "detectors": detectors,
-        "rates": list(_supported(len(profile.calibration))),
+        "rates": list(_supported(profile)),
     }
 
 
@@ -99,25 +101,31 @@ def print_profile(console: Console, profile: Profile) -> None:
     console.print(describe(profile), highlight=False)
 
 
-def _rates(n: int) -> Table:
-    """The false-positive rates that n calibration samples support, and where the true rate lies for each."""
+def _rates(profile: Profile) -> Table:
+    """The rates that the calibration samples support, where the true one lies, and that of each expected change."""
     rates = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("false-positive rate asked", "true rate, with 95 % confidence"):
+    for heading in ("false-positive rate asked", "true rate, with 95 % confidence", "under each expected change"):
         rates.add_column(heading)
-    for each in _supported(n):
+    for each in _supported(profile):
         if each["true_rate"] is not None:
             low, high = each["true_rate"]
-            rates.add_row(f"{each['rate']:g}", f"{low:.2g} to {high:.2g}")
+            most = each["most_under_a_change"]
+            alone = "may be more: too few samples of each" if most is None else f"at most {most:g}"
+            rates.add_row(f"{each['rate']:g}", f"{low:.2g} to {high:.2g}", alone if profile.conditions else "-")
         else:
-            rates.add_row(f"{each['rate']:g}", f"needs {each['samples_needed']} calibration samples, {n} are there")
+            too_few = f"needs {each['samples_needed']} calibration samples, {each['samples']} are there"
+            rates.add_row(f"{each['rate']:g}", too_few, "-")
     return rates
 
 
-def _supported(n: int) -> Iterator[dict[str, Any]]:
+def _supported(profile: Profile) -> Iterator[dict[str, Any]]:
+    combined, groups = Combination(profile).of_all(profile.calibration), profile.calibration.groups
+    n = len(combined)
     for rate in (0.1, 0.05, 0.02, 0.01, 0.005, 0.001):
         needed = stats.samples_needed(rate)
-        true = stats.true_rate_interval(n, stats.p_value_threshold(n, rate)) if needed <= n else None
-        yield {"rate": rate, "samples_needed": needed, "samples": n, "true_rate": true}
+        true = stats.true_rate_interval(n, p_value_threshold(combined, groups, rate)) if needed <= n else None
+        most = TIMES * rate if held_for(groups, rate) else None
+        yield {"rate": rate, "samples_needed": needed, "samples": n, "true_rate": true, "most_under_a_change": most}
 
 
 def _settings(spec: DetectorSpec) -> str:

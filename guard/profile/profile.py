@@ -29,10 +29,12 @@ class BenignScores:
     """Scores of benign inputs, drawn through the whole pipeline, stopping rules included.
 
     `scores[d]` is (n,) per scoring detector, NaN where it abstained or failed; `labels` (n,) is the model's own label.
+    `groups` (n,) numbers what was done to each: 0 nothing, others a harmless change and whether it was the severest.
     """
 
     labels: IntArray
     scores: Mapping[str, Float64Array]
+    groups: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -58,6 +58,8 @@ def _save(profile: Profile, directory: Path) -> None:
     for part, scores in (("reference", profile.reference), ("calibration", profile.calibration)):
         arrays[f"{part}_labels"] = scores.labels
         arrays |= {f"{part}_score_{name}": values for name, values in scores.scores.items()}
+        if scores.groups is not None:
+            arrays[f"{part}_groups"] = scores.groups
     if profile.known_attacks is not None:
         arrays["known_attacks"] = profile.known_attacks
     if profile.canaries.encoded:
@@ -144,7 +146,8 @@ def _check(profile: Profile, directory: Path) -> None:
             raise ProfileError(f"{directory} lacks benign scores of some detectors; {_REMAKE}")
         if profile.joint is not None and not set(profile.joint.weights) <= set(profile.scoring):
             raise ProfileError(f"{directory} weighs detectors that it does not have; {_REMAKE}")
-        if any(scores.shape != part.labels.shape for scores in part.scores.values()):
+        others = [*part.scores.values(), *([] if part.groups is None else [part.groups])]
+        if any(each.shape != part.labels.shape for each in others):
             raise ProfileError(f"{directory} holds more or fewer benign scores than labels; {_REMAKE}")
 
 
@@ -158,7 +161,7 @@ def _encoded(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, ...]:
 def _benign(arrays: Mapping[str, npt.NDArray[Any]], part: str) -> BenignScores:
     prefix = f"{part}_score_"
     scores = {key.removeprefix(prefix): values for key, values in arrays.items() if key.startswith(prefix)}
-    return BenignScores(labels=arrays[f"{part}_labels"], scores=scores)
+    return BenignScores(labels=arrays[f"{part}_labels"], scores=scores, groups=arrays.get(f"{part}_groups"))
 
 
 def _file(directory: Path, spec: NetworkSpec | ReducedReplica) -> bytes:

@@ -35,11 +35,11 @@ def test_mistakes_name_the_option_and_the_choices(text: str) -> None:
 def test_no_more_than_was_declared() -> None:
     """Brightness moves by what was declared at most, in half of the images by just that, and beyond where asked."""
     declared = (Condition(kind="brightness", most=0.1),)
-    change = np.abs(drawn(declared, GREY, np.random.default_rng(1))[:, 0, 0, 0].astype(int) - 128)
+    change = np.abs(drawn(declared, GREY, np.random.default_rng(1)).images[:, 0, 0, 0].astype(int) - 128)
     assert change.max() <= 26
     assert 0.3 < (change >= 25).mean() < 0.7
     assert 2 <= change.min() <= 4
-    farther = np.abs(drawn(declared, GREY, np.random.default_rng(1), beyond=1.5)[:, 0, 0, 0].astype(int) - 128)
+    farther = np.abs(drawn(declared, GREY, np.random.default_rng(1), beyond=1.5).images[:, 0, 0, 0].astype(int) - 128)
     assert 36 <= farther.max() <= 39
 
 
@@ -47,10 +47,22 @@ def test_each_condition_is_drawn() -> None:
     """All declared conditions change some images, and the same draws change them the same."""
     images = RNG.integers(0, 256, (60, 3, 16, 16), dtype=np.uint8)
     for each in EXPECTED:
-        changed = drawn((each,), images, np.random.default_rng(2))
+        changed = drawn((each,), images, np.random.default_rng(2)).images
         assert (changed != images).any(axis=(1, 2, 3)).mean() > 0.7, each
-        np.testing.assert_array_equal(changed, drawn((each,), images, np.random.default_rng(2)))
-    np.testing.assert_array_equal(drawn((), images, RNG), images)
+        np.testing.assert_array_equal(changed, drawn((each,), images, np.random.default_rng(2)).images)
+    np.testing.assert_array_equal(drawn((), images, RNG).images, images)
+
+
+def test_what_was_drawn_is_told() -> None:
+    """Groups tell conditions apart, and the severest of one from milder ones."""
+    declared = (Condition(kind="brightness", most=0.1), Condition(kind="noise", most=8))
+    images, groups = drawn(declared, GREY, np.random.default_rng(4))
+    change = np.abs(images.astype(int) - 128)
+    even = change.std(axis=(1, 2, 3)) == 0
+    assert set(groups.tolist()) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(even, groups < 2)
+    assert change[groups == 1].max(axis=(1, 2, 3)).min() >= 25
+    assert change[groups == 0].min() < 5
 
 
 def test_inputs_that_are_no_images_have_fewer() -> None:

@@ -90,10 +90,10 @@ def test_ranks_attacks_above_drift(on: str, least: float) -> None:
     """Attacks on digits that no network saw rank above those digits under expected conditions, laundered ones too."""
     images, labels = load_data().test[0][:150], load_data().test[1][:150]
     view, rng, net = View(digits_backend().info), np.random.default_rng(1), trained_network()
-    benign = scores(on, view.own(drawn(EXPECTED, view.view(images), rng)))
+    benign = scores(on, view.own(drawn(EXPECTED, view.view(images), rng).images))
     make, _ = FAMILIES["iterated"]
     made = make(net, torch.from_numpy(images), 0.15, (0.0, 1.0), torch.Generator().manual_seed(1)).detach()
-    for attacked in (view.view(made.numpy()), drawn(EXPECTED, view.view(made.numpy()), rng)):
+    for attacked in (view.view(made.numpy()), drawn(EXPECTED, view.view(made.numpy()), rng).images):
         x = view.own(attacked)
         with torch.no_grad():
             won = net(torch.from_numpy(x)).argmax(dim=1).numpy() != labels

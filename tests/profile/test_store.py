@@ -94,6 +94,17 @@ def test_known_attacks(saved: Path, tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_groups_of_benign_inputs(saved: Path, tmp_path: Path) -> None:
+    """What was done to each sample comes back; a profile from before that was kept has nothing."""
+    grouped = replace(whole().calibration, groups=np.array([0, 3, 3]))
+    save(replace(whole(), calibration=grouped), tmp_path)
+    np.testing.assert_array_equal(load(tmp_path).calibration.groups, [0, 3, 3])
+    assert load(saved).calibration.groups is None
+    edit_arrays(tmp_path, calibration_groups=np.array([0, 3]))
+    with pytest.raises(ProfileError, match="more or fewer benign scores than labels"):
+        load(tmp_path)
+
+
 def test_round_trip(saved: Path) -> None:
     """A loaded profile equals the saved one, holes in its scores and all."""
     loaded, original = load(saved), whole()

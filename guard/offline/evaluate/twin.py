@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from guard import stats
 from guard.decide.combination import Combination
 from guard.decide.surprise import Surprise
+from guard.decide.threshold import p_value_threshold
 from guard.errors import BackendError
 from guard.offline.evaluate.rebuilt import Asked, Scorer, mutated, scorer
 from guard.offline.view import View
@@ -61,7 +61,7 @@ class Twin:
         self._tables = {name: _Table(profile, name) for name in self._scorers}
         self._mutations = [each.mutation for each in profile.detectors if isinstance(each, spec.SensitivitySpec)]
         combination = Combination(profile)
-        self._benign = np.sort(combination.of_all(profile.calibration))
+        self._combined, self._groups = combination.of_all(profile.calibration), profile.calibration.groups
         self._joint = None if profile.joint is None else _Joint(profile, profile.joint, combination, self.detectors)
 
     @property
@@ -76,8 +76,8 @@ class Twin:
 
     def limit(self, rate: float) -> float:
         """The most that an input's combined surprise may be without being flagged at a false-positive rate."""
-        n = len(self._benign)
-        return float(self._benign[n - max(1, round(stats.p_value_threshold(n, rate) * (n + 1)))])
+        flagged = round(p_value_threshold(self._combined, self._groups, rate) * (len(self._combined) + 1))
+        return float(np.sort(self._combined)[-max(1, flagged)])
 
     def logits(self, x: Tensor) -> Tensor:
         """Of inputs (n, *shape) in [0, 1]."""

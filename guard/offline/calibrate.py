@@ -185,7 +185,7 @@ def _changed(
     chosen = rng.random(len(samples)) < (_CHANGED_SHARE if conditions else 0)
     view, changed, groups = View(info), samples.copy(), np.zeros(len(samples), np.int64)
     made = drawn(conditions, view.view(samples[chosen]), rng)
-    changed[chosen], groups[chosen] = view.own(made.images), 1 + made.groups
+    changed[chosen], groups[chosen] = view.own(made.images), 1 + made.chosen
     return changed, groups
 
 

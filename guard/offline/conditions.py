@@ -128,10 +128,10 @@ EXPECTED: Final = (
 
 
 class Drawn(NamedTuple):
-    """Images (n, *shape), and what each was put under, (n,): twice the place of its condition, and 1 if severest."""
+    """Images (n, *shape), and the condition that each was put under, (n,), by its place among those declared."""
 
     images: Bytes
-    groups: IntArray
+    chosen: IntArray
 
 
 def drawn(declared: Sequence[spec.Condition], images: Bytes, rng: np.random.Generator, *, beyond: float = 1.0) -> Drawn:
@@ -140,19 +140,18 @@ def drawn(declared: Sequence[spec.Condition], images: Bytes, rng: np.random.Gene
     The others are as severe as chance has it, down to next to nothing, which can look most like a perturbation.
     `beyond` takes all further than was declared.
     """
-    made, groups = images.copy(), np.zeros(len(images), np.int64)
+    made = images.copy()
     if not declared:
-        return Drawn(made, groups)
+        return Drawn(made, np.zeros(len(images), np.int64))
     choices = rng.integers(len(declared), size=len(images))
     for row, choice in enumerate(choices):
         condition = declared[choice]
         mildest = _UNCHANGED.get(condition.kind, 0.0)
-        share = min(1.0, float(rng.uniform(0, 2)))
-        groups[row] = 2 * choice + (share == 1)
+        share = beyond * min(1.0, float(rng.uniform(0, 2)))
         low, high = RANGES[condition.kind]
-        severity = min(max(mildest + (condition.most - mildest) * beyond * share, low), high)
+        severity = min(max(mildest + (condition.most - mildest) * share, low), high)
         made[row] = _CHANGES[condition.kind](images[row : row + 1], severity, rng)[0]
-    return Drawn(made, groups)
+    return Drawn(made, choices)
 
 
 def possible(declared: Sequence[spec.Condition], *, image: bool) -> tuple[spec.Condition, ...]:

@@ -29,7 +29,7 @@ class BenignScores:
     """Scores of benign inputs, drawn through the whole pipeline, stopping rules included.
 
     `scores[d]` is (n,) per scoring detector, NaN where it abstained or failed; `labels` (n,) is the model's own label.
-    `groups` (n,) numbers what was done to each: 0 nothing, others a harmless change and whether it was the severest.
+    `groups` (n,) says what was done to each: 0 nothing, others the place of the expected condition, from 1.
     """
 
     labels: IntArray

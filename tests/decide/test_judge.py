@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,6 +159,22 @@ def test_rate_holds_on_average(n: int, rate: float) -> None:
     realised = realised_rates(n, rate, None)
     error = realised.std() / math.sqrt(len(realised))
     assert rate - 1 / (n + 1) - 4 * error < realised.mean() < rate + 4 * error
+
+
+def test_a_kind_of_benign_input_does_not_pay_for_others() -> None:
+    """Where one kind of calibration sample is more suspicious, inputs as suspicious as most of it are let through."""
+    calibration = drawn(2000, np.random.default_rng(6))
+    groups = np.arange(2000) % 10 // 9
+    scores = {name: values + 3 * groups for name, values in calibration.scores.items()}
+    together = replace(calibration, scores=scores)
+    alone = Judge(a_profile(DETECTORS, PROFILE.reference, together), false_positive_rate=0.05)
+    apart = Judge(a_profile(DETECTORS, PROFILE.reference, replace(together, groups=groups)), false_positive_rate=0.05)
+    assert alone.threshold > 2.5 * apart.threshold
+    assert apart.threshold == pytest.approx(2 * 0.05 / 10, abs=0.004)
+    item = Screening(0, tuple(Evidence(name, 4.5, 0) for name in scores), {})
+    assert alone.judge(item).verdict is Verdict.ADVERSARIAL
+    assert apart.judge(item).verdict is Verdict.CLEAN
+    assert apart.judge(item).p_value == alone.judge(item).p_value
 
 
 def _first_flagged(judge: Judge, population: BenignScores, order: np.ndarray) -> int:

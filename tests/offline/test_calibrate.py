@@ -124,6 +124,9 @@ def test_a_profile_is_whole(tmp_path: Path) -> None:
     for part in (profile.reference, profile.calibration):
         assert set(part.scores) == set(profile.scoring)
         assert all(np.isfinite(scores).all() for scores in part.scores.values())
+        assert part.groups is not None
+        assert set(part.groups.tolist()) == set(range(1 + len(profile.conditions)))
+        assert 0.4 < (part.groups == 0).mean() < 0.6
     np.testing.assert_allclose(
         digits_backend().logits(torch.from_numpy(profile.canaries.inputs)), profile.canaries.logits, atol=1e-5
     )

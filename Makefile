@@ -93,6 +93,7 @@ bench-gpu: $(INSTALLED) ## Check the engine on a GPU and measure it there (under
 
 bench-train: $(INSTALLED) ## Train the benchmarks' models again (an hour; DATA=folder of images)
 	@$(BIN)/python -m benchmarks.train lenet5 --data $(DATA)
+	@$(BIN)/python -m benchmarks.train lenet5-clean --data $(DATA)
 	@$(BIN)/python -m benchmarks.train resnet20 --data $(DATA)
 	@$(BIN)/python -m benchmarks.train resnet20-clean --data $(DATA)
 

@@ -119,8 +119,13 @@ def resnet20() -> ResNet20:
     return _with_weights(ResNet20(folded=True), WEIGHTS / "resnet20.npz")
 
 
+def lenet5_clean() -> LeNet5:
+    """LeNet-5 as an ordinary classifier: trained without noise, so more often right, and less robust."""
+    return _with_weights(LeNet5(), WEIGHTS / "lenet5-clean.npz")
+
+
 def resnet20_clean() -> ResNet20:
-    """ResNet-20 as an ordinary classifier: trained on without noise, so more often right, and less robust."""
+    """ResNet-20 as one: `resnet20`, trained on without noise."""
     return _with_weights(ResNet20(folded=True), WEIGHTS / "resnet20-clean.npz")
 
 

@@ -43,9 +43,10 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model, and what Guard is calibrated on and evaluated on, from a folder of images."""
+    """A model, and what Guard is calibrated on and evaluated on, from a folder; `said` is how it was trained."""
 
     title: str
+    said: str
     net: Callable[[], nn.Module]
     splits: Callable[[Path], tuple[Split, Split]]
     shape: tuple[int, ...]
@@ -72,9 +73,26 @@ def _digits_net() -> nn.Module:
 
 
 SUBJECTS: Final = {
-    Name.DIGITS: Subject("handwritten digits, a small CNN", _digits_net, _of_digits, digits.SHAPE),
-    Name.MNIST: Subject("MNIST, LeNet-5", models.lenet5, _of_test_images(data.load_mnist), models.LENET5_SHAPE),
+    Name.DIGITS: Subject(
+        "handwritten digits, a small CNN",
+        "The demo's model, trained in seconds.",
+        _digits_net,
+        _of_digits,
+        digits.SHAPE,
+    ),
+    Name.MNIST: Subject(
+        "MNIST, LeNet-5",
+        "An ordinary classifier, trained without noise.",
+        models.lenet5_clean,
+        _of_test_images(data.load_mnist),
+        models.LENET5_SHAPE,
+    ),
     Name.CIFAR10: Subject(
-        "CIFAR-10, ResNet-20", models.resnet20_clean, _of_test_images(data.load_cifar10), models.RESNET20_SHAPE
+        "CIFAR-10, ResNet-20",
+        "An ordinary classifier, trained under Gaussian noise and then on without. Images are JPEGs as distributed, so "
+        "figures are near published ones, and not to be compared digit by digit.",
+        models.resnet20_clean,
+        _of_test_images(data.load_cifar10),
+        models.RESNET20_SHAPE,
     ),
 }

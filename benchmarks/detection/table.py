@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.detection import published
-from benchmarks.detection.subjects import SUBJECTS, Name
+from benchmarks.detection import published, targets
+from benchmarks.detection.subjects import SUBJECTS, Name, Subject
 
 
 def markdown(name: Name, found: dict[str, Any]) -> str:
     """Every attack, laundered and not, and every drift, with counts; what was asked for beside what was reached."""
     rates = [f"{rate:g}" for rate in found["rates"]]
     parts = (
+        targets.markdown(name, found),
         _attacks(found, rates),
         _knowing(found, rates),
         _drift(found, rates),
-        published.markdown(name),
+        published.markdown(name, found),
         _facts(found),
     )
-    return "\n".join([*_head(SUBJECTS[name].title, found, rates), *(line for part in parts for line in part), ""])
+    return "\n".join([*_head(SUBJECTS[name], found, rates), *(line for part in parts for line in part), ""])
 
 
-def _head(title: str, found: dict[str, Any], rates: Sequence[str]) -> Iterable[str]:
-    yield f"# Detection: {title}"
+def _head(subject: Subject, found: dict[str, Any], rates: Sequence[str]) -> Iterable[str]:
+    yield f"# Detection: {subject.title}"
+    yield ""
+    yield f"{subject.said} It is right for {_count(found['accuracy'])} of the images of the evaluation."
     yield ""
     yield "Caught are those of an attack's successes, 8-bit images that the model gets wrong, that Guard flags."
     yield "*Laundered* is the mean over five ways of laundering, of those that are still misclassified, and the worst."
+    yield "Slow attacks were made of fewer images than quick ones, so what is lost to all is at least what is told."
+    yield "AutoAttack is its chain without FAB and on smaller budgets; a knowing attacker with more time wins more."
     yield ""
     yield "| | " + " | ".join(f"at {float(rate):.0%} asked" for rate in rates) + " |"
     yield "| --- |" + " --- |" * len(rates)
@@ -81,9 +86,9 @@ def _knowing(found: dict[str, Any], rates: Sequence[str]) -> Iterable[str]:
 def _drift(found: dict[str, Any], rates: Sequence[str]) -> Iterable[str]:
     yield "## Honest images under drift"
     yield ""
-    yield "*Expected* is what the profile declares, and is calibrated under."
+    yield "*Expected* is what the profile declares, and is calibrated under. *Right* is how often the model still is."
     yield ""
-    yield "| condition | label kept | " + " | ".join(f"flagged at {float(rate):.0%}" for rate in rates) + " |"
+    yield "| condition | right | " + " | ".join(f"flagged at {float(rate):.0%}" for rate in rates) + " |"
     yield "| --- | --- |" + " --- |" * len(rates)
     for cell in found["drift"]:
         cells = [_count(cell["flagged"][rate]) for rate in rates]
@@ -102,7 +107,7 @@ def _count(count: dict[str, Any], *, interval: bool = True) -> str:
     if count["share"] is None:
         return "none"
     low, high = count["interval_95"]
-    between = f", {low:.0%} to {high:.0%}" if interval else ""
+    between = f", {low:.1%} to {high:.1%}" if interval else ""
     return f"{count['share']:.1%} ({count['count']} of {count['of']}{between})"
 
 

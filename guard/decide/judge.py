@@ -32,8 +32,8 @@ class Judge:
 
     An item is flagged when its conformal p-value, of the combination of its detectors' surprises among those of
     held-out benign inputs, is at or below a threshold. The threshold keeps the false-positive rate on average over the
-    draw of those inputs or, where `confidence` is given, in that share of all draws; and that of each kind of harmless
-    change below twice as much.
+    draw of those inputs or, where `confidence` is given, in that share of all draws; and twice that for each kind of
+    harmless change of which the profile has samples enough.
 
     Raises:
         RateUnsupported: the profile holds too few benign samples for the rate.

@@ -22,9 +22,10 @@ def p_value_threshold(
     """The conformal p-value at or below which an input is flagged, by the combined scores (n,) of benign inputs.
 
     Over all of them the rate is kept as `stats.p_value_threshold` says. Alone it would let one kind of input pay for
-    the others: noise flagged at five times the rate, JPEGs never. So inputs of each group, (n,), are flagged at `TIMES`
-    the rate at most, by the same reasoning within the group (Mondrian conformal prediction, Vovk et al., 2005, section
-    4.5; a group is not known of an input to come, so the strictest decides). Groups too small for that are left out.
+    the others: noise flagged at three times the rate, JPEGs hardly. So inputs of each group, (n,), are flagged at
+    `TIMES` the rate at most, by the same reasoning within the group (Mondrian conformal prediction, Vovk et al., 2005,
+    section 4.5); the group of an input to come is not known, so the strictest decides. With `confidence` each group is
+    kept in that share of draws, by itself. Groups too small for that are left out.
     """
     threshold = stats.p_value_threshold(len(combined), rate, confidence)
     for limit in _limits(combined, groups, rate, confidence):
@@ -33,9 +34,10 @@ def p_value_threshold(
     return threshold
 
 
-def held_for(groups: IntArray | None, rate: float) -> bool:
+def held_for(groups: IntArray | None, rate: float, confidence: float | None = None) -> bool:
     """Whether each group has enough inputs to be kept below `TIMES` the rate."""
-    return groups is not None and all(_large_enough(n, rate) for n in np.unique_counts(groups).counts.tolist())
+    counts = [] if groups is None else np.unique_counts(groups).counts.tolist()
+    return bool(counts) and all(_large_enough(n, rate, confidence) for n in counts)
 
 
 def _limits(combined: Float64Array, groups: IntArray | None, rate: float, confidence: float | None) -> list[float]:
@@ -43,11 +45,12 @@ def _limits(combined: Float64Array, groups: IntArray | None, rate: float, confid
     found = []
     for group in [] if groups is None else np.unique(groups).tolist():
         scores = np.sort(combined[groups == group])[::-1]
-        if _large_enough(len(scores), rate):
+        if _large_enough(len(scores), rate, confidence):
             own = stats.p_value_threshold(len(scores), TIMES * rate, confidence)
             found.append(float(scores[round(own * (len(scores) + 1)) - 1]))
     return found
 
 
-def _large_enough(n: int, rate: float) -> bool:
-    return TIMES * rate < 1 and TIMES * rate * n >= _LEAST_EXPECTED
+def _large_enough(n: int, rate: float, confidence: float | None) -> bool:
+    most = TIMES * rate
+    return most < 1 and n >= max(_LEAST_EXPECTED / most, stats.samples_needed(most, confidence))

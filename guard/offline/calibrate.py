@@ -182,7 +182,8 @@ def _changed(
     samples: Float32Array, info: ModelInfo, conditions: Sequence[spec.Condition], rng: np.random.Generator
 ) -> tuple[Float32Array, IntArray]:
     """Half of the samples under one of the conditions each, at 8 bits, the others as they are; and their groups."""
-    chosen = rng.random(len(samples)) < (_CHANGED_SHARE if conditions else 0)
+    share = _CHANGED_SHARE if conditions else 0
+    chosen = rng.permutation(len(samples)) < round(share * len(samples))
     view, changed, groups = View(info), samples.copy(), np.zeros(len(samples), np.int64)
     made = drawn(conditions, view.view(samples[chosen]), rng)
     changed[chosen], groups[chosen] = view.own(made.images), 1 + made.chosen

@@ -135,7 +135,7 @@ class Drawn(NamedTuple):
 
 
 def drawn(declared: Sequence[spec.Condition], images: Bytes, rng: np.random.Generator, *, beyond: float = 1.0) -> Drawn:
-    """Images (n, *shape), each under one of the declared conditions, half of them as severe as it may be.
+    """Images (n, *shape), each under one of the declared conditions, as many under each, half as severe as it may be.
 
     The others are as severe as chance has it, down to next to nothing, which can look most like a perturbation.
     `beyond` takes all further than was declared.
@@ -143,7 +143,7 @@ def drawn(declared: Sequence[spec.Condition], images: Bytes, rng: np.random.Gene
     made = images.copy()
     if not declared:
         return Drawn(made, np.zeros(len(images), np.int64))
-    choices = rng.integers(len(declared), size=len(images))
+    choices = rng.permutation(np.arange(len(images)) % len(declared))
     for row, choice in enumerate(choices):
         condition = declared[choice]
         mildest = _UNCHANGED.get(condition.kind, 0.0)

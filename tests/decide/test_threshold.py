@@ -75,7 +75,11 @@ def test_kinds_of_which_there_are_few_are_left_out() -> None:
     assert not held_for(groups, RATE)
     combined[groups == 2] += 10
     assert p_value_threshold(combined, groups, RATE) == p_value_threshold(combined, None, RATE)
-    assert held_for(np.zeros(100, np.int64), RATE)
+    few = np.zeros(100, np.int64)
+    assert held_for(few, RATE)
+    assert held_for(few, RATE, 0.95)
+    assert not held_for(few, RATE, 0.99999), "not one of a hundred could be flagged"
+    assert p_value_threshold(combined, np.zeros(150, np.int64), RATE, 0.99) <= RATE
     assert not held_for(np.zeros(99, np.int64), RATE)
     assert not held_for(None, RATE)
     assert p_value_threshold(combined, groups, 0.5) == p_value_threshold(combined, None, 0.5), "no rate above 1"

@@ -125,8 +125,10 @@ def test_a_profile_is_whole(tmp_path: Path) -> None:
         assert set(part.scores) == set(profile.scoring)
         assert all(np.isfinite(scores).all() for scores in part.scores.values())
         assert part.groups is not None
-        assert set(part.groups.tolist()) == set(range(1 + len(profile.conditions)))
-        assert 0.4 < (part.groups == 0).mean() < 0.6
+        unchanged, *kinds = np.bincount(part.groups)
+        assert len(kinds) == len(profile.conditions)
+        assert 0 <= unchanged - sum(kinds) <= 1
+        assert max(kinds) - min(kinds) <= 1
     np.testing.assert_allclose(
         digits_backend().logits(torch.from_numpy(profile.canaries.inputs)), profile.canaries.logits, atol=1e-5
     )

@@ -48,7 +48,7 @@ def test_each_condition_is_drawn() -> None:
     images = RNG.integers(0, 256, (60, 3, 16, 16), dtype=np.uint8)
     for each in EXPECTED:
         changed = drawn((each,), images, np.random.default_rng(2)).images
-        assert (changed != images).any(axis=(1, 2, 3)).mean() > 0.7, each
+        assert (changed != images).any(axis=(1, 2, 3)).mean() > 0.6, each  # the least blur changes nothing
         np.testing.assert_array_equal(changed, drawn((each,), images, np.random.default_rng(2)).images)
     np.testing.assert_array_equal(drawn((), images, RNG).images, images)
 

@@ -84,8 +84,9 @@ def _blur(images: Bytes, sigma: float, rng: np.random.Generator) -> Bytes:  # no
 
 
 def _brightness(images: Bytes, share: float, rng: np.random.Generator) -> Bytes:
-    """Lighter or darker, as chance has it."""
-    return to_bytes(from_bytes(images) + np.float32(share) * _signs(images, rng))
+    """Lighter or darker, as chance has it, by whole levels: half a level more would leave even ones only."""
+    levels = np.float32(round(share * _LEVELS) / _LEVELS)
+    return to_bytes(from_bytes(images) + levels * _signs(images, rng))
 
 
 def _contrast(images: Bytes, share: float, rng: np.random.Generator) -> Bytes:
@@ -134,11 +135,10 @@ class Drawn(NamedTuple):
     chosen: IntArray
 
 
-def drawn(declared: Sequence[spec.Condition], images: Bytes, rng: np.random.Generator, *, beyond: float = 1.0) -> Drawn:
+def drawn(declared: Sequence[spec.Condition], images: Bytes, rng: np.random.Generator) -> Drawn:
     """Images (n, *shape), each under one of the declared conditions, as many under each, half as severe as it may be.
 
     The others are as severe as chance has it, down to next to nothing, which can look most like a perturbation.
-    `beyond` takes all further than was declared.
     """
     made = images.copy()
     if not declared:
@@ -147,7 +147,7 @@ def drawn(declared: Sequence[spec.Condition], images: Bytes, rng: np.random.Gene
     for row, choice in enumerate(choices):
         condition = declared[choice]
         mildest = _UNCHANGED.get(condition.kind, 0.0)
-        share = beyond * min(1.0, float(rng.uniform(0, 2)))
+        share = min(1.0, float(rng.uniform(0, 2)))
         low, high = RANGES[condition.kind]
         severity = min(max(mildest + (condition.most - mildest) * share, low), high)
         made[row] = _CHANGES[condition.kind](images[row : row + 1], severity, rng)[0]

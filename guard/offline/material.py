@@ -1,7 +1,8 @@
 """What detector networks learn from: benign inputs as a deployment sees them, and attacks that fool the model.
 
-Every attack is in it as it was made and laundered, under the conditions that benign inputs are in it under: or a
-network would learn that a JPEG is an attack, or that an attack is what a JPEG takes away.
+Every attack is in it as it was made and laundered, under the conditions that benign inputs are in it under, and as
+severe: or a network would learn that a JPEG is an attack, that an attack is what a JPEG takes away, or how severe a
+change is.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from guard.values import Float32Array, IntArray
 _BATCH = 128
 _TIMES_DRIFTED = 6
 _LAUNDERED = 2
-_BEYOND = 1.5
 _LEAST_FOOLED = 8
 _MOST_VALUES = 150_000_000
 
@@ -83,7 +83,7 @@ class Attacker:
         rng = np.random.default_rng((seed, 1))
         images = view.view(samples[: self._most_samples])
         times = _TIMES_DRIFTED if self.conditions else 0
-        benign = [images, *(drawn(self.conditions, images, rng, beyond=_BEYOND).images for _ in range(times))]
+        benign = [images, *(drawn(self.conditions, images, rng).images for _ in range(times))]
         attacks = self.attacks(samples, seed=seed, attacked=attacked)
         return Material(view.own(np.concatenate(benign)), len(images), attacks, self.exact)
 

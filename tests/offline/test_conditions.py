@@ -33,14 +33,20 @@ def test_mistakes_name_the_option_and_the_choices(text: str) -> None:
 
 
 def test_no_more_than_was_declared() -> None:
-    """Brightness moves by what was declared at most, in half of the images by just that, and beyond where asked."""
+    """Brightness moves by what was declared at most, in half of the images by just that."""
     declared = (Condition(kind="brightness", most=0.1),)
     change = np.abs(drawn(declared, GREY, np.random.default_rng(1)).images[:, 0, 0, 0].astype(int) - 128)
     assert change.max() <= 26
     assert 0.3 < (change >= 25).mean() < 0.7
     assert 2 <= change.min() <= 4
-    farther = np.abs(drawn(declared, GREY, np.random.default_rng(1), beyond=1.5).images[:, 0, 0, 0].astype(int) - 128)
-    assert 36 <= farther.max() <= 39
+
+
+def test_brightness_is_a_shift() -> None:
+    """By whole levels: all even and odd levels stay, wherever they end."""
+    images = np.arange(40, 200, dtype=np.uint8).reshape(1, 1, 8, 20).repeat(20, axis=0)
+    moved = drawn((Condition(kind="brightness", most=0.1),), images, np.random.default_rng(3)).images
+    steps = moved.astype(int) - images
+    np.testing.assert_array_equal(steps.min(axis=(1, 2, 3)), steps.max(axis=(1, 2, 3)))
 
 
 def test_each_condition_is_drawn() -> None:

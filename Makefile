@@ -100,8 +100,16 @@ bench-train: $(INSTALLED) ## Train the benchmarks' models again (an hour; DATA=f
 evaluate-mnist: $(INSTALLED) ## Calibrate, attack and evaluate LeNet-5 on MNIST (half an hour; DATA=folder of images)
 	@$(BIN)/python -m benchmarks.detection mnist --data $(DATA)
 
-evaluate-cifar10: $(INSTALLED) ## The same for ResNet-20 on CIFAR-10 (two hours; a stopped run resumes)
-	@$(BIN)/python -m benchmarks.detection cifar10 --data $(DATA)
+evaluate-cifar10: $(INSTALLED) ## The same for ResNet-20 on CIFAR-10 (some five hours; a stopped run resumes)
+	@$(BIN)/python -m benchmarks.detection cifar10 --images 100 --data $(DATA)
+
+evaluate-left-out: $(INSTALLED) ## Both again, and without each family of attacks in turn (ten hours; a stopped run resumes)
+	@$(BIN)/python -m benchmarks.detection mnist --left-out --data $(DATA)
+	@$(BIN)/python -m benchmarks.detection cifar10 --images 100 --left-out --data $(DATA)
+
+evaluate-projection: $(INSTALLED) ## What principal components would catch of the attacks of the two evaluations (minutes)
+	@$(BIN)/python -m benchmarks.detection.projection mnist --data $(DATA)
+	@$(BIN)/python -m benchmarks.detection.projection cifar10 --images 100 --data $(DATA)
 
 evaluate-certified: $(INSTALLED) ## Count test images that are right and certified within an L2 radius (minutes; DATA=folder of images)
 	@$(BIN)/python -m benchmarks.detection.certified --data $(DATA)

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.detection import left_out as without
-from benchmarks.detection.subjects import SUBJECTS, Name
+from benchmarks.detection.subjects import Name
 from benchmarks.detection.table import markdown
 from benchmarks.detection.workshop import Workshop
 from guard.offline.options import Options
@@ -41,7 +41,7 @@ def main(  # noqa: PLR0917 - options of a command line
     workshop = Workshop(name, work / name.value, images, seed, Console())
     workshop.fill(data)
     workshop.calibrate("profile", Options(seed=seed))
-    title, file = SUBJECTS[name].title, out / f"detection-{name.value}"
+    file = out / f"detection-{name.value}"
     found = workshop.evaluate("profile", "report", tuple(attacks or ()), quick=name is Name.DIGITS)
     file.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     file.with_suffix(".md").write_text(markdown(name, found), encoding="utf-8")
@@ -49,7 +49,7 @@ def main(  # noqa: PLR0917 - options of a command line
         rows = list(without.measure(workshop, Options(seed=seed)))
         file = out / f"detection-{name.value}-left-out"
         file.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        file.with_suffix(".md").write_text(without.markdown(title, rows, found), encoding="utf-8")
+        file.with_suffix(".md").write_text(without.markdown(name, rows, found), encoding="utf-8")
 
 
 if __name__ == "__main__":

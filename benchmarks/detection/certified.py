@@ -39,8 +39,8 @@ _SIGMA: Final = models.NOISE_SIGMA
 _RESULTS: Final = Path("benchmarks/results")
 _PUBLISHED: Final = (
     "Cohen et al. (ICML 2019), CIFAR-10, sigma .25: .600 at .25 and .428 at .5, by a ResNet-110 and 100,000 copies an "
-    "image. Comparable in part: the same noise and radii on the same data, another and larger model, of which their "
-    "smoothed answer is certified; here it is the model's own answer to the clean image."
+    "image. Comparable in part: the same noise and radii, on the same images but for a JPEG in between; another and "
+    "larger model, of which their smoothed answer is certified; here it is the model's own answer to the clean image."
 )
 
 
@@ -110,7 +110,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         counts = " | ".join(_share(row[key]) for key in ("right", "certified", "certified_and_right"))
         lines.append(
-            f"| {row['model']}, sigma {row['sigma']:g} | {row['radius']:g} | {row['cap']} | "
+            f"| {row['model']}, trained and smoothed with sigma {row['sigma']:g} | {row['radius']:g} | {row['cap']} | "
             f"{row['mean_evaluations']:.0f} | {counts} |"
         )
     return "\n".join([*lines, "", f"A certificate is false with a chance of {rows[0]['alpha']:g}. {_PUBLISHED}", ""])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from benchmarks.detection import targets
+from benchmarks.detection.subjects import SUBJECTS, Name
 from benchmarks.detection.workshop import Workshop
 from guard.offline.options import Options
 
@@ -32,28 +34,44 @@ def measure(workshop: Workshop, options: Options) -> Iterator[dict[str, Any]]:
             yield {"left_out": list(families)} | row
 
 
-def markdown(title: str, rows: Sequence[dict[str, Any]], whole: dict[str, Any]) -> str:
+def markdown(name: Name, rows: Sequence[dict[str, Any]], whole: dict[str, Any]) -> str:
     """Each attack, caught by a profile that learnt nothing of its family, beside the profile that did."""
     known = {(row["attack"], row["setting"]): row["caught"] for row in whole["attacks"]}
-    rates = list(rows[0]["caught"]) if rows else []
+    rates = list(rows[0]["caught"])
     lines = [
-        f"# Left-one-out: {title}",
+        f"# Left-one-out: {SUBJECTS[name].title}",
         "",
-        "Detector networks were trained again without the family that an attack belongs to. In brackets: with it.",
+        f"{SUBJECTS[name].said} Detector networks were trained again without the family that an attack belongs to.",
+        "Others that are near kin stay, such as FGSM where iterated attacks are left out. In brackets: with it.",
         "",
+        *_asked(name, rows, rates[0]),
         "| left out | attack | " + " | ".join(f"caught at {float(rate):.0%}" for rate in rates) + " |",
         "| --- | --- |" + " --- |" * len(rates),
     ]
     for row in rows:
-        with_it = known.get((row["attack"], row["setting"]), {})
-        cells = [f"{_share(row['caught'][rate])} ({_share(with_it.get(rate))})" for rate in rates]
+        with_it = known.get((row["attack"], row["setting"]))
+        cells = [
+            f"{_share(row['caught'][rate])} ({'not run' if with_it is None else _share(with_it[rate], interval=False)})"
+            for rate in rates
+        ]
         lines.append(
             f"| {', '.join(row['left_out'])} | {row['attack']}, {row['setting']} | " + " | ".join(cells) + " |"
         )
-    return "\n".join(lines) + "\n"
+    versions = whole["facts"]["versions"]
+    return "\n".join([*lines, "", f"Seed {whole['facts']['seed']}; {whole['facts']['samples']}; {versions}.", ""])
 
 
-def _share(count: dict[str, Any] | None) -> str:
-    if count is None or count["share"] is None:
-        return "none"
-    return f"{count['share']:.0%} of {count['of']}"
+def _asked(name: Name, rows: Sequence[dict[str, Any]], rate: str) -> Sequence[str]:
+    if name not in targets.ASKED:
+        return ()
+    least = targets.ASKED[name].left_out
+    reached, met = targets.below(rows, rate, least)
+    return f"Asked at {float(rate):.0%}: {least:.0%} of each. Reached: {reached}. Met: {met}.", ""
+
+
+def _share(count: dict[str, Any], *, interval: bool = True) -> str:
+    if count["share"] is None:
+        return "never won"
+    low, high = count["interval_95"]
+    between = f", {low:.0%} to {high:.0%}" if interval else ""
+    return f"{count['share']:.0%} of {count['of']}{between}"

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from torch.nn import functional
 
+from guard.decide.combination import Combination
 from guard.decide.judge import Judge
 from guard.errors import ConfigError
 from guard.offline.evaluate import evasion
@@ -143,10 +144,17 @@ def test_each_detector_can_be_led() -> None:
         assert (after < before).float().mean() > 0.6, name
 
 
+@pytest.mark.parametrize("suspicious", [0, 120])
 @pytest.mark.parametrize("rate", RATES)
-def test_the_limit(rate: float) -> None:
-    """An input is flagged at a rate where its combined surprise is above the limit, and only there."""
+def test_the_limit(rate: float, suspicious: int) -> None:
+    """An input is flagged at a rate where its combined surprise is above the limit, and only there.
+
+    So too where the most suspicious calibration samples are all of one kind, and lower the threshold.
+    """
     profile = digits_profile()
+    order = np.argsort(-Combination(profile).of_all(profile.calibration))
+    groups = np.isin(np.arange(len(order)), order[:suspicious]).astype(np.int64)
+    profile = replace(profile, calibration=replace(profile.calibration, groups=groups))
     twin, judge = Twin(profile, digits.trained_network()), Judge(profile, false_positive_rate=rate)
     images, _ = digits.load_data().test
     with running_engine(digits_backend(), profile.detectors, profile.files, secret=b"secret") as engine:

@@ -83,3 +83,13 @@ def test_kinds_of_which_there_are_few_are_left_out() -> None:
     assert not held_for(np.zeros(99, np.int64), RATE)
     assert not held_for(None, RATE)
     assert p_value_threshold(combined, groups, 0.5) == p_value_threshold(combined, None, 0.5), "no rate above 1"
+
+
+def test_a_kind_is_kept_beside_one_that_is_too_small() -> None:
+    """Each by itself: of a hundred and more suspicious inputs one in ten is flagged, of forty as many as it takes."""
+    combined = np.arange(1000.0)
+    top = np.arange(1000) >= 880
+    kept = p_value_threshold(combined, top.astype(np.int64), RATE)
+    assert kept == pytest.approx((1 + 11) / 1001)
+    small = np.where(np.arange(1000) >= 960, 1, 0)
+    assert p_value_threshold(combined, small, RATE) == p_value_threshold(combined, None, RATE)

@@ -100,7 +100,7 @@ def answer(body: bytes) -> None:
 def rest(body: bytes) -> None:
     """A body of REST. The first two bytes say how many of it are behind the JSON."""
     behind, body = int.from_bytes(body[:2], "little"), body[2:]
-    parts, _ = read(body, max(0, len(body) - behind), "digits", "")
+    parts, _ = read((body,), max(0, len(body) - behind), "digits", "")
     _canonical(parse(parts))
 
 
@@ -111,7 +111,7 @@ def bare(body: bytes) -> None:
     metadata.inputs.add(
         name="x", datatype=_TYPES[datatype % len(_TYPES)], shape=([-1] * (rank % 4)) + ([dim - 1, size] * (rank // 128))
     )
-    parts, _ = read_bare(body[4:], "digits", "", metadata)
+    parts, _ = read_bare((body[4:],), "digits", "", metadata)
     _canonical(parse(parts))
 
 
@@ -123,7 +123,7 @@ def path(body: bytes) -> None:
 def index(body: bytes) -> None:
     """The body of a request for the index of the repository."""
     if len(body) <= MAX_BYTES:
-        question(Route(Kind.INDEX), body)
+        question(Route(Kind.INDEX), (body,))
 
 
 PARSERS: tuple[Callable[[bytes], None], ...] = (message, rest, stream, answer, bare, path, index)

@@ -109,6 +109,24 @@ def take_apart(message: bytes | Split) -> Parts:
     return Parts(header, raw, size, message)
 
 
+def of_pieces(header: ModelInferRequest, contents: Sequence[Sequence[memoryview]], size: int) -> Parts:
+    """The parts of a request that came in another form, with the raw contents of each tensor in one piece or several.
+
+    Those in several are copied into what will be sent on, so that this is done once.
+    """
+    if all(len(pieces) == 1 for pieces in contents):
+        return Parts(header, tuple(pieces[0] for pieces in contents), size)
+    parts: list[bytes | memoryview] = [header.SerializeToString(deterministic=True)]
+    ends, at = [], len(parts[0])
+    for pieces in contents:
+        length = sum(map(len, pieces))
+        parts += (before := length_delimited(_RAW_INPUT_CONTENTS, length), *pieces)
+        at += len(before) + length
+        ends.append((at - length, at))
+    view = memoryview(message := b"".join(parts))
+    return Parts(header, tuple(view[begin:end] for begin, end in ends), size, message)
+
+
 def parse(parts: Parts) -> ParsedRequest:
     """Check that the parts agree, and strip reserved parameters from the header, in place.
 

@@ -13,6 +13,7 @@ import grpc
 
 from guard.errors import MalformedRequest, Unsupported
 from guard.wire.receive import compression_of, unpacked
+from guard.wire.rest.pieces import Pieces, joined
 from guard.wire.rest.reply import Body, HttpReply
 
 _IDENTITY = "identity"
@@ -25,7 +26,7 @@ _ON_THE_LOOP = 1 << 15
 """Bytes that are compressed where they are; more goes to a thread."""
 
 
-async def decoded(body: bytes | bytearray, coding: str, max_message_bytes: int) -> bytes | bytearray:
+async def decoded(body: Pieces, coding: str, max_message_bytes: int) -> Pieces:
     """A body without the coding that `Content-Encoding` names.
 
     Raises:
@@ -38,10 +39,10 @@ async def decoded(body: bytes | bytearray, coding: str, max_message_bytes: int) 
         return body
     if coding not in _WINDOW_BITS:
         raise Unsupported(f"guard does not know the content encoding {coding!r}; use gzip, deflate or none")
-    message = bytes(body)
+    message = bytes(joined(body))
     if compression_of(message) is grpc.Compression.NoCompression:
         raise MalformedRequest(f"the body is not in {coding}, the content encoding that it is sent with")
-    return await unpacked("the request", message, max_message_bytes)
+    return (await unpacked("the request", message, max_message_bytes),)
 
 
 async def compressed(reply: HttpReply, accept: str) -> HttpReply:

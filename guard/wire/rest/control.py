@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from guard.errors import MalformedRequest
 from guard.pb import grpc_service_pb2 as v2
 from guard.wire.rest.document import load
+from guard.wire.rest.pieces import Pieces, joined
 from guard.wire.rest.reply import JSON, HttpReply, to_json
 from guard.wire.rest.routes import Kind, Route
 
@@ -33,7 +34,7 @@ class _Call:
     of_model: bool = False
 
 
-def question(route: Route, body: bytes | bytearray) -> tuple[str, bytes]:
+def question(route: Route, body: Pieces) -> tuple[str, bytes]:
     """The gRPC method that a request means, and its message.
 
     Raises:
@@ -43,7 +44,7 @@ def question(route: Route, body: bytes | bytearray) -> tuple[str, bytes]:
     if call.of_model:
         fields: dict[str, Any] = {"name": route.name, "version": route.version}
     else:
-        fields = {"repository_name": route.name, "ready": _ready(body)} if route.kind is Kind.INDEX else {}
+        fields = {"repository_name": route.name, "ready": _ready(joined(body))} if route.kind is Kind.INDEX else {}
     return call.method, call.request(**fields).SerializeToString()
 
 

@@ -67,10 +67,11 @@ class Inference:
     async def _read(self, incoming: Incoming, route: Route, metadata: Metadata, client: str) -> tuple[Parts, Forms]:
         arrived = await incoming.body(self._room, self._max_message_bytes)
         body = await decoded(arrived, incoming.header("content-encoding") or "", self._max_message_bytes)
-        json_bytes = _json_bytes(incoming.header(HEADER_LENGTH.decode()), len(body))
+        size = sum(map(len, body))
+        json_bytes = _json_bytes(incoming.header(HEADER_LENGTH.decode()), size)
         if json_bytes == 0:
             return read_bare(body, route.name, route.version, await self._model_metadata(route, metadata, client))
-        return read(body, len(body) if json_bytes is None else json_bytes, route.name, route.version)
+        return read(body, size if json_bytes is None else json_bytes, route.name, route.version)
 
     async def _model_metadata(self, route: Route, metadata: Metadata, client: str) -> ModelMetadataResponse:
         message = ModelMetadataRequest(name=route.name, version=route.version).SerializeToString()

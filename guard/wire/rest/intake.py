@@ -10,20 +10,24 @@ from typing import Any, Self, TypeAlias
 from guard.errors import MalformedRequest, RequestTooSlow
 from guard.wire.pace import GRACE_S, LEAST_BYTES_PER_S
 from guard.wire.receive import check_size, transport_limit
+from guard.wire.rest.pieces import Pieces
 from guard.wire.room import Room
 
 Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
 
 _STEP_BYTES = 1 << 20
+_SMALL_BYTES = 1 << 15
+"""Pieces of less are joined at once: by themselves they would take several times their bytes."""
 
 
 class Intake:
-    """Bytes that accumulate, within `max_bytes`, and are counted in the room for all that do."""
+    """Pieces that accumulate, within `max_bytes`, and are counted in the room for all that do."""
 
     def __init__(self, room: Room, max_bytes: int) -> None:
-        self.bytes = bytearray()
+        self.pieces: list[bytes | bytearray] = []
         self._room = room
         self._max_bytes = max_bytes
+        self._size = 0
         self._taken = 0
 
     def __enter__(self) -> Self:
@@ -34,19 +38,28 @@ class Intake:
     ) -> None:
         self._room.give_back(self._taken)
 
-    def add(self, piece: bytes) -> None:
+    def add(self, piece: bytes | bytearray) -> None:
         """Append a piece.
 
         Raises:
             MessageTooLarge: that is more than allowed.
             Overloaded: all others leave no room for it.
         """
-        size = len(self.bytes) + len(piece)
+        size = self._size + len(piece)
         check_size("the request", size, self._max_bytes)
         while self._taken < size:
             self._room.take(_STEP_BYTES)
             self._taken += _STEP_BYTES
-        self.bytes += piece
+        self._size = size
+        if not piece:
+            return
+        last = self.pieces[-1] if self.pieces else b""
+        if len(piece) >= _SMALL_BYTES:
+            self.pieces.append(piece)
+        elif isinstance(last, bytearray) and len(last) < _SMALL_BYTES:
+            last += piece
+        else:
+            self.pieces.append(bytearray(piece))
 
 
 class Incoming:
@@ -76,7 +89,7 @@ class Incoming:
         """The values of a header that holds a list, as one."""
         return ",".join(value for key, value in self.headers if key == name)
 
-    async def body(self, room: Room, max_bytes: int) -> bytes | bytearray:
+    async def body(self, room: Room, max_bytes: int) -> Pieces:
         """Read the body.
 
         Raises:
@@ -87,13 +100,13 @@ class Incoming:
         piece, more = await self._next()
         if not more:
             check_size("the request", len(piece), max_bytes)
-            return piece
+            return (piece,)
         with Intake(room, max_bytes) as intake:
             intake.add(piece)
             while more:
                 piece, more = await self._next()
                 intake.add(piece)
-            return intake.bytes
+            return intake.pieces
 
     async def drain(self, max_message_bytes: int) -> bool:
         """Read what is left of the body, and forget it. Returns whether the connection is of use for another request.
@@ -118,7 +131,7 @@ class Incoming:
         length = self.header("content-length")
         return int(length) if length is not None and length.isdecimal() else 0  # the server has checked it
 
-    async def _next(self) -> tuple[bytes, bool]:
+    async def _next(self) -> tuple[bytes | bytearray, bool]:
         """The next piece of the body, and whether more follows."""
         try:
             async with asyncio.timeout_at(self._started_s + GRACE_S + self._received / LEAST_BYTES_PER_S):
@@ -127,7 +140,7 @@ class Incoming:
             raise RequestTooSlow(f"the body of the request came too slowly: {self._received} bytes") from error
         if message["type"] == "http.disconnect":
             raise asyncio.CancelledError
-        piece: bytes = message.get("body", b"")
+        piece: bytes | bytearray = message.get("body", b"")
         self._received += len(piece)
         self._coming = bool(message.get("more_body", False))
         if not self._coming:

@@ -15,8 +15,9 @@ from guard.errors import MalformedRequest
 from guard.pb.grpc_service_pb2 import InferParameter, ModelInferRequest, ModelMetadataResponse
 from guard.plural import counted
 from guard.wire.contents import MAX_RANK
-from guard.wire.message import MAX_PARAMETERS, Parts
+from guard.wire.message import MAX_PARAMETERS, Parts, of_pieces
 from guard.wire.rest.document import load
+from guard.wire.rest.pieces import Pieces, Reader, joined
 from guard.wire.rest.values import prefixed, to_raw
 from guard.wire.scan import MAX_TOP_LEVEL_FIELDS
 
@@ -36,31 +37,32 @@ class Forms:
         return self.named.get(output, self.others)
 
 
-def read(body: bytes | bytearray, json_bytes: int, model: str, version: str) -> tuple[Parts, Forms]:
-    """Read a request whose first `json_bytes` bytes are JSON. Binary tensors are views on `body`, never copies.
+def read(body: Pieces, json_bytes: int, model: str, version: str) -> tuple[Parts, Forms]:
+    """Read a request whose first `json_bytes` bytes are JSON. Binary tensors are copied once at most (see `of_pieces`).
 
     Raises:
         RequestError: it is no inference request, or could be read in more than one way.
     """
-    view = memoryview(body).toreadonly()
-    document = load(body if json_bytes == len(body) else bytes(view[:json_bytes]))
+    reader = Reader(body)
+    size = reader.left
+    document = load(b"".join(reader.take(json_bytes)))
     header = ModelInferRequest(model_name=model, model_version=version, id=_text(document.get("id", ""), "id"))
     parameters = _object(document.get("parameters", {}), "parameters")
     others = _flag(parameters.pop("binary_data_output", False), "binary_data_output")
     _set(header.parameters, parameters)
-    tail = _Tail(view[json_bytes:])
-    raw = [_input(header, tensor, tail) for tensor in _objects(document.get("inputs"), "inputs")]
-    tail.check_empty()
+    contents = [_input(header, tensor, reader) for tensor in _objects(document.get("inputs"), "inputs")]
+    if reader.left:
+        raise MalformedRequest(
+            f"the body has {counted(reader.left, 'byte')} more than its JSON and binary_data_size say"
+        )
     named: dict[str, bool] = {}
     for output in _objects(document.get("outputs", []), "outputs"):
         name, binary = _output(header, output)
         named.setdefault(name, binary)
-    return Parts(header, tuple(contents for contents in raw if contents is not None), len(body)), Forms(named, others)
+    return of_pieces(header, [each for each in contents if each is not None], size), Forms(named, others)
 
 
-def read_bare(
-    body: bytes | bytearray, model: str, version: str, metadata: ModelMetadataResponse
-) -> tuple[Parts, Forms]:
+def read_bare(body: Pieces, model: str, version: str, metadata: ModelMetadataResponse) -> tuple[Parts, Forms]:
     """Read a request that is nothing but the one tensor of a model with one input: the rest is in its metadata.
 
     Raises:
@@ -74,10 +76,10 @@ def read_bare(
     if not is_known(tensor.datatype):
         raise MalformedRequest(f"model {model!r} has an input of the unknown data type {tensor.datatype!r}; send JSON")
     header = ModelInferRequest(model_name=model, model_version=version)
-    shape = _deduced(model, tensor, len(body))
-    header.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
-    contents = prefixed([bytes(body)]) if tensor.datatype == BYTES else body
-    return Parts(header, (memoryview(contents).toreadonly(),), len(body)), Forms(others=True)
+    reader = Reader((prefixed([bytes(joined(body))]),) if tensor.datatype == BYTES else body)
+    size = sum(map(len, body))
+    header.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=_deduced(model, tensor, size))
+    return of_pieces(header, [reader.take(reader.left)], size), Forms(others=True)
 
 
 def _deduced(model: str, tensor: ModelMetadataResponse.TensorMetadata, size: int) -> list[int]:
@@ -97,30 +99,7 @@ def _deduced(model: str, tensor: ModelMetadataResponse.TensorMetadata, size: int
     return shape
 
 
-class _Tail:
-    """What follows the JSON: the binary tensors, one after the other."""
-
-    def __init__(self, view: memoryview) -> None:
-        self._view = view
-
-    def take(self, name: str, size: int) -> memoryview:
-        if size > len(self._view):
-            raise MalformedRequest(
-                f"input {name!r} has a binary_data_size of {size}, and "
-                f"{counted(len(self._view), 'byte is', 'bytes are')} left of the body; the header "
-                "Inference-Header-Content-Length says where its JSON ends"
-            )
-        taken, self._view = self._view[:size], self._view[size:]
-        return taken
-
-    def check_empty(self) -> None:
-        if self._view:
-            raise MalformedRequest(
-                f"the body has {counted(len(self._view), 'byte')} more than its JSON and binary_data_size say"
-            )
-
-
-def _input(header: ModelInferRequest, tensor: dict[str, Any], tail: _Tail) -> memoryview | None:
+def _input(header: ModelInferRequest, tensor: dict[str, Any], reader: Reader) -> tuple[memoryview, ...] | None:
     """Add an input to the header. Returns its contents; None where it says that they are in shared memory."""
     name = _text(tensor.get("name"), "the name of an input")
     datatype = _text(tensor.get("datatype"), f"the datatype of input {name!r}")
@@ -136,10 +115,16 @@ def _input(header: ModelInferRequest, tensor: dict[str, Any], tail: _Tail) -> me
     if binary is not None:
         if type(binary) is not int or binary < 0:
             raise MalformedRequest(f"the binary_data_size of input {name!r} must be a whole number, 0 or more")
-        return tail.take(name, binary)
+        if binary > reader.left:
+            raise MalformedRequest(
+                f"input {name!r} has a binary_data_size of {binary}, and "
+                f"{counted(reader.left, 'byte is', 'bytes are')} left of the body; the header "
+                "Inference-Header-Content-Length says where its JSON ends"
+            )
+        return reader.take(binary)
     if not is_known(datatype):
-        return memoryview(b"")  # refused with all others of an unknown data type
-    return memoryview(to_raw(name, datatype, shape, tensor["data"]))
+        return (memoryview(b""),)  # refused with all others of an unknown data type
+    return (memoryview(to_raw(name, datatype, shape, tensor["data"])),)
 
 
 def _output(header: ModelInferRequest, output: dict[str, Any]) -> tuple[str, bool]:

@@ -42,23 +42,24 @@ async def test_answers(accept: str, coding: str | None, size: int) -> None:
 @pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 async def test_requests(coding: str, compress: Callable[[bytes], bytes]) -> None:
     """A body in a coding that Guard has is inflated, up to the limit and no further."""
-    assert await decoded(bytearray(compress(bytes(LIMIT))), coding.upper(), LIMIT) == bytes(LIMIT)
+    body = compress(bytes(LIMIT))
+    assert await decoded((body[:3], bytearray(body[3:])), coding.upper(), LIMIT) == (bytes(LIMIT),)
     with pytest.raises(MessageTooLarge):
-        await decoded(compress(bytes(LIMIT + 1)), coding, LIMIT)
+        await decoded((compress(bytes(LIMIT + 1)),), coding, LIMIT)
     with pytest.raises(MalformedRequest):
-        await decoded(compress(bytes(LIMIT))[:-1], coding, LIMIT)
+        await decoded((compress(bytes(LIMIT))[:-1],), coding, LIMIT)
 
 
 @pytest.mark.parametrize("coding", ["", "identity"])
 async def test_plain_requests(coding: str) -> None:
     """A body without a coding is left alone."""
-    body = b"{}"
+    body = (b"{", b"}")
     assert await decoded(body, coding, LIMIT) is body
 
 
 async def test_requests_that_are_refused() -> None:
     """A coding that Guard doesn't have is refused, and one that the body isn't in."""
     with pytest.raises(Unsupported, match="content encoding 'br'; use gzip, deflate or none"):
-        await decoded(b"", "br", LIMIT)
+        await decoded((), "br", LIMIT)
     with pytest.raises(MalformedRequest, match="the body is not in gzip"):
-        await decoded(b"{}", "gzip", LIMIT)
+        await decoded((b"{}",), "gzip", LIMIT)

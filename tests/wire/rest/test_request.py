@@ -22,7 +22,7 @@ X = {"name": "x", "datatype": "UINT8", "shape": [2]}
 def parsed(document: dict[str, Any], behind: bytes = b"") -> tuple[ParsedRequest, Forms]:
     """Read a body of JSON with bytes behind it, for version 3 of the model `m`."""
     text = json.dumps(document).encode()
-    parts, forms = read(text + behind, len(text), "m", "3")
+    parts, forms = read((text + behind,), len(text), "m", "3")
     return parse(parts), forms
 
 
@@ -84,12 +84,30 @@ def test_everything() -> None:
 
 
 def test_binary_tensors_are_views() -> None:
-    """A binary tensor is not copied out of the body, and nobody can write to it."""
+    """A binary tensor is not copied out of a body in one piece, and nobody can write to it."""
     text = json.dumps({"inputs": [X | {"parameters": {"binary_data_size": 2}}]}).encode()
     body = bytearray(text + b"\1\2")
-    (view,) = read(body, len(text), "m", "")[0].raw
+    (view,) = read((body,), len(text), "m", "")[0].raw
     assert view.obj is body
     assert view.readonly
+
+
+def test_tensors_in_pieces_are_copied_once() -> None:
+    """Tensors of a body in pieces are views on what is sent on, which no other copy is made for."""
+    other = {"name": "y", "datatype": "UINT8", "shape": [1], "data": [3]}
+    text = json.dumps({"inputs": [X | {"parameters": {"binary_data_size": 2}}, other], "id": "7"}).encode()
+    request = parse(read((text[:5], text[5:] + b"\1", b"\2"), len(text), "m", "")[0])
+    assert [bytes(view) for view in request.raw] == [b"\1\2", b"\3"]
+    assert {id(view.obj) for view in request.raw} == {id(request.canonical())}
+
+
+def test_a_version_for_tensors_in_pieces() -> None:
+    """What changes a request after it was read, as a version that policy names, changes what is sent on."""
+    text = json.dumps({"inputs": [X | {"parameters": {"binary_data_size": 2}}]}).encode()
+    parts, _ = read((text + b"\1", b"\2"), len(text), "m", "")
+    parts.header.model_version = "3"
+    message = ModelInferRequest.FromString(parse(parts).canonical())
+    assert (message.model_version, message.raw_input_contents) == ("3", [b"\1\2"])
 
 
 @pytest.mark.parametrize(
@@ -205,7 +223,7 @@ def test_a_bare_tensor(datatype: str, shape: list[int], size: int, deduced: list
     """A body that is nothing but a tensor gets its name, data type and shape from the model, as in Triton."""
     metadata = ModelMetadataResponse()
     metadata.inputs.add(name="x", datatype=datatype, shape=shape)
-    parts, forms = read_bare(bytes(size), "m", "", metadata)
+    parts, forms = read_bare((bytes(size),), "m", "", metadata)
     (input_,) = parse(parts).infer.inputs
     assert (input_.name, input_.datatype, list(input_.shape)) == ("x", datatype, deduced)
     assert input_.raw == (size.to_bytes(4, "little") if datatype == "BYTES" else b"") + bytes(size)
@@ -231,7 +249,7 @@ def test_a_bare_tensor_that_is_refused(inputs: list[tuple[str, list[int]]], says
     for datatype, shape in inputs:
         metadata.inputs.add(name="x", datatype=datatype, shape=shape)
     with pytest.raises(MalformedRequest, match=says):
-        parse(read_bare(b"12345", "m", "", metadata)[0])
+        parse(read_bare((b"12345",), "m", "", metadata)[0])
 
 
 VALID = json.dumps(
@@ -269,15 +287,21 @@ PIECES = [
     st.lists(st.tuples(st.integers(0, len(VALID)), st.integers(0, 12), st.sampled_from(PIECES)), max_size=3),
     st.integers(-3, 3),
     st.binary(max_size=6),
+    st.integers(0, 300),
 )
-def test_mutated_bodies(edits: list[tuple[int, int, bytes]], shift: int, behind: bytes) -> None:
-    """Whatever becomes of a body, it is read or refused, and what is read every parser reads alike."""
+def test_mutated_bodies(edits: list[tuple[int, int, bytes]], shift: int, behind: bytes, cut: int) -> None:
+    """Whatever becomes of a body, in however many pieces, it is read or refused, and what is read all read alike."""
     text = VALID
     for at, length, piece in edits:
         text = text[:at] + piece + text[at + length :]
     body = text + behind
+    json_bytes = max(0, min(len(body), len(text) + shift))
+    pieces = (body[:cut], body[cut : len(text) + 1], body[max(cut, len(text) + 1) :])
     try:
-        request = parse(read(body, max(0, min(len(body), len(text) + shift)), "m", "")[0])
-    except RequestError:
+        request = parse(read((body,), json_bytes, "m", "")[0])
+    except RequestError as refused:
+        with pytest.raises(type(refused)):
+            parse(read(pieces, json_bytes, "m", "")[0])
         return
+    assert parse(read(pieces, json_bytes, "m", "")[0]).canonical() == request.canonical()
     assert parse(take_apart(request.canonical())).infer == request.infer

@@ -175,7 +175,7 @@ def _victim(
 
 def _facts(request: Request, profile: Profile, samples: Samples, attacked: int, box: WhiteBox) -> Mapping[str, str]:
     made = profile.provenance
-    truth = "their true labels" if samples.labels is not None else "the model's own labels, no true ones being given"
+    truth = "its true one" if samples.labels is not None else "it gave before, no true ones being given"
     module = (
         "the model itself, as a torch module that gives the same answers"
         if box.exact

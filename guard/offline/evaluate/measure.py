@@ -14,7 +14,8 @@ import structlog
 from guard.offline.conditions import DRIFT, LAUNDERING, fitting
 from guard.offline.evaluate.attack import Attack
 from guard.offline.evaluate.craft import Crafted, Crafter
-from guard.offline.evaluate.results import AttackRow, Count, DriftCell, Example, Laundered, Worst
+from guard.offline.evaluate.example import Example
+from guard.offline.evaluate.results import AttackRow, Count, DriftCell, Laundered, Worst
 from guard.offline.evaluate.screening import Screen, Screened
 from guard.offline.evaluate.target import Answers
 from guard.offline.progress import Reporter
@@ -188,4 +189,5 @@ def _example(
         flagged=bool(flagged[chosen]),
         p_value=float(screened.p_values[chosen]),
         accuser=screen.detectors[_least(screened.by_detector[chosen : chosen + 1])[0]],
+        heat=screen.heat(adversarial),
     )

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from guard.offline.evaluate import plots
-from guard.offline.evaluate.results import AttackRow, Count, DriftCell, Evaluation, Example
+from guard.offline.evaluate.example import Example
+from guard.offline.evaluate.pictures import pictures
+from guard.offline.evaluate.results import AttackRow, Count, DriftCell, Evaluation
 from guard.offline.evaluate.summary import findings, headline, percent
-from guard.offline.view import Bytes
 
 TEMPLATE = "report.html.jinja"
 _EXAMPLES = 24
-_SIDE_PX = 96
-_CHANNELS = (1, 3)
 
 
 def write(evaluation: Evaluation, file: Path) -> None:
@@ -34,6 +30,7 @@ def write(evaluation: Evaluation, file: Path) -> None:
 
 def _page(evaluation: Evaluation) -> Mapping[str, Any]:
     strength = plots.strength(evaluation)
+    chosen = _chosen(evaluation.examples)
     succeeded = any(row.succeeded.count for row in evaluation.attacks)
     return {
         "e": evaluation,
@@ -46,7 +43,8 @@ def _page(evaluation: Evaluation) -> Mapping[str, Any]:
         "caught_plot": Markup(plots.caught(evaluation)) if succeeded else "",  # noqa: S704 - our own picture
         "strength_plot": Markup(strength or ""),  # noqa: S704 - as above
         "drift_plot": Markup(plots.drift(evaluation)),  # noqa: S704 - as above
-        "examples": [(each, *_pictures(each)) for each in _chosen(evaluation.examples)],
+        "examples": [(each, pictures(each)) for each in chosen],
+        "heated": any(each.heat is not None for each in chosen),
     }
 
 
@@ -78,24 +76,3 @@ def _chosen(examples: Sequence[Example]) -> list[Example]:
     """The last of each attack, which is about its strongest; those that were missed first."""
     last = {example.attack.partition(",")[0]: example for example in examples}
     return sorted(last.values(), key=lambda example: example.flagged)[:_EXAMPLES]
-
-
-def _pictures(example: Example) -> tuple[str, str, str]:
-    """The clean image, the attack's, and the change between them about grey, its largest value at full strength."""
-    change = example.made.astype(np.float32) - example.clean.astype(np.float32)
-    largest = max(float(np.abs(change).max()), 1.0)
-    shown = np.rint(127.5 + 127.5 * change / largest).astype(np.uint8)
-    return _png(example.clean), _png(example.made), _png(shown)
-
-
-def _png(image: Bytes) -> str:
-    """A data URL of an image (channels, height, width), or of numbers as a strip; small ones enlarged."""
-    if image.ndim == 1:
-        image = image[None, None]
-    if image.shape[0] not in _CHANNELS:
-        image = image[:1]
-    last = np.ascontiguousarray(np.moveaxis(image, 0, -1)[..., ::-1])  # OpenCV has blue first
-    times = max(1, _SIDE_PX // max(last.shape[:2]))
-    last = np.repeat(np.repeat(last, times, axis=0), times, axis=1)
-    _, encoded = cv2.imencode(".png", last)
-    return f"data:image/png;base64,{base64.b64encode(encoded.tobytes()).decode()}"

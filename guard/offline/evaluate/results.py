@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from guard import stats
 from guard.offline.evaluate.attack import Attack
-from guard.offline.view import Bytes
+from guard.offline.evaluate.example import Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,20 +149,6 @@ class Knowing:
             "worst_case": [_worst(worst) for worst in self.worst],
             "ignored_detectors": dict(self.ignored),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A clean image and what an attack made of it, in 8 bits, their labels, and what Guard said at the highest rate."""
-
-    attack: str
-    clean: Bytes
-    made: Bytes
-    was: int
-    became: int
-    flagged: bool
-    p_value: float
-    accuser: str
 
 
 @dataclass(frozen=True, slots=True)

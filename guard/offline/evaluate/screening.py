@@ -16,12 +16,15 @@ import guard
 from guard.decide.judge import Judge
 from guard.errors import ConfigError, RateUnsupported
 from guard.model.backend import Backend
+from guard.offline.evaluate.example import Heat, heat_of
 from guard.offline.evaluate.kept import Arrays, Kept, key_of
 from guard.offline.evaluate.results import ByRate, Count
 from guard.offline.scoring import Screens
 from guard.offline.spread import screening
 from guard.offline.view import Bytes, View
 from guard.profile.profile import Profile
+from guard.profile.spec import OcclusionSpec
+from guard.screen.occlusion import masks_of
 from guard.values import Evidence, Float64Array, IntArray, Screening, Verdict
 
 _QUEUE = 64
@@ -59,6 +62,7 @@ class Screen:
         self.view = View(profile.model)
         self._judges = {rate: Judge(profile, false_positive_rate=rate) for rate in rates}
         self._screens, self._kept = screens, kept
+        self._masks = next((each for each in profile.detectors if isinstance(each, OcclusionSpec)), None)
         self._identity = _identity(profile) | {"seed": seed}
 
     def __call__(self, images: Bytes, advance: Callable[[int], None] = lambda _: None) -> Screened:
@@ -69,6 +73,19 @@ class Screen:
         portions = portions or [_as_arrays([], self.detectors)]
         names = ("labels", "p_values", "by_detector", "evaluations", "judged")
         return Screened(*(np.concatenate([portion[name] for portion in portions]) for name in names))
+
+    def heat(self, image: Bytes) -> Heat | None:
+        """What covering parts of an 8-bit image (*shape) shows; None where no detector does that, or it can't tell.
+
+        What is kept of screenings does not hold it, so that this one is screened again.
+        """
+        masks = self._masks
+        if masks is None:
+            return None
+        (screening,) = self._screens(self.view.own(image[None]))
+        evidence = (each for each in screening.findings if isinstance(each, Evidence))
+        seen = next((each.occlusion for each in evidence if each.occlusion is not None), None)
+        return None if seen is None else heat_of(seen, masks_of(masks).windows, masks.image_px)
 
     def flagged(self, screened: Screened, rate: float) -> Any:
         """Which of them are flagged at a rate, as a mask."""

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from guard.profile import store
+from guard.offline.evaluate.command import evaluate_to
+from guard.offline.evaluate.request import Request
+from guard.offline.evaluate.results import Evaluation
+from guard.profile import spec, store
 from tests.support import digits
 from tests.support.command import guard
-from tests.support.profiles import digits_profile
+from tests.support.profiles import digits_profile, plain_profile
 
 ATTACKS = ("FGSM", "DeepFool", "Square", "Spatial", "Patch")
 NAMED = tuple(word for name in ATTACKS for word in ("--attacks", name))
 IMAGES = 6
+MASKS = spec.OcclusionSpec(image_px=(8, 8), patch_px=2, grid=4, fill=(0.0,), pairs="skip")
 
 
 @dataclass(frozen=True)
@@ -67,3 +72,40 @@ def report(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     assert (ended.returncode, ended.stderr) == (0, "")
     results = json.loads((out / "evaluation.json").read_text(), parse_constant=pytest.fail)
     return Report(results, (out / "report.html").read_text(), out, ended.stdout)
+
+
+@dataclass(frozen=True)
+class Heated:
+    """An evaluation of a profile with occlusion, what asked for it, and its page."""
+
+    evaluation: Evaluation
+    request: Request
+
+    @property
+    def file(self) -> Path:
+        """The page."""
+        return self.request.out / "report.html"
+
+
+@pytest.fixture(scope="session")
+def heated(tmp_path_factory: pytest.TempPathFactory) -> Heated:
+    """Digits are too small to be covered in parts by default; here they are, and what is new has another's scores."""
+    folder, profile = tmp_path_factory.mktemp("heated"), plain_profile()
+    parts = [
+        replace(part, scores=dict(part.scores) | {MASKS.name: part.scores["confidence"]})
+        for part in (profile.reference, profile.calibration)
+    ]
+    detectors = (*profile.detectors, MASKS)
+    store.save(replace(profile, detectors=detectors, reference=parts[0], calibration=parts[1]), folder / "profile")
+    (folder / "digits.onnx").write_bytes(digits.onnx_file().read_bytes())
+    images, labels = digits.load_data().test
+    np.savez(folder / "test.npz", images=images[:40], labels=labels[:40])
+    request = Request(
+        profile=folder / "profile",
+        model=folder / "digits.onnx",
+        data=folder / "test.npz",
+        out=folder / "out",
+        attacks=("FGSM", "DeepFool"),
+        images=IMAGES,
+    )
+    return Heated(evaluate_to(request, Console(quiet=True)), request)

@@ -74,10 +74,13 @@ bench: $(INSTALLED) ## Measure the screening engine beside every reference (unde
 	@$(BIN)/python -m benchmarks.engine --data $(DATA) --runs $(RUNS)
 
 bench-queries: $(INSTALLED) ## Show query attacks and honest clients to the memory of queries, beside Blacklight (an hour; DATA=folder of images)
-	@$(BIN)/python -m benchmarks.queries --data $(DATA) --images 40 --queries 300 --clients 480
+	@$(BIN)/python -m benchmarks.queries --data $(DATA) --images 40 --clients 480
 
 bench-queries-live: $(INSTALLED) ## Attack the digits through a running sidecar, query by query (half an hour)
-	@$(BIN)/python -m benchmarks.queries.live
+	@$(BIN)/python -m benchmarks.queries.live --images 10 --queries 60
+
+bench-queries-live-mnist: $(INSTALLED) ## The same on MNIST (half an hour; DATA=folder of images)
+	@$(BIN)/python -m benchmarks.queries.live --data $(DATA) --images 8 --queries 60
 
 bench-wire: $(INSTALLED) triton .venv-envoy ## Measure Guard beside nginx and Envoy in front of a real Triton (under ten minutes)
 	@$(BIN)/python -m benchmarks.wire

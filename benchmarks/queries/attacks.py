@@ -27,6 +27,8 @@ Transform: TypeAlias = Callable[[Float32Array, np.random.Generator], Float32Arra
 """What an attacker does to a query (channels, height, width) before sending it."""
 
 _CLASSES: Final = 10
+_PLANNED = 300
+"""Steps over which Square's squares shrink. Over 2000 they stay large for longer, and it succeeds later."""
 _ASKED_EACH = 20
 """Questions for each query that it has, after which an attack that only repeats itself is stopped."""
 
@@ -168,7 +170,7 @@ _ATTACKS: Final[dict[str, tuple[float, Callable[..., None]]]] = {
         np.inf,
         _art(
             lambda c, b: SquareAttack(
-                c, norm=np.inf, eps=b.linf, max_iter=b.patience * b.queries, nb_restarts=1, verbose=False
+                c, norm=np.inf, eps=b.linf, max_iter=b.patience * min(b.queries, _PLANNED), nb_restarts=1, verbose=False
             )
         ),
     ),

@@ -45,6 +45,12 @@ def _twice(images: Float32Array, _rng: np.random.Generator) -> Iterator[Float32A
         yield _jpeg(image, 90)
 
 
+def _three_times(images: Float32Array, _rng: np.random.Generator) -> Iterator[Float32Array]:
+    """Each image, and as JPEGs of two qualities."""
+    for image in images:
+        yield from (image, _jpeg(image, 90), _jpeg(image, 75))
+
+
 def _encodings(images: Float32Array, _rng: np.random.Generator) -> Iterator[Float32Array]:
     """Each image as JPEGs of several qualities."""
     for image in images:
@@ -71,6 +77,7 @@ STREAMS: Final[dict[str, tuple[bool, Callable[[Float32Array, np.random.Generator
     "each image five times": (False, _retries),
     "the same image from every client": (True, _one_image),
     "each image, and again as a JPEG": (False, _twice),
+    "each image as three encodings": (False, _three_times),
     "each image as four encodings": (False, _encodings),
     "a fixed camera, 50 noisy frames": (False, _camera),
 }

@@ -19,18 +19,23 @@ CONDITIONS: Final = ("plain", "paced", "rotated", "changed")
 
 _PACE_S = 600.0
 _BETWEEN = 32
-_LOOK_AT_MOST = 120
+LOOK_AT_MOST: Final = 120
+"""Queries by which a run without an earlier success has to be flagged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caught:
-    """Attack runs before one watcher. `before` counts those that were flagged no later than their first success."""
+    """Attack runs before one watcher: how many succeeded, and of these and of all those flagged no later than that.
+
+    Medians are numbers of queries.
+    """
 
     runs: int
     succeeded: int
-    before: int
-    median_queries: float | None
-    most_queries: int | None
+    caught: int
+    flagged: int
+    median_success: float | None
+    median_flag: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +50,21 @@ class Flagged:
 def catch(runs: Sequence[Run], condition: str, make: Callable[[], Watcher], others: Float32Array) -> Caught:
     """Show each run to a fresh watcher. The query that would succeed is stopped if it is the one that is flagged."""
     flagged = [_first_flag(run, condition, make(), others) for run in runs]
-    before = sum(
-        at is not None and (run.success is None or at <= run.success) for at, run in zip(flagged, runs, strict=True)
-    )
+    won = [run.success + 1 for run in runs if run.success is not None]
     found = [at + 1 for at in flagged if at is not None]
     return Caught(
         len(runs),
-        sum(run.success is not None for run in runs),
-        before,
+        len(won),
+        sum(at is not None and run.success is not None for at, run in zip(flagged, runs, strict=True)),
+        len(found),
+        statistics.median(won) if won else None,
         statistics.median(found) if found else None,
-        max(found, default=None),
     )
 
 
 def _first_flag(run: Run, condition: str, watcher: Watcher, others: Float32Array) -> int | None:
     now_s, seen = 0.0, 0
-    for index, query in enumerate(run.sent[:_LOOK_AT_MOST]):
+    for index, query in enumerate(run.sent[:LOOK_AT_MOST]):
         if condition == "paced":
             now_s += _PACE_S
             for other in range(_BETWEEN):
@@ -69,7 +73,7 @@ def _first_flag(run: Run, condition: str, watcher: Watcher, others: Float32Array
         client = f"attacker {index}" if condition == "rotated" else "attacker"
         if watcher.flags(query, client, now_s):
             return index
-        if run.success is not None and index > run.success:
+        if index == run.success:
             return None
     return None
 
@@ -88,6 +92,11 @@ def clients_flagged(streams: Iterable[Iterable[Float32Array]], watcher: Watcher,
             if watcher.flags(image, name, queries * every_s / clients):
                 flagged.add(name)
     return Flagged(clients, len(flagged), queries)
+
+
+def in_parts(images: Float32Array, each: int) -> list[Float32Array]:
+    """Images of clients who send so many, none of them twice."""
+    return [images[i : i + each] for i in range(0, len(images) - each + 1, each)]
 
 
 def drifting(name: str, images: Float32Array, clients: int, each: int, seed: int) -> list[Iterable[Float32Array]]:

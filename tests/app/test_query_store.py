@@ -11,21 +11,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks.queries import attacks as attacks_of
+from benchmarks.queries.attacker import Hiding, Others, Session
+from benchmarks.queries.attacker import attack as attack_by
+from benchmarks.queries.attacks import Budget
 from guard.app import Sidecar
+from guard.client import Client as GuardClient
 from guard.config import Queries, QueryStore
 from guard.errors import ConfigError
 from guard.profile import store as profiles
 from guard.queries.calibrate import radii_of
+from guard.values import Mode
 from tests.app.parts import NOWHERE, policy
 from tests.support import digits
 from tests.support.loop import LoopThread
-from tests.support.profiles import digits_profile
+from tests.support.profiles import plain_profile
 from tests.support.sidecars import Client, client_of, embedded, running, settings, wait_until
 from tests.support.stores import Store, needs_store
 from tests.support.waiting import wait_for
 
-MODEL, UNWATCHED = "digits", "unwatched"
+MODEL, UNWATCHED, WATCHED = "digits", "unwatched", "watched"
+SEARCHES = {"Square": Budget(0.1, 1.0, 60, 8), "HopSkipJump": Budget(0.1, 1.25, 60)}
+"""As long as a memory keeps all look-alikes."""
+SCORE = 20
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +43,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A profile that knows how far apart digits are."""
     folder = tmp_path_factory.mktemp("compared")
     radii = radii_of(digits.load_data().calibration[0], (0.0, 1.0))
-    profiles.save(replace(digits_profile(), query_radii=radii), folder)
+    profiles.save(replace(plain_profile(), query_radii=radii), folder)
     return folder
 
 
@@ -47,29 +57,34 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 class Guarded:
-    """A running Guard and its client."""
+    """A running Guard, and clients of it: a stock one, and the SDK's."""
 
-    def __init__(self, sidecar: Sidecar, client: Client) -> None:
-        self.client, self._sidecar = client, sidecar
+    def __init__(self, sidecar: Sidecar, client: Client, sdk: GuardClient) -> None:
+        self.client, self.sdk, self._sidecar = client, sdk, sidecar
 
-    def counted(self, name: str) -> float | None:
-        """A series of the model."""
-        return self._sidecar.metrics.registry.get_sample_value(name, {"model": MODEL})
+    def counted(self, name: str, model: str = MODEL) -> float | None:
+        """A series of a model."""
+        return self._sidecar.metrics.registry.get_sample_value(name, {"model": model})
 
 
 @contextmanager
 def two_guards(loop: LoopThread, profile: Path, folder: Path, **choices: Any) -> Iterator[list[Guarded]]:
-    """Two ready Guards with one secret before one server, which reject who probes around an image."""
+    """Two ready Guards with one secret before one server, which reject who probes around an image.
+
+    Of one model they only report it, and mark answers: whoever attacks that is not disturbed.
+    """
     secret = folder / "secret"
     secret.write_bytes(bytes(range(32)))
     models = {MODEL: policy(profile, queries=Queries.REJECT), UNWATCHED: policy(profile, queries=Queries.SKIP)}
+    models[WATCHED] = policy(profile, queries=Queries.REPORT, mode=Mode.FLAG)
     with ExitStack() as stack:
         upstream = stack.enter_context(embedded(loop, dict.fromkeys(models, digits.onnx_file())))
         made = []
         for _ in range(2):
             sidecar = Sidecar(settings(upstream, models, noise_secret_file=secret, **choices))
             wait_until(stack.enter_context(running(loop, sidecar)))
-            made.append(Guarded(sidecar, stack.enter_context(client_of(sidecar.grpc_port))))
+            sdk = stack.enter_context(GuardClient(f"grpc://127.0.0.1:{sidecar.grpc_port}", require_verdict=True))
+            made.append(Guarded(sidecar, stack.enter_context(client_of(sidecar.grpc_port)), sdk))
         yield made
 
 
@@ -118,6 +133,70 @@ def test_an_attack_over_two_guards_that_do_not_share(loop: LoopThread, compared:
         attack = next(attacks(guards[0]))
         assert [guards[number % 2].client.ask(MODEL, each).status for number, each in enumerate(attack)] == ["OK"] * 6
         assert [each.counted("guard_query_store_up") for each in guards] == [None, None]
+
+
+class ByTurns:
+    """Asks one Guard after the other through the SDK, once what went before is known wherever it is shared."""
+
+    def __init__(self, guards: list[Guarded], *, shared: bool) -> None:
+        self._guards, self._shared = guards, shared
+        self._asked = 0
+        self.flagged: int | None = None
+
+    def ask(self, image: np.ndarray, source: str) -> np.ndarray:  # noqa: ARG002 - all come from one address
+        """The logits of one image; the number of the first query that a Guard counted as suspicious is kept."""
+        sdk = self._guards[self._asked % 2].sdk
+        logits: np.ndarray = sdk.infer(WATCHED, [sdk.tensor("input", image[None])]).as_numpy("logits")[0]
+        self._asked += 1
+        if self.flagged is None and any(self._counted("guard_suspicious_queries_total")):
+            self.flagged = self._asked
+        wait_for(lambda: self._known() == self._asked)
+        return logits
+
+    def close(self) -> None:
+        """Nothing is its own."""
+
+    def _known(self) -> float:
+        known = self._counted("guard_remembered_queries")
+        return min(known) if self._shared else sum(known)
+
+    def _counted(self, name: str) -> list[float]:
+        return [each.counted(name, WATCHED) or 0.0 for each in self._guards]
+
+
+def searched(name: str, guards: list[Guarded], *, shared: bool) -> tuple[int | None, int | None]:
+    """The queries of a search at which it was first suspicious, and first succeeded.
+
+    Searched is around the first image for which it succeeds without a Guard, and not at once.
+    """
+    images, net, budget = digits.load_data().test[0], digits.trained_network(), SEARCHES[name]
+    with torch.no_grad():
+        guessed = net(torch.from_numpy(images)).argmax(1).numpy()
+    for index, (image, label) in enumerate(zip(images, guessed, strict=True)):
+        start = images[guessed != label][-1:]
+        alone = attacks_of.run(name, net, image[None], budget, seed=index, start=start)
+        if alone.success is not None and alone.success >= SCORE:
+            client = ByTurns(guards, shared=shared)
+            session = Session(client, Hiding(), Others(client, images))
+            fate = attack_by(name, session, image, int(label), start=start[0], budget=budget, seed=index)
+            return client.flagged, fate.success
+    raise AssertionError(name)
+
+
+@needs_store
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_over_two_guards(loop: LoopThread, compared: Path, store: Store, tmp_path: Path, name: str) -> None:
+    """Of a search that succeeds in the end each sees half. Sharing, they notice it sooner than apart, and in time."""
+    with two_guards(loop, compared, tmp_path, query_store=QueryStore(url=store.url, timeout_s=30.0)) as guards:
+        wait_for(lambda: {each.counted("guard_query_store_up", WATCHED) for each in guards} == {1})
+        together, success = searched(name, guards, shared=True)
+    with two_guards(loop, compared, tmp_path) as guards:
+        apart, same = searched(name, guards, shared=False)
+    assert success is not None
+    assert same == success
+    assert together is not None
+    assert together < success
+    assert apart is None or apart > together
 
 
 def test_no_secret(compared: Path) -> None:

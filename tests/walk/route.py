@@ -188,6 +188,7 @@ ELSEWHERE: Final = {
     "make bench-audit": "tests/benchmarks/test_audit.py",
     "make bench-queries DATA=folder": "tests/benchmarks/test_queries.py",
     "make bench-queries-live": "tests/benchmarks/test_queries_live.py",
+    "make bench-queries-live-mnist DATA=folder": "tests/benchmarks/test_queries_live.py",
     "python -m benchmarks.engine.process --data folder": "tests/benchmarks/test_process.py",
     "python -m benchmarks.engine.walks --data folder": "tests/benchmarks/test_walks.py",
     "make bench-gpu": "tests/benchmarks/test_gpu_checks.py",

@@ -111,7 +111,8 @@ def test_elsewhere_is_there(place: str) -> None:
         ("make soak DATA=folder", "python -m benchmarks.engine.soak ", "benchmarks.engine import soak as command"),
         ("make bench-audit", "python -m benchmarks.audit\n", "benchmarks.audit import __main__ as command"),
         ("make bench-queries DATA=folder", "python -m benchmarks.queries ", "queries import __main__ as command"),
-        ("make bench-queries-live", "python -m benchmarks.queries.live\n", "live.main("),
+        ("make bench-queries-live", "python -m benchmarks.queries.live ", "live.main("),
+        ("make bench-queries-live-mnist DATA=folder", "python -m benchmarks.queries.live --data ", "live.main("),
     ],
 )
 def test_what_make_does_is_done_elsewhere(line: str, command: str, started: str) -> None:

@@ -24,7 +24,7 @@ have to be flagged too, by the 120th query; a later first flag counts for none. 
 *Changed*: each query is shifted by up to a pixel, with another brightness and contrast, and noise; such attacks have
 500 queries at most, and hardly win with more, for they are told of another image than theirs. Exact repetitions that an
 attack's code makes are not sent. Boundary and HopSkipJump begin at a random image that ART draws without a seed.
-Square plans for 300 queries; with a plan for 2000, on MNIST, it succeeds later, and Guard catches 38 of 40, rotated 28.
+Square plans for 300 queries.
 Blacklight has the parameters published for CIFAR-10, and knows neither clients nor time, so it was shown nothing paced
 or rotated. *Limit 2* is Guard with `query_limit: 2`; the default is 3.
 """

@@ -32,18 +32,21 @@ from guard.offline.evaluate.craft import Crafter, Victim
 from guard.offline.evaluate.kept import Kept
 from guard.offline.evaluate.measure import craft_all
 from guard.offline.evaluate.results import Count
+from guard.offline.evaluate.samples import read
 from guard.offline.evaluate.suite import find
 from guard.offline.evaluate.target import Answers
 from guard.offline.progress import Reporter
 from guard.offline.view import View
 from guard.offline.whitebox import best_white_box
 from guard.profile import store
+from guard.profile.profile import Profile
 from guard.values import Float32Array, Float64Array
 
 RATE: Final = 0.05
 _RESULTS = Path("benchmarks/results")
 _WORK = Path(".cache/detection")
 _FIT = 0.4
+_ALL = 5000
 _VARIANCE = 0.95
 _LEAST_DEVIATION = 1e-3
 _ATTACKS: Final = {
@@ -111,7 +114,8 @@ def main(  # noqa: PLR0917 - options of a command line
 
 def measure(workshop: Workshop) -> dict[str, Any]:
     """What each score catches of each attack, and flags of honest images, at a limit for `RATE`."""
-    info = store.load(workshop.folder / "profile").model
+    profile = store.load(workshop.folder / "profile")
+    info = profile.model
     content = (workshop.folder / "model.onnx").read_bytes()
     backend = OnnxBackend(content, info)
     view, rng = View(info), np.random.default_rng(workshop.seed)
@@ -128,7 +132,7 @@ def measure(workshop: Workshop) -> dict[str, Any]:
     def features(x: Float32Array) -> Float64Array:
         return inner.features_of(opened, info, x).astype(np.float64)
 
-    sets = dict(_attacked(workshop, backend, view))
+    sets = dict(_attacked(workshop, backend, profile))
     rows = []
     for space, vectors in (("input", inputs), ("activations", features)):
         components = Components.of(vectors(fit))
@@ -149,10 +153,11 @@ def _flagged(
     return {title: Count(int(each.sum()), len(each)).as_json() for title, each in flags.items()}
 
 
-def _attacked(workshop: Workshop, backend: OnnxBackend, view: View) -> Iterator[tuple[str, Float32Array]]:
+def _attacked(workshop: Workshop, backend: OnnxBackend, profile: Profile) -> Iterator[tuple[str, Float32Array]]:
     """Honest images of the evaluation, and by title the attacks that won, in the model's units."""
-    with np.load(workshop.folder / "held-out.npz") as held_out:
-        images, labels = view.view(held_out["images"]), held_out["labels"]
+    view = View(profile.model)
+    found = read(workshop.folder / "held-out.npz", None, profile, most=_ALL, seed=workshop.seed)
+    images, labels = found.images, found.labels
     yield "honest images", view.own(images)
     answers = Answers(backend)
     right = answers.labels(images) == labels

@@ -157,17 +157,16 @@ def _attacked(workshop: Workshop, backend: OnnxBackend, profile: Profile) -> Ite
     """Honest images of the evaluation, and by title the attacks that won, in the model's units."""
     view = View(profile.model)
     found = read(workshop.folder / "held-out.npz", None, profile, most=_ALL, seed=workshop.seed)
-    images, labels = found.images, found.labels
+    images, answers = found.images, Answers(backend)
     yield "honest images", view.own(images)
-    answers = Answers(backend)
-    right = answers.labels(images) == labels
+    labels = answers.labels(images)
+    right = np.flatnonzero(labels == found.labels)[: workshop.images]
     reporter = Reporter(workshop.console)
     box = best_white_box(backend, view.own(images[:1000]), seed=workshop.seed, reporter=reporter)
     victim = Victim(answers, box.module, box.exact, backend.info.fingerprint, lambda: box.module)
     crafter = Crafter(victim, workshop.seed, Kept(workshop.folder / "report" / KEPT))
     attacks = [find(title) for title in _ATTACKS[workshop.name]]
-    first = images[right][: workshop.images], labels[right][: workshop.images]
-    for made in craft_all(crafter, attacks, *first, reporter):
+    for made in craft_all(crafter, attacks, images[right], labels[right], reporter):
         yield made.attack.title, view.own(made.images)
 
 

@@ -101,8 +101,8 @@ def main(  # noqa: PLR0917 - options of a command line
 
 def _kind(subject: Subject, queries: int) -> _Kind:
     if subject is Subject.MNIST:
-        return _Kind("MNIST, LeNet-5", models.lenet5, images_of.load_mnist, 0.3, 4.0, queries)
-    noisy = "CIFAR-10, ResNet-20 trained with noise"  # the other tables have the same network without it
+        return _Kind("MNIST, LeNet-5 trained with noise", models.lenet5, images_of.load_mnist, 0.3, 4.0, queries)
+    noisy = "CIFAR-10, ResNet-20 trained with noise"  # tables of detection have both networks without it
     return _Kind(noisy, models.resnet20, images_of.load_cifar10, 8 / 255, 1.75, min(queries, _SLOW))
 
 

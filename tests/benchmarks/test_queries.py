@@ -32,7 +32,7 @@ def test_main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(data, name, lambda *_, found=found: found)
     command.main(tmp_path, tmp_path, images=_IMAGES, queries=8, clients=_CLIENTS)
     written = json.loads((tmp_path / "queries.json").read_text())["subjects"]
-    assert list(written) == ["MNIST, LeNet-5", "CIFAR-10, ResNet-20 trained with noise"]
+    assert list(written) == ["MNIST, LeNet-5 trained with noise", "CIFAR-10, ResNet-20 trained with noise"]
     for each in written.values():
         watched = {row["watcher"] for part in ("guard", "blacklight") for row in each[part]["rows"]}
         assert {row["watcher"] for row in each["attacks"]["rows"]} == watched

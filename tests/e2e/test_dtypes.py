@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -113,7 +114,13 @@ def test_typed_values_out_of_range(servers: dict[str, Peer], name: str, value: i
         return peer.stub.ModelInfer(asked)
 
     def executed() -> int:
-        return direct.client.get_inference_statistics(name).model_stats[0].execution_count
+        """How many executions Triton has counted, once it stands still: it answers before it counts."""
+        count, since = -1, time.monotonic()
+        while time.monotonic() < since + 0.5:
+            if (now := direct.client.get_inference_statistics(name).model_stats[0].execution_count) != count:
+                count, since = now, time.monotonic()
+            time.sleep(0.02)
+        return count
 
     if value < 0 and name == "uint8":
         value += 1 << 32  # the field has no sign

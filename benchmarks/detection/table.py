@@ -73,13 +73,31 @@ def _knowing(found: dict[str, Any], rates: Sequence[str]) -> Iterable[str]:
     heads = ["undefended", *(f"won at {float(rate):.0%}" for rate in rates), *detectors, "evaluations", "median L2"]
     yield "| attack | knows | " + " | ".join(heads) + " |"
     yield "| --- | --- |" + " --- |" * len(heads)
-    for row in rows:
+    for row in (row for row in rows if row["against"] is None):
         won = [_count(row["won"][rate]) for rate in rates]
         alone = [_share(row["alone"][each]["share"]) for each in detectors]
         cost = [f"{row['evaluations_an_image']:.0f}", _number(row["median_l2"])]
         undefended = "none" if row["undefended"] is None else _count(row["undefended"], interval=False)
         cells = [undefended, *won, *alone, *cost]
         yield f"| {row['attack']}, {row['setting']} | {'yes' if row['knows'] else 'no'} | " + " | ".join(cells) + " |"
+    yield ""
+    yield from _each_alone([row for row in rows if row["against"] is not None], rates)
+
+
+def _each_alone(rows: Sequence[dict[str, Any]], rates: Sequence[str]) -> Iterable[str]:
+    if not rows:
+        return
+    attack = f"{rows[0]['attack']}, {rows[0]['setting']}"
+    yield f"Each detector by itself, attacked by somebody who knows it ({attack}): what"
+    yield f"passes it at {float(rates[0]):.0%}, and what the whole of Guard then makes of these images."
+    yield ""
+    heads = ["won against it alone", *(f"and against Guard at {float(rate):.0%}" for rate in rates), "evaluations"]
+    yield "| detector | " + " | ".join([*heads, "median L2"]) + " |"
+    yield "| --- |" + " --- |" * (len(heads) + 1)
+    for row in rows:
+        won = [_count(row["alone"][row["against"]]), *(_count(row["won"][rate]) for rate in rates)]
+        cells = [*won, f"{row['evaluations_an_image']:.0f}", _number(row["median_l2"])]
+        yield f"| {row['against']} | " + " | ".join(cells) + " |"
     yield ""
 
 

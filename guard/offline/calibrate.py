@@ -37,7 +37,8 @@ from guard.offline.progress import Reporter, quiet
 from guard.offline.quantise import fastest_variant
 from guard.offline.scoring import score
 from guard.offline.spread import screening
-from guard.offline.tune import choose_hypotheses, choose_squeezers, label_change_rates, most_telling, stable_sigmas
+from guard.offline.telling import TOLD, Telling, most_telling
+from guard.offline.tune import choose_hypotheses, choose_squeezers, label_change_rates, stable_sigmas
 from guard.offline.view import View, hashes
 from guard.plural import counted
 from guard.profile import spec
@@ -220,14 +221,19 @@ def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
 ) -> tuple[tuple[spec.DetectorSpec, ...], dict[str, float]]:
     chosen: list[spec.DetectorSpec] = [spec.ConfidenceSpec(), *trained]
     measured: dict[str, float] = {}
+    strongest = sigmas[-1]  # which proves the largest radius
     mutations = 1 + len(options.mutations)
     with reporter.stage("measuring benign sensitivity", mutations + 3) as advance:
         chosen.append(spec.SqueezingSpec(squeezers=choose_squeezers(backend, fit)))
         advance(1)
         attacks = material.positives if material is not None and material.exact and not options.shared_noise else []
-        sigma = most_telling(backend, fit, attacks, sigmas, rng) if attacks else sigmas[-1]
+        if attacks:
+            telling = most_telling(backend, fit, attacks, sigmas, rng)
+        else:
+            telling = Telling(spec.Gaussian(sigma=strongest), strongest, {})
+        measured |= {f"{TOLD}{kind}": share for kind, share in telling.told.items()}
         advance(1)
-        for mutation in (spec.Gaussian(sigma=sigma), *(_mutation(kind, sigma) for kind in options.mutations)):
+        for mutation in telling.with_kinds(options.mutations):
             rates = label_change_rates(backend, fit, mutation, _RATE_COPIES, rng)
             p0, p1 = choose_hypotheses(rates)
             chosen.append(spec.SensitivitySpec(mutation=mutation, p0=p0, p1=p1))
@@ -236,22 +242,9 @@ def _choose_detectors(  # noqa: PLR0917 - what is known, and what was asked for
         masks = choose_occlusion(backend, fit, pairs="skip") if options.occlusion else None
         chosen += [] if masks is None else [masks]
         advance(1)
-    strongest = sigmas[-1]  # which proves the largest radius
     smoothing = spec.SmoothingSpec(sigma=strongest, radius=strongest)
     chosen.append(at_radius(smoothing, options.radius_sigmas * strongest))
     return tuple(chosen), measured
-
-
-def _mutation(kind: str, sigma: float) -> spec.Uniform | spec.ShiftRotate | spec.ContrastBrightness:
-    match kind:
-        case "uniform":
-            return spec.Uniform(width=sigma * 3**0.5)  # the width whose deviation is sigma
-        case "shift_rotate":
-            return spec.ShiftRotate()
-        case "contrast_brightness":
-            return spec.ContrastBrightness()
-        case _:
-            raise DataError(f"no mutation is called {kind!r}: choose uniform, shift_rotate or contrast_brightness")
 
 
 def _calibration_share() -> float:

@@ -171,6 +171,7 @@ LAUNDERING = (
 DRIFT = (
     *(Condition("JPEG", f"{quality}", _jpeg, quality) for quality in (95, 85, 70, 50, 30)),
     *(Condition("blur", f"{sigma:g} px", _blur, sigma) for sigma in (0.4, 0.6, 0.8, 1.0, 1.5)),
+    *(Condition("resize", f"to {share:.0%} and back", _resize, share) for share in (0.9, 0.75, 0.6, 0.5, 0.35)),
     *(
         Condition("brightness", f"± {share:.0%}", _brightness, share, images_only=False)
         for share in (0.02, 0.05, 0.1, 0.15, 0.2)
@@ -181,7 +182,7 @@ DRIFT = (
     ),
     *(Condition("noise", f"{levels}/255", _noise, levels, images_only=False) for levels in (1, 2, 4, 8, 16)),
 )
-"""Harmless change of honest images: five kinds, five severities each, mild to strong."""
+"""Harmless change of honest images: six kinds, five severities each, mild to strong."""
 
 
 def fitting(conditions: tuple[Condition, ...], *, image: bool) -> tuple[Condition, ...]:

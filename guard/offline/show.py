@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ from guard import stats
 from guard.decide.combination import Combination
 from guard.decide.threshold import TIMES, held_for, p_value_threshold
 from guard.layout import of_model
+from guard.offline.telling import TOLD
 from guard.profile.profile import Profile
 from guard.profile.spec import DetectorSpec, ServerPreprocessing
 from guard.values import Float64Array
@@ -40,6 +41,7 @@ def describe(profile: Profile) -> Group:
             "expected",
             ", ".join(f"{each.kind} to {each.most:g}" for each in profile.conditions) or "inputs never change",
         ),
+        *_telling(made.measured),
         ("made", f"{made.created} by guard {made.guard_version}, seed {made.seed}"),
         ("samples", ", ".join(f"{count} {part}" for part, count in made.samples.items())),
         ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
@@ -67,6 +69,13 @@ def _images(profile: Profile) -> str:
             return f"{made.input}: made tensors by the guarded server's model {made.upstream_model!r}"
         case made:
             return f"{made.input}: decoded by guard, {made.size_px[0]} x {made.size_px[1]} {made.colour}"
+
+
+def _telling(measured: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    told = {name.removeprefix(TOLD): share for name, share in measured.items() if name.startswith(TOLD)}
+    if told:
+        shares = ", ".join(f"{share:.0%} under {kind}" for kind, share in told.items())
+        yield "mutations", f"of calibration's attacks stand out {shares}"
 
 
 def _replica(profile: Profile) -> str:

@@ -1,4 +1,4 @@
-"""Choosing detector parameters by measuring the model on clean samples, and on attacks made in calibration."""
+"""Choosing detector parameters by measuring the model on clean samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from guard.values import Float32Array, Float64Array
 _SIGMAS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.35)
 _COPIES = 16
 _TUNING_SAMPLES = 96
-_ATTACKS_OF_A_SET = 6
 _TOLERATED_CHANGES = 0.1
 _KEPT_LABELS = 0.95
 _MOST_EVALUATIONS = 16
@@ -68,47 +67,6 @@ def stable_sigmas(backend: Backend, samples: Float32Array, rng: np.random.Genera
             label_change_rate_of_one_in_ten=changes,
         )
     return tuple(borne)
-
-
-def most_telling(
-    backend: Backend,
-    samples: Float32Array,
-    attacks: Sequence[Float32Array],
-    sigmas: Sequence[float],
-    rng: np.random.Generator,
-) -> float:
-    """The noise under which most attacks, in sets of (n, *shape), stand out from benign samples; the weakest of equals.
-
-    Each set counts alike, however many succeeded.
-    """
-    few = [each[rng.permutation(len(each))[:_ATTACKS_OF_A_SET]] for each in attacks if len(each)]
-    return max(sigmas, key=lambda sigma: _told(backend, samples[:_TUNING_SAMPLES], few, sigma, rng))
-
-
-def _told(
-    backend: Backend,
-    samples: Float32Array,
-    attacks: Sequence[Float32Array],
-    sigma: float,
-    rng: np.random.Generator,
-) -> float:
-    """Share of attacks whose mean margin under noise is outside nine in ten benign ones', too low or too high."""
-    low, high = np.quantile(_mean_margins(backend, samples, sigma, rng), (0.05, 0.95))
-    margins = _mean_margins(backend, np.concatenate(attacks), sigma, rng)
-    return float(((margins < low) | (margins > high)).mean())
-
-
-def _mean_margins(backend: Backend, samples: Float32Array, sigma: float, rng: np.random.Generator) -> Float64Array:
-    """How far each sample's label leads on average over noisy copies, (n,)."""
-    means = np.empty(len(samples))
-    for row, sample in enumerate(samples):
-        mutants = copies(spec.Gaussian(sigma=sigma), sample, _COPIES // 2, rng, backend.info.bounds)
-        logits = _classify(backend, torch.from_numpy(np.concatenate([sample[None], mutants])))
-        label = int(logits[0].argmax())
-        others = logits[1:].clone()
-        others[:, label] = -torch.inf
-        means[row] = float((logits[1:, label] - others.amax(dim=1)).mean())
-    return means
 
 
 def choose_hypotheses(rates: Float64Array) -> tuple[float, float]:

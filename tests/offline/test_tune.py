@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from structlog.testing import capture_logs
 
-from guard.offline.tune import choose_hypotheses, choose_squeezers, label_change_rates, most_telling, stable_sigmas
+from guard.offline.tune import choose_hypotheses, choose_squeezers, label_change_rates, stable_sigmas
 from guard.profile import spec
 from tests.offline.parts import Ruled
 
@@ -74,26 +74,6 @@ def test_noise_that_is_too_strong_is_admitted(margin: float, sigma: float, warne
         assert stable_sigmas(backend, np.full((96, 2), 0.5 + margin, np.float32), rng())[-1] == pytest.approx(sigma)
     assert [(log["log_level"], log["sigma"]) for log in logs] == [("warning", sigma)] * warned
     assert all("weakest noise" in log["event"] and log["label_change_rate_of_one_in_ten"] > 0.3 for log in logs)
-
-
-class Dip(Ruled):
-    """A margin of one everywhere but around 2, where it is small."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda x: x[:, 0] >= 0, (2,))
-
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """The margin, and 0 for the other class."""
-        dip = 0.8 * torch.exp(-((x[:, 0] - 2) ** 2) / (2 * 0.1**2))
-        return torch.stack([torch.zeros(len(x)), 1 - dip + 0.001 * x[:, 1]], dim=1)
-
-
-def test_the_most_telling_noise() -> None:
-    """What lies beside a place of small margins shows only when noise reaches it; what lies there shows under any."""
-    benign = np.column_stack([np.full(96, 8.0), np.linspace(-1, 1, 96)]).astype(np.float32)
-    beside, within = (np.full((10, 2), (at, 0.0), np.float32) for at in (2.6, 2.0))
-    assert most_telling(Dip(), benign, [beside], (0.01, 0.35), rng()) == 0.35
-    assert most_telling(Dip(), benign, [within], (0.01, 0.02), rng()) == 0.01  # of equals the weakest
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,6 @@ RATES = (0.05, 0.01)
 REPORT, RESULTS, KEPT = "report.html", "evaluation.json", "kept"
 _MOST_BENIGN = 5000
 _IMITATED = 1000
-_ATTACKED, _ATTACKED_QUICKLY = 200, 40
 _PACKAGES = ("adversarial-robustness-toolbox", "torch", "numpy", "onnx", "opencv-python-headless")
 
 
@@ -112,9 +111,8 @@ def _evaluate(
     victim, box = _victim(answers, backend, samples, seed, reporter)
     with reporter.stage("screening honest images", len(own)) as advance:
         benign = screening(samples.images, advance)
-    count = request.images or (_ATTACKED_QUICKLY if request.quick else _ATTACKED)
     honest = samples.images[right], labels[right]
-    images, truth = honest[0][:count], honest[1][:count]
+    images, truth = honest[0][: request.attacked], honest[1][: request.attacked]
     if not len(images):
         raise DataError(f"{request.data}: the model gets none of the samples right, so there is nothing to attack")
     made = craft_all(Crafter(victim, seed, kept), attacks, images, truth, reporter)
@@ -122,7 +120,7 @@ def _evaluate(
         measure(each, images, truth, screen=screening, answers=answers, seed=seed, reporter=reporter) for each in made
     ]
     knowing = _by_knower(request, profile, victim, screening, kept=kept, reporter=reporter, honest=honest)
-    some, some_labels = samples.images[:count], labels[:count]
+    some, some_labels = samples.images[: request.drifting], labels[: request.drifting]
     return Evaluation(
         facts=_facts(request, profile, samples, len(images), box),
         labelled=samples.labels is not None,
@@ -155,8 +153,9 @@ def _by_knower(
     if not knowing_named(request.attacks):
         return None
     count = most(request.images, quick=request.quick)
-    rows = pursuits(View(profile.model), quick=request.quick)
-    knower = Knower(Twin(profile, victim.module), victim, screening, kept, request.seed, reporter)
+    twin = Twin(profile, victim.module)
+    rows = pursuits(View(profile.model), twin.detectors, quick=request.quick)
+    knower = Knower(twin, victim, screening, kept, request.seed, reporter)
     return knower.attack(rows, honest[0][:count], honest[1][:count], honest=honest)
 
 

@@ -129,8 +129,9 @@ class Matching:
             return self._speed.sign(), self._task.look(at, self._aims)
 
 
+ADAPTIVE: Final = "Adaptive PGD"
 METHODS: Final[dict[str, Callable[[Task, Tensor], Direction]]] = {
-    "Adaptive PGD": Adaptive,
+    ADAPTIVE: Adaptive,
     "Orthogonal PGD": Orthogonal,
     "Logit matching": Matching,
 }

@@ -30,6 +30,7 @@ FORMAT: Final = 2
 _SLACK = 0.3
 """By how much, in nats, attackers want to stay below the limit: the noise that they meet is not the noise that they
 had."""
+_ADDED = ("against", "note")  # a row without them is what it was before there were any, and stays kept
 _POOL, _POOL_COPIES = 200, 8
 _PORTION, _PORTION_VALUES = 10, 100_000
 
@@ -80,7 +81,8 @@ class Knower:
                 outcomes.append(self._measure(pursuit, made, images, labels, advance))
         plain = {each.row.linf: each.row.fooled for each in outcomes if not each.row.knows}
         measured = tuple(replace(each.row, undefended=plain.get(each.row.linf)) for each in outcomes)
-        return Knowing(measured, _worst(outcomes, self.screen.rates), dict(self.twin.ignored))
+        whole = [each for each in outcomes if each.row.against is None]
+        return Knowing(measured, _worst(whole, self.screen.rates), dict(self.twin.ignored))
 
     def _craft(
         self, pursuit: Pursuit, images: Bytes, labels: IntArray, ordinary: Tensor, advance: Callable[[int], None]
@@ -104,9 +106,10 @@ class Knower:
 
     def _portion(self, pursuit: Pursuit, images: Bytes, labels: IntArray, ordinary: Tensor, seed: int) -> Arrays:
         asked, started = self.twin.asked, time.perf_counter()
-        effort = Effort(pursuit.steps, pursuit.rounds, pursuit.copies, self._goal)
+        twin = self._faced(pursuit)
+        effort = Effort(pursuit.steps, pursuit.rounds, pursuit.copies, self._goal(twin))
         x, truth = torch.from_numpy(from_bytes(images)), torch.from_numpy(labels)
-        task = Task(self.twin, x, truth, ordinary, effort, torch.Generator().manual_seed(seed))
+        task = Task(twin, x, truth, ordinary, effort, torch.Generator().manual_seed(seed))
         best = runner(pursuit)(task)
         return {
             "images": to_bytes(best.images.numpy()),
@@ -129,6 +132,7 @@ class Knower:
             setting=pursuit.setting,
             linf=pursuit.linf,
             knows=pursuit.knows,
+            against=pursuit.against,
             undefended=None,
             fooled=_count(fooled),
             won={rate: _count(mask) for rate, mask in won.items()},
@@ -161,19 +165,21 @@ class Knower:
                 row[pair] = row[pair[::-1]]
         return made
 
-    @property
-    def _goal(self) -> float:
-        return self.twin.limit(self.screen.rates[0]) - _SLACK
+    def _faced(self, pursuit: Pursuit) -> Twin:
+        return self.twin if pursuit.against is None else self.twin.alone(pursuit.against)
+
+    def _goal(self, twin: Twin) -> float:
+        return twin.limit(self.screen.rates[0]) - _SLACK
 
     def _facts(self, pursuit: Pursuit) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "pursuit": asdict(pursuit),
+            "pursuit": {name: value for name, value in asdict(pursuit).items() if value or name not in _ADDED},
             "model": self.victim.fingerprint,
             "exact": self.victim.exact,
             "profile": self.twin.identity,
             "detectors": self.twin.detectors,
-            "goal": self._goal,
+            "goal": self._goal(self._faced(pursuit)),
             "seed": self.seed,
             "torch": importlib.metadata.version("torch"),
         }
@@ -196,6 +202,8 @@ def _worst(outcomes: Sequence[_Outcome], rates: Sequence[float]) -> tuple[Worst,
 
 
 def _whose(pursuit: Pursuit) -> str:
+    if pursuit.against is not None:
+        return f", against {pursuit.against} alone"
     return ", knowing Guard" if pursuit.knows else ", to compare with"
 
 

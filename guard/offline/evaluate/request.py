@@ -13,10 +13,13 @@ from guard.errors import BackendError, ProfileMismatch
 from guard.profile import store
 from guard.profile.profile import Profile
 
+_ATTACKED, _ATTACKED_QUICKLY = 200, 40
+_DRIFTING = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command line asks for. `images` is how many are attacked and drift; `command` is for the report.
+    """What the command line asks for. `images` is how many are attacked; `command` is for the report.
 
     `kept` is where what took long is kept, beside the report unless said otherwise. `ray` is the address of a cluster
     that screens, or `local`.
@@ -35,6 +38,19 @@ class Request:
     command: str = ""
     kept: Path | None = None
     ray: str | None = None
+
+    @property
+    def attacked(self) -> int:
+        """How many images are attacked."""
+        return self.images or (_ATTACKED_QUICKLY if self.quick else _ATTACKED)
+
+    @property
+    def drifting(self) -> int:
+        """How many honest images drift, in each way: more than are attacked, for a rate of one in twenty takes many.
+
+        Not so where all that is wanted are a few attacks.
+        """
+        return self.attacked if self.quick or self.attacks else _DRIFTING * self.attacked
 
 
 def guarded(request: Request) -> tuple[Profile, bytes]:

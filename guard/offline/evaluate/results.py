@@ -97,14 +97,16 @@ class KnowingRow:
     """One attack that knows Guard (`knows`), at one setting: the images that it `fooled` the model with.
 
     `won` were besides not flagged, by rate; `alone` are those that a single detector would have let pass at the highest
-    rate. `undefended` is what one who does not know Guard fools the model with at this strength. `steps` and
-    `evaluations` are the attacker's, an image; `l2` and `largest` are medians, as shares of the input's range.
+    rate; `against` is the one that was attacked as if there were no other. `undefended` is what one who does not know
+    Guard fools the model with at this strength. `steps` and `evaluations` are the attacker's, an image; `l2` and
+    `largest` are medians, as shares of the input's range.
     """
 
     attack: str
     setting: str
     linf: float | None
     knows: bool
+    against: str | None
     undefended: Count | None
     fooled: Count
     won: Mapping[float, Count]
@@ -122,6 +124,7 @@ class KnowingRow:
             "setting": self.setting,
             "linf": self.linf,
             "knows": self.knows,
+            "against": self.against,
             "undefended": None if self.undefended is None else self.undefended.as_json(),
             "fooled": self.fooled.as_json(),
             "won": _by_rate(self.won),

@@ -41,7 +41,8 @@ def _knowing(knowing: Knowing, rates: Sequence[float]) -> Table:
     for rate in rates:
         table.add_column(f"and passed at {rate:g}", justify="right", no_wrap=True)
     for row in knowing.rows:
-        name = f"{row.attack}, {row.setting}{'' if row.knows else ' (does not know)'}"
+        aim = "" if row.against is None else f" (against {row.against} alone)"
+        name = f"{row.attack}, {row.setting}{aim if row.knows else ' (does not know)'}"
         fooled = f"{row.fooled.count} / {row.fooled.of}"
         table.add_row(name, fooled, *(in_words(row.won[rate]) for rate in rates))
     return table

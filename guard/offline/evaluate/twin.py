@@ -7,7 +7,9 @@ are those of its expectation (Athalye et al., 2018).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +65,13 @@ class Twin:
         combination = Combination(profile)
         self._combined, self._groups = combination.of_all(profile.calibration), profile.calibration.groups
         self._joint = None if profile.joint is None else _Joint(profile, profile.joint, combination, self.detectors)
+        self._single = False
+
+    def alone(self, detector: str) -> Twin:
+        """Guard, had it this detector only, which then flags by its own p-value."""
+        twin = copy(self)
+        twin._scorers, twin._joint, twin._single = {detector: self._scorers[detector]}, None, True  # noqa: SLF001 - its own class
+        return twin
 
     @property
     def asked(self) -> int:
@@ -76,6 +85,8 @@ class Twin:
 
     def limit(self, rate: float) -> float:
         """The most that an input's combined surprise may be without being flagged at a false-positive rate."""
+        if self._single:
+            return -math.log(rate)
         flagged = round(p_value_threshold(self._combined, self._groups, rate) * (len(self._combined) + 1))
         return float(np.sort(self._combined)[-max(1, flagged)])
 

@@ -24,7 +24,7 @@ from guard.errors import ConfigError
 from guard.offline.evaluate import evasion
 from guard.offline.evaluate.command import evaluate_to
 from guard.offline.evaluate.craft import Victim
-from guard.offline.evaluate.directions import METHODS, Effort, Task
+from guard.offline.evaluate.directions import ADAPTIVE, METHODS, Effort, Task
 from guard.offline.evaluate.kept import Kept
 from guard.offline.evaluate.knowing import Knower
 from guard.offline.evaluate.pursuits import OBLIVIOUS, SMALLEST, Pursuit, most, pursuits
@@ -232,6 +232,20 @@ def test_who_knows_wins_where_others_are_caught(fight: Fight) -> None:
     assert found.worst[2].guarded == found.worst[0].guarded
 
 
+def test_a_detector_alone(fight: Fight) -> None:
+    """Who attacks one detector passes that one more often than who attacks the whole, and Guard less often."""
+    images, labels = seen()
+    plain = Pursuit(ADAPTIVE, 0.3, 25)
+    rows = [plain, *(replace(plain, against=name) for name in ("activations", "squeezing"))]
+    found = fight.knower.attack(rows, images[:16], labels[:16], honest=(images, labels))
+    whole, *singles = found.rows
+    for row in singles:
+        assert row.against is not None
+        assert row.alone[row.against].count >= max(14, whole.alone[row.against].count)
+        assert row.won[0.05].count < whole.won[0.05].count
+    assert found.worst[-1].guarded[0.05] == whole.won[0.05]  # what was not aimed at Guard says nothing of its worst
+
+
 @pytest.mark.parametrize("attack", [OBLIVIOUS, *METHODS, SMALLEST])
 def test_what_is_made(fight: Fight, attack: str) -> None:
     """Images are 8-bit and within whole levels of the ball; those never misclassified are left as they were."""
@@ -257,8 +271,8 @@ def test_what_was_made_is_kept(fight: Fight) -> None:
     images, labels = seen()
     row = Pursuit("Adaptive PGD", 0.3, 4, copies=1)
 
-    def run(knower: Knower, row: Pursuit) -> int:
-        knower.attack([row], images[:3], labels[:3], honest=(images[:20], labels[:20]))
+    def run(knower: Knower, *rows: Pursuit) -> int:
+        knower.attack(rows, images[:3], labels[:3], honest=(images[:20], labels[:20]))
         return len(fight.kept())
 
     assert [run(fight.knower, row), run(fight.knower, row)] == [1, 1]
@@ -266,6 +280,7 @@ def test_what_was_made_is_kept(fight: Fight) -> None:
     assert run(replace(fight.knower, seed=1), row) == 3
     other = Twin(replace(digits_profile(), reference=digits_profile().calibration), digits.trained_network())
     assert run(replace(fight.knower, twin=other), row) == 4
+    assert run(fight.knower, row, replace(row, against="squeezing")) == 5
 
 
 def test_rounding_is_part_of_the_search(fight: Fight) -> None:
@@ -352,13 +367,21 @@ def test_the_page_and_the_terminal(report: Report) -> None:
 def test_the_rows() -> None:
     """Every attack at each strength beside plain PGD, more for greyscale; they run unless only others are named."""
     grey, colour = (
-        pursuits(View(ModelInfo("m", "x", "y", "FP32", shape, 3, (0.0, 1.0), OutputKind.LOGITS, "ab")), quick=False)
+        pursuits(
+            View(ModelInfo("m", "x", "y", "FP32", shape, 3, (0.0, 1.0), OutputKind.LOGITS, "ab")),
+            ("network", "squeezing"),
+            quick=False,
+        )
         for shape in ((28, 28, 1), (3, 32, 32))
     )
     assert {row.linf for row in grey} == {0.1, 0.3, None}
     assert {row.linf for row in colour} == {8 / 255, None}
     for rows in (grey, colour):
-        assert len({row.title for row in rows}) == len(rows)
+        assert [(row.against, row.linf) for row in rows[-2:]] == [
+            (name, max(each.linf or 0 for each in rows)) for name in ("network", "squeezing")
+        ]
+        whole = [row for row in rows if row.against is None]
+        assert len({row.title for row in whole}) == len(whole)
         for level in {row.linf for row in rows} - {None}:
             assert {row.attack for row in rows if row.linf == level} == {OBLIVIOUS, *METHODS}
         assert [row.attack for row in rows if row.linf is None] == [SMALLEST]

@@ -125,14 +125,21 @@ def test_worst_case(report: Report) -> None:
 
 
 def test_honest_images(report: Report) -> None:
-    """All samples are screened for the false-positive rate, and each of five kinds of drift has five severities."""
+    """All samples are screened for the false-positive rate, and each of six kinds of drift has five severities."""
     assert report.results["false_positives"]["0.05"]["of"] == 200
     assert report.results["accuracy"]["share"] > 0.9
     kinds = [cell["kind"] for cell in report.results["drift"]]
     assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(
-        ("JPEG", "blur", "brightness", "contrast", "noise"), 5
+        ("JPEG", "blur", "resize", "brightness", "contrast", "noise"), 5
     )
     assert {cell["flagged"]["0.05"]["of"] for cell in report.results["drift"]} == {IMAGES}
+
+
+def test_how_many_drift(tmp_path: Path) -> None:
+    """More than are attacked, but for a quick look, or one at a few attacks."""
+    whole = Request(profile=tmp_path, model=tmp_path, data=tmp_path, out=tmp_path)
+    asked = [whole, replace(whole, images=30), replace(whole, quick=True), replace(whole, attacks=("FGSM",))]
+    assert [(each.attacked, each.drifting) for each in asked] == [(200, 1000), (30, 150), (40, 40), (200, 200)]
 
 
 def test_the_page_is_whole(report: Report) -> None:

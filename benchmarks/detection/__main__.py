@@ -18,18 +18,17 @@ from rich.console import Console
 from benchmarks.detection import left_out as without
 from benchmarks.detection.subjects import Name
 from benchmarks.detection.table import markdown
-from benchmarks.detection.workshop import Workshop
+from benchmarks.detection.workshop import PROFILE, WORK, Workshop
 from guard.offline.options import Options
 
 _RESULTS = Path("benchmarks/results")
-_WORK = Path(".cache/detection")
 
 
 def main(  # noqa: PLR0917 - options of a command line
     name: Annotated[Name, typer.Argument(help="The model and its data.")],
     data: Annotated[Path, typer.Option(help="Folder with mnist.npz and cifar10-jpeg.zip.")] = Path("data"),
     out: Annotated[Path, typer.Option(help="Where detection-NAME.json and .md go.")] = _RESULTS,
-    work: Annotated[Path, typer.Option(help="Where the model, profiles, crafted images and reports go.")] = _WORK,
+    work: Annotated[Path, typer.Option(help="Where the model, profiles, crafted images and reports go.")] = WORK,
     images: Annotated[int, typer.Option(help="Images that are attacked.")] = 200,
     seed: Annotated[int, typer.Option(help="Of splits, training, attacks and noise.")] = 0,
     attacks: Annotated[list[str] | None, typer.Option(help="An attack or one setting of it; all by default.")] = None,
@@ -40,9 +39,9 @@ def main(  # noqa: PLR0917 - options of a command line
     cv2.setNumThreads(1)
     workshop = Workshop(name, work / name.value, images, seed, Console())
     workshop.fill(data)
-    workshop.calibrate("profile", Options(seed=seed))
+    workshop.calibrate(PROFILE, Options(seed=seed))
     file = out / f"detection-{name.value}"
-    found = workshop.evaluate("profile", "report", tuple(attacks or ()), quick=name is Name.DIGITS)
+    found = workshop.evaluate(PROFILE, "report", tuple(attacks or ()), quick=name is Name.DIGITS)
     file.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     file.with_suffix(".md").write_text(markdown(name, found), encoding="utf-8")
     if left_out:

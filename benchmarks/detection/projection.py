@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.detection.subjects import SUBJECTS, Name
-from benchmarks.detection.workshop import Workshop
+from benchmarks.detection.workshop import WORK, Workshop
 from guard.model import inner
 from guard.model.onnx import OnnxBackend
 from guard.offline.conditions import EXPECTED, drawn
@@ -44,7 +44,6 @@ from guard.values import Float32Array, Float64Array
 
 RATE: Final = 0.05
 _RESULTS = Path("benchmarks/results")
-_WORK = Path(".cache/detection")
 _FIT = 0.4
 _ALL = 5000
 _VARIANCE = 0.95
@@ -97,7 +96,7 @@ def main(  # noqa: PLR0917 - options of a command line
     name: Annotated[Name, typer.Argument(help="The model and its data.")],
     data: Annotated[Path, typer.Option(help="Folder with mnist.npz and cifar10-jpeg.zip.")] = Path("data"),
     out: Annotated[Path, typer.Option(help="Where detection-NAME-projection.json and .md go.")] = _RESULTS,
-    work: Annotated[Path, typer.Option(help="Where the evaluation's files are.")] = _WORK,
+    work: Annotated[Path, typer.Option(help="Where the evaluation's files are.")] = WORK,
     images: Annotated[int, typer.Option(help="Images that the evaluation attacked.")] = 200,
     seed: Annotated[int, typer.Option(help="That of the evaluation.")] = 0,
 ) -> None:

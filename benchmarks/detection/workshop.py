@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -18,6 +18,11 @@ from guard.offline.evaluate.request import Request
 from guard.offline.options import Options
 from guard.offline.source import Source
 from guard.profile import store
+
+WORK: Final = Path(".cache/detection")
+"""A folder with one for each subject."""
+PROFILE: Final = "profile"
+"""Of Guard as it is; others are of it with something left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +40,8 @@ class Workshop:
         subject = SUBJECTS[self.name]
         self.folder.mkdir(parents=True, exist_ok=True)
         calibration, evaluation = subject.splits(data)
-        model = self.folder / "model.onnx"
-        if not model.exists():  # another training gives another model, for which nothing kept would do
-            model.write_bytes(models.to_onnx(subject.net(), subject.shape))
+        if not self.model.exists():  # another training gives another model, for which nothing kept would do
+            self.model.write_bytes(models.to_onnx(subject.net(), subject.shape))
         np.savez(self.folder / "clean.npz", images=calibration.images)
         np.savez(self.folder / "held-out.npz", images=evaluation.images, labels=evaluation.labels)
 
@@ -47,9 +51,7 @@ class Workshop:
         if (folder / store.MANIFEST).exists():
             self.console.print(f"{folder} is there already and is used: delete it to calibrate again")
             return
-        calibrate_to(
-            Source(self.folder / "model.onnx", None, None, (0.0, 1.0)), self.clean, folder, options, self.console
-        )
+        calibrate_to(Source(self.model, None, None, (0.0, 1.0)), self.clean, folder, options, self.console)
 
     def evaluate(
         self, profile: str, report: str, attacks: tuple[str, ...] = (), *, quick: bool = False
@@ -57,7 +59,7 @@ class Workshop:
         """Attack and measure: all attacks, or those named, or a few."""
         request = Request(
             profile=self.folder / profile,
-            model=self.folder / "model.onnx",
+            model=self.model,
             data=self.folder / "held-out.npz",
             out=self.folder / report,
             attacks=attacks,
@@ -78,6 +80,11 @@ class Workshop:
             kept=self.folder / "report" / KEPT,
         )
         return evaluate_to(request, self.console).as_json()
+
+    @property
+    def model(self) -> Path:
+        """What is guarded."""
+        return self.folder / "model.onnx"
 
     @property
     def clean(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -18,11 +19,14 @@ from rich.console import Console
 from torch import nn
 
 from benchmarks import data as images_of
-from benchmarks import models
+from benchmarks.detection.subjects import EVALUATION, SUBJECTS, Name
+from benchmarks.detection.workshop import PROFILE, WORK, Workshop
 from benchmarks.engine.table import machine
 from benchmarks.queries import attacks, measure, table
 from benchmarks.queries.benign import STREAMS, slightly_changed
+from benchmarks.queries.verdicts import Verdicts, verdicts_of
 from benchmarks.queries.watchers import BlacklightWatcher, GuardWatcher, Watcher
+from guard.offline.options import Options
 from guard.queries.calibrate import radii_of
 from guard.queries.fingerprint import Fingerprinter
 from guard.queries.memory import Radii
@@ -57,12 +61,16 @@ class Part(StrEnum):
 class _Kind:
     """A classifier and its images, how far attacks may go there, and how many queries they have."""
 
-    title: str
-    net: Callable[[], nn.Module]
+    name: Name
     load: Callable[..., images_of.Images]
     linf: float
     l2: float
     queries: int
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return SUBJECTS[self.name].title
 
 
 _SLOW = 300
@@ -87,6 +95,7 @@ def main(  # noqa: PLR0917 - options of a command line
     seed: Annotated[int, typer.Option(help="Of the attacks and the benign clients.")] = 0,
     only: Annotated[list[Subject] | None, typer.Option(help="Of these images; what is there of others stays.")] = None,
     part: Annotated[list[Part] | None, typer.Option(help="These parts; what is there of others stays.")] = None,
+    work: Annotated[Path, typer.Option(help="Where profiles go, those of benchmarks.detection.")] = WORK,
 ) -> None:
     """Measure the memory of queries beside Blacklight, and write the table."""
     torch.set_num_threads(1)
@@ -94,22 +103,22 @@ def main(  # noqa: PLR0917 - options of a command line
     size = _Size(images, clients, seed)
     for subject, chosen in itertools.product(only or Subject, part or Part):
         kind, about = _kind(subject, queries), machine("benchmarks.queries")
-        found = _measure(kind, chosen, data, size)
+        found = _measure(kind, chosen, data, size, work)
         table.put(out, kind.title, chosen.value, {"about": about} | found)
     _console.print(f"written to {out}/queries.json and .md")
 
 
 def _kind(subject: Subject, queries: int) -> _Kind:
     if subject is Subject.MNIST:
-        return _Kind("MNIST, LeNet-5 trained with noise", models.lenet5, images_of.load_mnist, 0.3, 4.0, queries)
-    noisy = "CIFAR-10, ResNet-20 trained with noise"  # tables of detection have both networks without it
-    return _Kind(noisy, models.resnet20, images_of.load_cifar10, 8 / 255, 1.75, min(queries, _SLOW))
+        return _Kind(Name.MNIST, images_of.load_mnist, 0.3, 4.0, queries)
+    return _Kind(Name.CIFAR10, images_of.load_cifar10, 8 / 255, 1.75, min(queries, _SLOW))
 
 
-def _measure(kind: _Kind, part: Part, data: Path, size: _Size) -> dict[str, Any]:
+def _measure(kind: _Kind, part: Part, data: Path, size: _Size, work: Path) -> dict[str, Any]:
     test = kind.load(data, "test")
     fresh = test.pixels[4 * size.images :]
-    test = images_of.Images(test.pixels[: 4 * size.images], test.labels[: 4 * size.images])
+    # Of those that no profile was made of.
+    test = images_of.Images(test.pixels[EVALUATION][: 4 * size.images], test.labels[EVALUATION][: 4 * size.images])
     benign = kind.load(data, "train", size.clients * 100 + _CALIBRATION).pixels
     calibration, benign = benign[:_CALIBRATION], benign[_CALIBRATION:]
     shape = benign.shape[1:]
@@ -120,7 +129,8 @@ def _measure(kind: _Kind, part: Part, data: Path, size: _Size) -> dict[str, Any]
         "Blacklight": lambda: BlacklightWatcher(shape),
     }
     if part is Part.ATTACKS:
-        rows = list(_attacks(kind, test, benign[:_OTHERS], watchers, size))
+        with _verdicts(kind.name, data, work) as verdicts:
+            rows = list(_attacks(kind, test, benign[:_OTHERS], watchers, size, verdicts))
         return {"radii": asdict(radii), "queries": kind.queries, "rows": rows}
     if part is Part.GUARD:
         del watchers["Blacklight"]
@@ -131,21 +141,37 @@ def _measure(kind: _Kind, part: Part, data: Path, size: _Size) -> dict[str, Any]
     return {"rows": list(_benign(kind.title, benign, fresh, {"Blacklight": watchers["Blacklight"]}, few))}
 
 
-def _attacks(
-    kind: _Kind, test: images_of.Images, others: Float32Array, watchers: _Watchers, size: _Size
+@contextmanager
+def _verdicts(name: Name, data: Path, work: Path) -> Iterator[Verdicts]:
+    """By the profile that the table of detection is of, which is made where it isn't there."""
+    workshop = Workshop(name, work / name.value, 0, 0, _console)
+    workshop.fill(data)
+    workshop.calibrate(PROFILE, Options(seed=0))
+    with verdicts_of(workshop.folder / PROFILE, workshop.model) as verdicts:
+        yield verdicts
+
+
+def _attacks(  # noqa: PLR0917 - what attacks, and what looks on
+    kind: _Kind,
+    test: images_of.Images,
+    others: Float32Array,
+    watchers: _Watchers,
+    size: _Size,
+    verdicts: Verdicts,
 ) -> Iterator[dict[str, Any]]:
-    net = kind.net()
+    net = SUBJECTS[kind.name].net()
     correct = _correct(net, test)[: size.images]
     seeds = [(test.pixels[i : i + 1], size.seed + int(i)) for i in correct]
     for attack, changed in itertools.product(attacks.ATTACKS, (False, True)):
         transform = slightly_changed if changed else None
         budget = attacks.Budget(kind.linf, kind.l2, min(kind.queries, _CHANGED) if changed else kind.queries)
         runs = [_run(attack, net, x, budget, seed=seed, transform=transform) for x, seed in seeds]
+        accused = verdicts([run.winner for run in runs if run.winner is not None])
         for condition, (name, make) in itertools.product(measure.CONDITIONS, watchers.items()):
             if (condition == "changed") != changed or (name == "Blacklight" and condition in {"paced", "rotated"}):
                 continue  # it knows neither clients nor time
             row = {"attack": attack, "condition": condition, "watcher": name}
-            row |= asdict(measure.catch(runs, condition, make, others))
+            row |= asdict(measure.catch(runs, condition, make, others, accused))
             _console.print(kind.title, row, highlight=False)
             yield row
 

@@ -48,11 +48,15 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one attack on one image sent, (queries, *dims); the index of its first success, None without one."""
+    """What one attack on one image sent, (queries, *dims); the index of its first success, None without one.
+
+    `winner` is that success, (*dims): the attacker's own image, where what was sent of it was changed.
+    """
 
     attack: str
     sent: Float32Array
     success: int | None
+    winner: Float32Array | None = None
 
 
 class _Spent(Exception):
@@ -82,6 +86,7 @@ class _Oracle:
         self._answers: dict[bytes, Float32Array] = {}
         self.sent: list[Float32Array] = []
         self.success: int | None = None
+        self.winner: Float32Array | None = None
 
     def __call__(self, x: Float32Array) -> Float32Array:
         """Answer a batch (n, *dims) with logits (n, classes), as far as the budget goes. Repetitions cost nothing."""
@@ -118,7 +123,7 @@ class _Oracle:
         near = np.linalg.norm(moved, ord=self._norm, axis=1) <= limit + 1e-5
         won = np.flatnonzero(near & (logits.argmax(1) != self._label))
         if len(won):
-            self.success = len(self.sent) + int(won[0])
+            self.success, self.winner = len(self.sent) + int(won[0]), asked[won[0]].copy()
 
 
 def _art(make: Callable[[BlackBoxClassifierNeuralNetwork, Budget], object]) -> Callable[..., None]:
@@ -217,7 +222,7 @@ def run(
         warnings.simplefilter("ignore")  # ART's own
         with suppress(_Spent):
             go(oracle, clean, label, budget, seed, start)
-    return Run(attack, np.stack(oracle.sent), oracle.success)
+    return Run(attack, np.stack(oracle.sent), oracle.success, oracle.winner)
 
 
 @torch.no_grad()

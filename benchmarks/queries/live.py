@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.detection.subjects import SUBJECTS, Name, Split
-from benchmarks.detection.workshop import Workshop
+from benchmarks.detection.workshop import WORK, Workshop
 from benchmarks.engine.table import machine
 from benchmarks.queries import live_table
 from benchmarks.queries.attacker import Client, Hiding, Others, Session, attack, summary
@@ -98,7 +98,7 @@ class Size:
 def main(  # noqa: PLR0917 - options of a command line
     data: Annotated[Path | None, typer.Option(help="Folder with mnist.npz, for MNIST in place of digits.")] = None,
     out: Annotated[Path, typer.Option(help="Where queries-live-NAME.json and .md go.")] = Path("benchmarks/results"),
-    work: Annotated[Path, typer.Option(help="Where models and profiles are.")] = Path(".cache/detection"),
+    work: Annotated[Path, typer.Option(help="Where models and profiles are.")] = WORK,
     images: Annotated[int, typer.Option(help="Images that each attack is run on.")] = 20,
     queries: Annotated[int, typer.Option(help="Queries that an attack has for each image.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the attacks and of the sidecar's secret.")] = 0,

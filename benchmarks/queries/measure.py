@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,13 +27,15 @@ LOOK_AT_MOST: Final = 120
 class Caught:
     """Attack runs before one watcher: how many succeeded, and of these and of all those flagged no later than that.
 
-    Medians are numbers of queries.
+    `past` are successes that neither it nor the detectors flag, by the false-positive rate asked of these. Medians are
+    numbers of queries.
     """
 
     runs: int
     succeeded: int
     caught: int
     flagged: int
+    past: Mapping[float, int]
     median_success: float | None
     median_flag: float | None
 
@@ -47,16 +49,30 @@ class Flagged:
     queries: int
 
 
-def catch(runs: Sequence[Run], condition: str, make: Callable[[], Watcher], others: Float32Array) -> Caught:
-    """Show each run to a fresh watcher. The query that would succeed is stopped if it is the one that is flagged."""
+def catch(
+    runs: Sequence[Run],
+    condition: str,
+    make: Callable[[], Watcher],
+    others: Float32Array,
+    accused: Mapping[float, Sequence[bool]],
+) -> Caught:
+    """Show each run to a fresh watcher. The query that would succeed is stopped if it is the one that is flagged.
+
+    `accused` says of each success in turn whether detectors flag it, by the rate asked.
+    """
     flagged = [_first_flag(run, condition, make(), others) for run in runs]
     won = [run.success + 1 for run in runs if run.success is not None]
     found = [at + 1 for at in flagged if at is not None]
+    of_winners = [at for at, run in zip(flagged, runs, strict=True) if run.success is not None]
     return Caught(
         len(runs),
         len(won),
         sum(at is not None and run.success is not None for at, run in zip(flagged, runs, strict=True)),
         len(found),
+        {
+            rate: sum(at is None and not known for at, known in zip(of_winners, each, strict=True))
+            for rate, each in accused.items()
+        },
         statistics.median(won) if won else None,
         statistics.median(found) if found else None,
     )

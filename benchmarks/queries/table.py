@@ -26,7 +26,11 @@ have to be flagged too, by the 120th query; a later first flag counts for none. 
 attack's code makes are not sent. Boundary and HopSkipJump begin at a random image that ART draws without a seed.
 Square plans for 300 queries.
 Blacklight has the parameters published for CIFAR-10, and knows neither clients nor time, so it was shown nothing paced
-or rotated. *Limit 2* is Guard with `query_limit: 2`; the default is 3.
+or rotated. *Limit 2* is Guard with `query_limit: 2`; the default is 3. *Whole Guard* is the memory, with the limit of
+3, and the detectors: the run was flagged so, or the query that would have been its first success has an adversarial
+verdict, at a false-positive rate of which so much was asked; that rate is of honest images, and in the tables of
+detection, from whose profiles and evaluation images these are. *Changed* attackers succeed with an image of their own,
+which is what the verdict is of.
 """
 _WINS: Final = """\
 Why many do not succeed: Boundary and HopSkipJump need hundreds to thousands of queries to come so near, and ZOO and
@@ -71,11 +75,13 @@ def _attacks(part: Mapping[str, Any]) -> list[str]:
     watchers = list(dict.fromkeys(row["watcher"] for row in part["rows"]))
     names = list(dict.fromkeys(row["attack"] for row in part["rows"]))
     cells = {(row["attack"], row["condition"], row["watcher"]): row for row in part["rows"]}
+    rates = list(part["rows"][0]["past"])
     head = [
         "attack",
         "how",
         "succeeded",
         *(f"{each}: of these" for each in watchers),
+        *(f"whole Guard, {float(rate):.0%} asked: of these" for rate in rates),
         *(f"{each}: of all" for each in watchers),
     ]
     lines = [
@@ -91,6 +97,7 @@ def _attacks(part: Mapping[str, Any]) -> list[str]:
             if not shown[0]["runs"]:
                 continue
             counts = [_share(each["caught"], each["succeeded"]) for each in shown]
+            counts += [_share(shown[0]["succeeded"] - shown[0]["past"][rate], shown[0]["succeeded"]) for rate in rates]
             counts += [_share(each["flagged"], each["runs"]) + _queries(each["median_flag"]) for each in shown]
             wins = f"{shown[0]['succeeded']} of {shown[0]['runs']}" + _queries(shown[0]["median_success"])
             lines.append(_line([what, condition, wins, *counts]))
@@ -103,7 +110,8 @@ def _together(rows: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any]:
     if len(there) == 1:
         return there[0]
     counts = {key: sum(row[key] for row in there) for key in ("runs", "succeeded", "caught", "flagged")}
-    return counts | {"median_success": None, "median_flag": None}
+    past = {rate: sum(row["past"][rate] for row in there) for rate in (there[0]["past"] if there else ())}
+    return counts | {"past": past, "median_success": None, "median_flag": None}
 
 
 def _queries(median: float | None) -> str:

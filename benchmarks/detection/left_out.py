@@ -47,7 +47,7 @@ def markdown(name: Name, rows: Sequence[dict[str, Any]], whole: dict[str, Any]) 
         f"# Left-one-out: {SUBJECTS[name].title}",
         "",
         f"{SUBJECTS[name].said} Detector networks were trained, and everything was calibrated, without the families",
-        "that an attack belongs to, near kin among them: without all steps along gradients, for one. In brackets: with.",
+        "that an attack belongs to, near kin among them: so without any step along gradients. In brackets: with all.",
         "",
         *_asked(name, rows, rates[0]),
         "| left out | attack | " + " | ".join(f"caught at {float(rate):.0%}" for rate in rates) + " |",

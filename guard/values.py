@@ -250,13 +250,16 @@ class Occlusion:
     """What covering windows of an image showed.
 
     `heat` is how much of the label's margin each window holds beyond a typical one, row by row of their grid, in
-    logits; `hottest` is the window that holds most, as (top, left, height, width) in pixels. `recovered` is the label
-    by double masking (Xiang et al., 2022). With `certified_px`, no square of that many pixels a side, wherever it is
-    and whatever is in it, has changed or could change the recovered label.
+    logits; windows overlap, and begin at `tops` and `lefts`. `hottest` is the one that holds most, as (top, left,
+    height, width) in pixels, and all are of its size. `recovered` is the label by double masking (Xiang et al., 2022).
+    With `certified_px`, no square of that many pixels a side, wherever it is and whatever is in it, has changed or
+    could change the recovered label.
     """
 
     heat: tuple[tuple[float, ...], ...]
     hottest: tuple[int, int, int, int]
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
     recovered: int | None = None
     certified_px: int | None = None
 

@@ -202,7 +202,13 @@ def _found(finding: Finding, provenance: Provenance) -> dict[str, Any]:
             said |= {"details": {name: number(value) for name, value in finding.details.items()}}
             if (seen := finding.occlusion) is not None:
                 heat = [[number(round(value, 4)) for value in row] for row in seen.heat]
-                said["occlusion"] = {"heat": heat, "hottest": list(seen.hottest), "recovered": seen.recovered}
+                said["occlusion"] = {
+                    "heat": heat,
+                    "tops": list(seen.tops),
+                    "lefts": list(seen.lefts),
+                    "hottest": list(seen.hottest),
+                    "recovered": seen.recovered,
+                }
         case Certified(certificate=proved):
             said |= {"label": proved.label, "radius": number(proved.radius), "sigma": number(proved.sigma)}
         case Abstention(why=why):

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from guard.audit.text import words_of
+from guard.audit.tiles import tiles_of
 from guard.errors import DataError
 from guard.output import writing
 from guard.values import Float32Array, Occlusion
@@ -107,11 +108,14 @@ def _show_heat(
         return
     height, width = shape[:2] if layout in {"hw", "hwc"} else shape[-2:]
     within = (-0.5, width - 0.5, height - 0.5, -0.5)
-    heat = np.array([[math.nan if value is None else value for value in row] for row in seen["heat"]])
+    top, left, tall, wide = seen["hottest"]
+    tiles = tiles_of(seen["heat"], seen["tops"], seen["lefts"], (tall, wide))
     if image is not None:
         axis.imshow(image if image.ndim == 2 else image.mean(axis=-1), cmap="gray", vmin=0, vmax=1, extent=within)  # noqa: PLR2004 - grey
-    shown = axis.imshow(heat, cmap="inferno", alpha=0.55 if image is not None else 1.0, extent=within)
-    top, left, tall, wide = seen["hottest"]
+    rows, columns = (np.array(cuts) - 0.5 for cuts in (tiles.rows, tiles.columns))
+    alpha = 0.55 if image is not None else 1.0
+    shown = axis.pcolormesh(columns, rows, np.ma.masked_invalid(tiles.values), cmap="inferno", alpha=alpha)
+    axis.set(xlim=within[:2], ylim=within[2:], aspect="equal")
     axis.add_patch(Rectangle((left - 0.5, top - 0.5), wide, tall, fill=False, edgecolor="cyan", linewidth=1.5))
     axis.figure.colorbar(shown, ax=axis, shrink=0.8, label="logits beyond a typical window")
 

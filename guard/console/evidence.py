@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
+import numpy as np
+
 from guard.audit.text import words_of
+from guard.audit.tiles import tiles_of
 from guard.console.flagged import Seen
 
 _LARGEST_SURPRISE: Final = 4.0
@@ -80,19 +84,23 @@ def heat_of(seen: Seen) -> Heat | None:
     looked: Mapping[str, Any] | None = next((d["occlusion"] for d in seen.told["detectors"] if "occlusion" in d), None)
     if looked is None:
         return None
-    rows = looked["heat"]
-    high = max((value for row in rows for value in row if value is not None), default=0.0)
-    tall, wide = 100 / len(rows), 100 / len(rows[0])
-    cells = tuple(
-        Window(*(round(part, 2) for part in (x * wide, y * tall, wide, tall, value / high)))
-        for y, row in enumerate(rows)
-        for x, value in enumerate(row)
-        if value is not None and value > 0
-    )
     height, width = seen.shape[:2] if seen.layout in _HEIGHT_FIRST else seen.shape[-2:]
-    top, left, h, w = looked["hottest"]
-    hottest = Window(*(round(100 * part, 2) for part in (left / width, top / height, w / width, h / height)))
-    return Heat(cells, hottest)
+    top, left, tall, wide = looked["hottest"]
+    tiles = tiles_of(looked["heat"], looked["tops"], looked["lefts"], (tall, wide))
+    high = float(np.nanmax(tiles.values, initial=0.0))
+
+    def window(x: int, y: int, wide: int, tall: int, heat: float = 0.0) -> Window:
+        shares = (x / width, y / height, wide / width, tall / height)
+        left, top, across, down = (round(100 * share, 2) for share in shares)
+        return Window(left, top, across, down, round(heat, 2))
+
+    cells = tuple(
+        window(x, y, right - x, bottom - y, float(value) / high)
+        for row, (y, bottom) in zip(tiles.values, pairwise(tiles.rows), strict=True)
+        for value, (x, right) in zip(row, pairwise(tiles.columns), strict=True)
+        if value > 0
+    )
+    return Heat(cells, window(left, top, wide, tall))
 
 
 def why_no_heat(seen: Seen) -> str:

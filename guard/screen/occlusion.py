@@ -178,6 +178,8 @@ class OcclusionTrial:
             occlusion=Occlusion(
                 heat=tuple(tuple(row) for row in heat.reshape(-1, masks.columns).tolist()),
                 hottest=masks.windows[int(heat.argmax())],
+                tops=tuple(dict.fromkeys(top for top, *_ in masks.windows)),
+                lefts=tuple(dict.fromkeys(left for _, left, *_ in masks.windows)),
                 recovered=rule.label,
                 certified_px=spec.patch_px if rule.certified else None,
             ),

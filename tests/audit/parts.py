@@ -62,7 +62,7 @@ def decision(
 
 def rejected(uid: str = "d1", **more: Any) -> Decision:
     """A rejection."""
-    heat = Occlusion(heat=((0.1, 0.9), (0.2, 0.3)), hottest=(0, 4, 4, 4))
+    heat = Occlusion(heat=((0.1, 0.9), (0.2, 0.3)), hottest=(0, 4, 4, 4), tops=(0, 4), lefts=(0, 4))
     return decision(
         Verdict.ADVERSARIAL, Action.REJECT, Evidence("occlusion", 1.5, 9, p_value=0.3, occlusion=heat), uid=uid, **more
     )

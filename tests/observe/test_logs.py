@@ -122,7 +122,13 @@ def test_a_decision_is_one_json_line(capsys: Captured, decision: Decision, verdi
 def test_an_event_shows_where_a_sticker_may_be(decision: Decision) -> None:
     """The heat map of the culprit for which it is the least ordinary is told, as plain values that JSON can hold."""
     ordinary, striking = (
-        Evidence("occlusion", 1.0, 16, p_value, occlusion=Occlusion(((0.1, hot), (0.2, 0.0)), (0, 4, 6, 6), label))
+        Evidence(
+            "occlusion",
+            1.0,
+            16,
+            p_value,
+            occlusion=Occlusion(((0.1, hot), (0.2, 0.0)), (0, 2, 6, 6), (0, 2), (0, 2), label),
+        )
         for p_value, hot, label in ((0.4, 0.3, 1), (0.01, 9.5, 7))
     )
     items = tuple(replace(decision.items[0], findings=(finding,)) for finding in (ordinary, striking, ordinary))
@@ -130,7 +136,9 @@ def test_an_event_shows_where_a_sticker_may_be(decision: Decision) -> None:
     assert json.loads(json.dumps(event["occlusion"])) == {
         "item": 1,
         "heat": [[0.1, 9.5], [0.2, 0.0]],
-        "hottest": [0, 4, 6, 6],
+        "hottest": [0, 2, 6, 6],
+        "tops": [0, 2],
+        "lefts": [0, 2],
         "recovered": 7,
         "certified_px": None,
     }

@@ -281,7 +281,10 @@ def test_score_and_heat() -> None:
     assert (finding.score, finding.evaluations) == (3 + 6 - 3, 9)
     assert finding.details == {"drop": 9.0, "label_change_rate": 2 / 9}
     assert finding.occlusion == Occlusion(
-        heat=((0.0, 1.0, -2.0), (9.0, 4.0, 0.0), (-1.0, 0.0, -3.0)), hottest=masks.windows[3], recovered=None
+        heat=((0.0, 1.0, -2.0), (9.0, 4.0, 0.0), (-1.0, 0.0, -3.0)),
+        hottest=masks.windows[3],
+        tops=(0, 2, 3),
+        lefts=(0, 2, 3),
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
+from guard.audit.tiles import tiles_of
 from guard.offline.view import Bytes
 from guard.screen.occlusion import Window
 from guard.values import Float32Array, Occlusion
@@ -24,17 +23,12 @@ class Heat:
     hottest: Window
 
 
-def heat_of(occlusion: Occlusion, windows: Sequence[Window], image_px: tuple[int, int]) -> Heat:
-    """Of what a detector found with these windows.
-
-    They overlap: were they drawn side by side, as a grid, they would not be where they were.
-    """
-    total, covered = np.zeros(image_px, np.float32), np.zeros(image_px, np.float32)
-    for value, (top, left, height, width) in zip(chain.from_iterable(occlusion.heat), windows, strict=True):
-        part = slice(top, top + height), slice(left, left + width)
-        total[part] += value
-        covered[part] += 1
-    return Heat(total / covered, occlusion.hottest)
+def heat_of(occlusion: Occlusion) -> Heat:
+    """Of what a detector found."""
+    tiles = tiles_of(occlusion.heat, occlusion.tops, occlusion.lefts, occlusion.hottest[2:])
+    rows, columns = np.diff(tiles.rows), np.diff(tiles.columns)
+    pixels = tiles.values.repeat(rows, axis=0).repeat(columns, axis=1)
+    return Heat(pixels.astype(np.float32), occlusion.hottest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,6 @@ from guard.offline.spread import screening
 from guard.offline.view import Bytes, View
 from guard.profile.profile import Profile
 from guard.profile.spec import OcclusionSpec
-from guard.screen.occlusion import masks_of
 from guard.values import Evidence, Float64Array, IntArray, Screening, Verdict
 
 _QUEUE = 64
@@ -62,7 +61,7 @@ class Screen:
         self.view = View(profile.model)
         self._judges = {rate: Judge(profile, false_positive_rate=rate) for rate in rates}
         self._screens, self._kept = screens, kept
-        self._masks = next((each for each in profile.detectors if isinstance(each, OcclusionSpec)), None)
+        self._occlusion = any(isinstance(each, OcclusionSpec) for each in profile.detectors)
         self._identity = _identity(profile) | {"seed": seed}
 
     def __call__(self, images: Bytes, advance: Callable[[int], None] = lambda _: None) -> Screened:
@@ -79,13 +78,12 @@ class Screen:
 
         What is kept of screenings does not hold it, so that this one is screened again.
         """
-        masks = self._masks
-        if masks is None:
+        if not self._occlusion:
             return None
         (screening,) = self._screens(self.view.own(image[None]))
         evidence = (each for each in screening.findings if isinstance(each, Evidence))
         seen = next((each.occlusion for each in evidence if each.occlusion is not None), None)
-        return None if seen is None else heat_of(seen, masks_of(masks).windows, masks.image_px)
+        return None if seen is None else heat_of(seen)
 
     def flagged(self, screened: Screened, rate: float) -> Any:
         """Which of them are flagged at a rate, as a mask."""

@@ -20,7 +20,7 @@ FAMILIES: Final = {
         "Transfer",
         "PGD L2",
     ),
-    ("confident", "to_boundary"): ("C&W", "DeepFool", "Elastic net", "Boundary", "HopSkipJump"),
+    ("confident", "to_boundary"): ("C&W", "DeepFool", "Elastic net", "ZOO", "Boundary", "HopSkipJump"),
     ("sparse", "squares"): ("JSMA", "SimBA", "Square"),
     ("patch",): ("Patch",),
     ("spatial",): ("Spatial",),

@@ -27,11 +27,12 @@ class Portion(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """One row: ART's class and its parameters, or the `parts` of a chain, of which each gets what the last one left.
+    """One row: ART's class, or what is Guard's own, and its parameters, or the `parts` of a chain.
 
-    `linf` is the strength of an attack bounded in L-inf. A `minimal` one stops just beyond the model's boundary, where
-    rounding to 8 bits may bring it back: such images are then moved a little further. `most` bounds the images of slow
-    attacks. A part that takes more classes than the model has is left out of its chain.
+    Of a chain each part gets what the last one left. `linf` is the strength of an attack bounded in L-inf. A `minimal`
+    one stops just beyond the model's boundary, where rounding to 8 bits may bring it back: such images are then moved a
+    little further. `most` bounds the images of slow attacks. A part that takes more classes than the model has is left
+    out of its chain.
     """
 
     name: str

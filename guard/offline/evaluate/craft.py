@@ -18,7 +18,9 @@ import torch
 from torch import nn
 
 from guard.offline.evaluate.attack import Access, Attack, Portion
+from guard.offline.evaluate.carlini import carlini
 from guard.offline.evaluate.kept import Arrays, Kept, key_of
+from guard.offline.evaluate.rows import OWN_CARLINI
 from guard.offline.evaluate.target import Answers, Viewed, art, with_answers, with_gradients
 from guard.offline.nets import one_thread
 from guard.offline.view import Bytes, from_bytes, to_bytes
@@ -145,6 +147,8 @@ def generate(attack: Attack, estimator: Callable[[Attack], Any], x: Float32Array
 
 
 def _run(attack: Attack, estimator: Any, x: Float32Array) -> Float32Array:
+    if attack.method == OWN_CARLINI:
+        return np.asarray(carlini(estimator.model, torch.from_numpy(x), **attack.parameters))
     method = getattr(art(), attack.method)
     if attack.name == "Patch":
         made = _stick(method, attack, estimator, x)

@@ -18,7 +18,7 @@ from guard.offline.evaluate.rebuilt import margins
 _LEVELS = 255
 _ROUNDING = 1e-6
 _FIRST_STEP, _LAST_STEP = 0.3, 0.02
-_RATE = 0.01
+_RATE = 0.03
 _TENFOLD = 10.0
 _UNSEEN = 1e6
 

@@ -71,7 +71,7 @@ def pursuits(view: View, detectors: Sequence[str], *, quick: bool) -> tuple[Purs
         made += [Pursuit(OBLIVIOUS, level, 50), *(Pursuit(name, level, 50, rounds=3) for name in METHODS)]
     longer = Pursuit(ADAPTIVE, levels[-1], _LONGER, 3, _MANY_COPIES, note=f", {_LONGER} steps, {_MANY_COPIES} copies")
     alone = (Pursuit(ADAPTIVE, levels[-1], 50, rounds=3, against=name) for name in detectors)
-    return (*made, longer, Pursuit(SMALLEST, None, 60, rounds=4), *alone)
+    return (*made, longer, Pursuit(SMALLEST, None, 80, rounds=4), *alone)
 
 
 def most(images: int | None, *, quick: bool) -> int:

@@ -15,6 +15,9 @@ _BATCH = 200
 _SLOW = 50
 _LONG = 20
 _QUIET = {"verbose": False}
+_FILLED = 0.7  # of the square that ART draws a sticker in, by counting pixels that it changes
+OWN_CARLINI = "carlini"
+"""Not ART's: see `carlini`."""
 
 
 def _level(eps: float) -> str:
@@ -26,35 +29,28 @@ def fgsm(eps: float) -> Attack:
     return Attack("FGSM", _level(eps), "FastGradientMethod", {"eps": eps}, linf=eps)
 
 
-def iterated(name: str, method: str, eps: float, step: float, count: int) -> Attack:
-    """Steps of L-inf, projected back to the ball."""
-    parameters = {"eps": eps, "eps_step": step, "max_iter": count, **_QUIET}
-    return Attack(name, _level(eps), method, parameters, linf=eps)
+def bim(eps: float) -> Attack:
+    """Steps of L-inf from the image itself, projected back to the ball (Kurakin et al., 2017)."""
+    parameters = {"eps": eps, "eps_step": eps / 5, "max_iter": 20, **_QUIET}
+    return Attack("BIM", _level(eps), "BasicIterativeMethod", parameters, linf=eps)
 
 
 def pgd(eps: float, step: float, count: int = 20) -> Attack:
-    """Projected gradient descent in L-inf (Madry et al., 2018)."""
-    return iterated("PGD", "ProjectedGradientDescent", eps, step, count)
+    """The same from a random place in the ball (Madry et al., 2018)."""
+    parameters = {"eps": eps, "eps_step": step, "max_iter": count, "num_random_init": 1, **_QUIET}
+    return Attack("PGD", _level(eps), "ProjectedGradientDescent", parameters, linf=eps)
 
 
 def pgd_l2(eps: float) -> Attack:
     """The same in L2."""
-    parameters = {"norm": 2, "eps": eps, "eps_step": eps / 5, "max_iter": 20, **_QUIET}
+    parameters = {"norm": 2, "eps": eps, "eps_step": eps / 5, "max_iter": 20, "num_random_init": 1, **_QUIET}
     return Attack("PGD L2", f"L2 {eps:g}", "ProjectedGradientDescent", parameters)
 
 
 def carlini(confidence: float, setting: str) -> Attack:
     """The smallest change in L2 that wins by `confidence` logits (Carlini and Wagner, 2017)."""
-    parameters = {
-        "confidence": confidence,
-        "max_iter": 50,
-        "binary_search_steps": 5,
-        "initial_const": 0.1,
-        "learning_rate": 0.05,
-        "batch_size": _BATCH,
-        **_QUIET,
-    }
-    return Attack("C&W", setting, "CarliniL2Method", parameters, minimal=confidence == 0, most=2 * _SLOW)
+    parameters = {"confidence": confidence, "searches": 4, "steps": 100, "rate": 0.05, "constant": 1.0}
+    return Attack("C&W", setting, OWN_CARLINI, parameters, minimal=confidence == 0, most=2 * _SLOW)
 
 
 def deepfool(setting: str, overshoot: float) -> Attack:
@@ -211,8 +207,8 @@ def universal(eps: float) -> Attack:
 
 
 def patch(area: float) -> Attack:
-    """One sticker for all images, anywhere on them (Brown et al., 2017); a circle within a square of `area`."""
-    scale = area**0.5
+    """One sticker for all images, anywhere on them (Brown et al., 2017); a circle of `area`, whose edge is soft."""
+    scale = (area / _FILLED) ** 0.5
     parameters = {
         "target": 0,
         "rotation_max": 22.5,
@@ -235,7 +231,7 @@ def patch(area: float) -> Attack:
 
 def transfer(eps: float, step: float) -> Attack:
     """PGD on another model, trained on this one's answers (Papernot et al., 2017)."""
-    parameters = {"eps": eps, "eps_step": step, "max_iter": 20, **_QUIET}
+    parameters = {"eps": eps, "eps_step": step, "max_iter": 20, "num_random_init": 1, **_QUIET}
     return Attack(
         "Transfer",
         f"PGD {_level(eps)}",

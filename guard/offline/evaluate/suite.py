@@ -1,7 +1,7 @@
-"""The attacks, one declarative table; crafted by the Adversarial Robustness Toolbox (ART).
+"""The attacks, one declarative table; crafted by the Adversarial Robustness Toolbox (ART), but for C&W.
 
-L-inf strengths begin far below the weakest one that the detector network is trained on. ART has no L-BFGS attack, so
-there is none here.
+Strengths begin below the weakest one that detector networks are trained on. ART has no L-BFGS attack, so there is none
+here.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ SUITE: tuple[Attack, ...] = (
     rows.fgsm(0.1),
     rows.fgsm(0.2),
     rows.fgsm(0.3),
-    *(rows.iterated("BIM", "BasicIterativeMethod", eps, eps / 5, 20) for eps in (2 / 255, 8 / 255, 0.1, 0.3)),
+    *(rows.bim(eps) for eps in (1 / 255, 2 / 255, 8 / 255, 0.1, 0.3)),
     *(rows.pgd(eps, eps / 5) for eps in rows.TINY),
     rows.pgd(0.1, 0.02),
     rows.pgd(0.2, 0.03),
     rows.pgd(0.3, 0.03, 40),
-    *(rows.pgd_l2(eps) for eps in (0.25, 0.5, 1.0, 2.0)),
+    *(rows.pgd_l2(eps) for eps in (0.1, 0.25, 0.5, 1.0, 2.0)),
     rows.carlini(0.0, "L2"),
     *(rows.carlini(confidence, f"L2, confidence {confidence:g}") for confidence in (2.0, 5.0, 10.0, 20.0)),
     rows.deepfool("L2", 1e-6),
     rows.deepfool("L2, overshoot 0.2", 0.2),
-    *(rows.jsma(gamma) for gamma in (0.03, 0.12)),
+    *(rows.jsma(gamma) for gamma in (0.005, 0.03, 0.12)),
     *(rows.elastic_net(beta) for beta in (0.001, 0.01, 0.1)),
     *(rows.auto_attack(eps) for eps in (4 / 255, 8 / 255, 0.1, 0.3)),
-    *(rows.square(eps) for eps in (4 / 255, 8 / 255, 0.1, 0.3)),
+    *(rows.square(eps) for eps in (2 / 255, 4 / 255, 8 / 255, 0.1, 0.3)),
     rows.zoo(),
     rows.boundary(200),
     rows.boundary(1000),
@@ -40,10 +40,11 @@ SUITE: tuple[Attack, ...] = (
     rows.hop_skip_jump(2, "L2", 20),
     rows.hop_skip_jump("inf", "L-inf", 20),
     *(rows.simba(epsilon) for epsilon in (0.1, 0.3)),
+    rows.spatial(5, 7.5),
     rows.spatial(10, 15),
     rows.spatial(10, 30),
     *(rows.universal(eps) for eps in (8 / 255, 0.1, 0.3)),
-    *(rows.patch(area) for area in (0.05, 0.1, 0.2)),
+    *(rows.patch(area) for area in (0.025, 0.05, 0.1, 0.2)),
     rows.transfer(8 / 255, 8 / 255 / 5),
     rows.transfer(0.1, 0.02),
     rows.transfer(0.3, 0.03),

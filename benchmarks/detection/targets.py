@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from benchmarks.detection.subjects import Name
+from guard.stats import clopper_pearson_interval
 
 _HIGH, _LOW = "0.05", "0.01"
 _DRIFT: Final = 0.10
+_NEEDED: Final = 8 / 255 + 1e-6
 
 
 class Asked(NamedTuple):
@@ -42,7 +44,8 @@ def markdown(name: Name, found: dict[str, Any]) -> Iterable[str]:
         return
     yield "## Asked and reached"
     yield ""
-    yield "*Open* is what a 95 % interval leaves open: too few images to say. Means are of rows, not of images."
+    yield "*Open* is what 95 % intervals leave open, of each row and of each attack's rows together: too few images to"
+    yield "say. *Yes* goes by shares; few rows have images enough for the whole interval. Means are of rows, not images."
     yield ""
     yield "| asked | reached | met |"
     yield "| --- | --- | --- |"
@@ -51,17 +54,31 @@ def markdown(name: Name, found: dict[str, Any]) -> Iterable[str]:
 
 
 def below(rows: Sequence[dict[str, Any]], rate: str, least: float) -> tuple[str, str]:
-    """Which rows are caught less often than asked, in words, and whether all are: yes, no or open."""
-    short = [row for row in rows if _share(row, rate) is not None and row["caught"][rate]["share"] < least]
-    surely = any(row["caught"][rate]["interval_95"][1] < least for row in short)
+    """Which rows are caught less often than asked, in words, and whether none is: yes, no or open.
+
+    A miss is sure where the interval of a row is below, or that of all rows of an attack together.
+    """
+    won = [row for row in rows if _share(row, rate) is not None]
+    short = [row for row in won if row["caught"][rate]["share"] < least]
+    surely = any(row["caught"][rate]["interval_95"][1] < least for row in short) or any(
+        interval[1] < least for interval in _pooled(won, rate)
+    )
     words = "; ".join(
         f"{row['attack']}, {row['setting']}: {row['caught'][rate]['count']} of {row['caught'][rate]['of']}"
         for row in sorted(short, key=lambda row: row["caught"][rate]["share"])
     )
-    tried = sum(_share(row, rate) is not None for row in rows)
+    sure = sum(row["caught"][rate]["interval_95"][0] >= least for row in won)
+    beyond = f"{sure} with the whole interval"
     if not short:
-        return f"all {tried} rows", "yes"
-    return f"{tried - len(short)} of {tried} rows; not {words}", "**no**" if surely else "open"
+        return f"all {len(won)} rows, {beyond}", "**no**" if surely else "yes"
+    return f"{len(won) - len(short)} of {len(won)} rows, {beyond}; not {words}", "**no**" if surely else "open"
+
+
+def _pooled(rows: Sequence[dict[str, Any]], rate: str) -> Iterator[tuple[float, float]]:
+    """The interval of each attack, all its rows together."""
+    for name in dict.fromkeys(row["attack"] for row in rows):
+        counts = [row["caught"][rate] for row in rows if row["attack"] == name]
+        yield clopper_pearson_interval(sum(each["count"] for each in counts), sum(each["of"] for each in counts))
 
 
 def _rows(asked: Asked, found: dict[str, Any]) -> Iterable[_Reached]:
@@ -73,14 +90,15 @@ def _rows(asked: Asked, found: dict[str, Any]) -> Iterable[_Reached]:
         yield _Reached(f"honest images flagged, at {float(rate):.0%}: no more", says, met)
     yield _drift(found["drift"])
     attacks = found["attacks"]
+    small = [row for row in attacks if not _large(row)] if asked.mean is not None else []
     for rate, each, mean in ((_HIGH, asked.each, asked.mean), (_LOW, asked.each_strict, asked.mean_strict)):
         if each is not None:
             yield _Reached(f"each attack caught, at {float(rate):.0%}: {each:.0%}", *below(attacks, rate, each))
         if mean is not None:
-            yield _at_least(f"attacks caught, at {float(rate):.0%}: mean {mean:.0%}", _shares(attacks, rate), mean)
-    cells = [cell["caught"][_HIGH]["share"] for row in attacks for cell in row["laundered"]]
-    washed = [share for share in cells if share is not None]
-    yield _at_least(f"laundered attacks caught, at 5%: mean {asked.laundered:.0%}", washed, asked.laundered)
+            shares = _shares(attacks, rate), _shares(small, rate)
+            yield _at_least(f"attacks caught, at {float(rate):.0%}: mean {mean:.0%}", *shares, mean)
+    washed, of_small = _washed(attacks), _washed(small)
+    yield _at_least(f"laundered attacks caught, at 5%: mean {asked.laundered:.0%}", washed, of_small, asked.laundered)
     if asked.laundered_worst is not None and washed:
         worst = (
             f"{sum(share < asked.laundered_worst for share in washed)} of {len(washed)} cells below; {min(washed):.0%}"
@@ -106,11 +124,23 @@ def _drift(cells: Sequence[dict[str, Any]]) -> _Reached:
     return _Reached(asked, f"{len(expected) - len(over)} of {len(expected)} cells; not {words}", met)
 
 
-def _at_least(asked: str, shares: Sequence[float], least: float) -> _Reached:
+def _at_least(asked: str, shares: Sequence[float], of_small: Sequence[float], least: float) -> _Reached:
     if not shares:
         return _Reached(asked, "none", "open")
     mean = sum(shares) / len(shares)
-    return _Reached(asked, f"{mean:.1%}", "yes" if mean >= least else "**no**")
+    without = f"; {sum(of_small) / len(of_small):.1%} without L-inf of more than 8/255" if of_small else ""
+    return _Reached(asked, f"{mean:.1%}{without}", "yes" if mean >= least else "**no**")
+
+
+def _large(row: dict[str, Any]) -> bool:
+    """Whether a row is of more L-inf than anybody needs on colour images."""
+    linf = row["linf"]
+    return linf is not None and linf > _NEEDED
+
+
+def _washed(rows: Sequence[dict[str, Any]]) -> list[float]:
+    shares = [cell["caught"][_HIGH]["share"] for row in rows for cell in row["laundered"]]
+    return [share for share in shares if share is not None]
 
 
 def _shares(rows: Sequence[dict[str, Any]], rate: str) -> list[float]:

@@ -1,8 +1,8 @@
 """Query attacks, each as the stream of inputs that it sends: ART's, and NES written afresh.
 
-An attack sees a model that answers logits, one input after the other, and stops when it has had its budget. What it
-sent is kept in order, with the first query that was a success: misclassified, and within the attack's distance of the
-clean image. Where each query is changed on its way, the answer is that to the changed one, and the success the
+An attack sees a model that answers logits, one 8-bit input after the other, and stops when it has had its budget. What
+it sent is kept in order, with the first query that was a success: misclassified, and within the attack's distance of
+the clean image. Where each query is changed on its way, the answer is that to the changed one, and the success the
 attack's own.
 """
 
@@ -21,12 +21,14 @@ from art.estimators.classification import BlackBoxClassifierNeuralNetwork
 from scipy import special
 from torch import Tensor, nn
 
+from guard.offline.view import from_bytes, to_bytes
 from guard.values import Float32Array
 
 Transform: TypeAlias = Callable[[Float32Array, np.random.Generator], Float32Array]
 """What an attacker does to a query (channels, height, width) before sending it."""
 
 _CLASSES: Final = 10
+_HALF_A_LEVEL, _TINY = 0.5 / 255, 1e-5
 _PLANNED = 300
 """Steps over which Square's squares shrink. Over 2000 they stay large for longer, and it succeeds later."""
 _ASKED_EACH = 20
@@ -90,7 +92,7 @@ class _Oracle:
 
     def __call__(self, x: Float32Array) -> Float32Array:
         """Answer a batch (n, *dims) with logits (n, classes), as far as the budget goes. Repetitions cost nothing."""
-        asked = np.clip(x, 0, 1).astype(np.float32)
+        asked = _in_8_bits(x)
         names = [row.tobytes() for row in asked]
         new = [i for i, name in enumerate(names) if name not in self._answers and name not in names[:i]]
         room = self._budget.queries - len(self.sent)
@@ -106,7 +108,7 @@ class _Oracle:
     def _send(self, asked: Float32Array, names: list[bytes]) -> None:
         sent = asked
         if self._transform is not None:
-            sent = np.stack([self._transform(row, self._rng) for row in asked])
+            sent = _in_8_bits(np.stack([self._transform(row, self._rng) for row in asked]))
         logits = self._logits(sent)
         self._note_success(asked, logits if self._transform is None else self._logits(asked))
         self._answers.update(zip(names, logits, strict=True))
@@ -120,10 +122,15 @@ class _Oracle:
     def _note_success(self, asked: Float32Array, logits: Float32Array) -> None:
         moved = (asked - self._clean).reshape(len(asked), -1)
         limit = self._budget.linf if self._norm == np.inf else self._budget.l2
-        near = np.linalg.norm(moved, ord=self._norm, axis=1) <= limit + 1e-5
+        rounding = _HALF_A_LEVEL if self._norm == np.inf else 0.0
+        near = np.linalg.norm(moved, ord=self._norm, axis=1) <= limit + rounding + _TINY
         won = np.flatnonzero(near & (logits.argmax(1) != self._label))
         if len(won):
             self.success, self.winner = len(self.sent) + int(won[0]), asked[won[0]].copy()
+
+
+def _in_8_bits(x: Float32Array) -> Float32Array:
+    return from_bytes(to_bytes(np.clip(x, 0, 1).astype(np.float32)))
 
 
 def _art(make: Callable[[BlackBoxClassifierNeuralNetwork, Budget], object]) -> Callable[..., None]:

@@ -14,10 +14,10 @@ _PARTS: Final = {"attacks": "Attacks", "guard": "Clients before Guard", "blackli
 _INTRODUCTION: Final = """\
 # Query attacks before the memory of queries
 
-Attacks that see the model's scores and search by asking, each until its first success: misclassified, and within
-the attack's distance. *Caught* is a run of which a query was flagged no later than the one that would have been its
-first success. The runs that succeeded are what counts. Of all runs, those that never succeeded within their queries
-have to be flagged too, by the 120th query; a later first flag counts for none. In brackets are 95 % intervals
+Attacks that see the model's scores and search by asking, in 8-bit images, each until its first success: misclassified,
+and within the attack's distance. *Caught* is a run of which a query was flagged no later than the one that would have
+been its first success. The runs that succeeded are what counts. Of all runs, those that never succeeded within their
+queries have to be flagged too, by the 120th query; a later first flag counts for none. In brackets are 95 % intervals
 (Clopper and Pearson); queries are medians, those to the first success and to the first flag.
 
 *Paced*: ten minutes and 32 queries of others between any two. *Rotated*: each query comes from another client.

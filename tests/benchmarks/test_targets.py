@@ -16,11 +16,11 @@ def count(number: int, of: int) -> dict[str, Any]:
     return Count(number, of).as_json()
 
 
-def attack(name: str, number: int, of: int) -> dict[str, Any]:
+def attack(name: str, number: int, of: int, linf: float | None = None) -> dict[str, Any]:
     """A row of the results; a quarter of it is caught after laundering."""
     caught = {"0.05": count(number, of), "0.01": count(number, of)}
     washed = {"condition": "JPEG 95", "caught": {"0.05": count(of // 4, of)}}
-    return {"attack": name, "setting": "L2", "caught": caught, "laundered": [washed]}
+    return {"attack": name, "setting": "L2", "linf": linf, "caught": caught, "laundered": [washed]}
 
 
 def rows(*attacks: dict[str, Any], noisy: int = 5) -> dict[str, str]:
@@ -51,6 +51,22 @@ def test_met_or_not() -> None:
 def test_few_images_leave_it_open(caught: int, of: int, met: str) -> None:
     """A share below what is asked is a miss only if its interval is; an attack that never won says nothing."""
     assert rows(attack("FGSM", 99, 100), attack("C&W", caught, of))["each attack caught, at 5%: 85%"] == met
+
+
+def test_rows_of_an_attack_are_also_taken_together() -> None:
+    """Each of five rows may be chance, and all of them not."""
+    asked = "each attack caught, at 5%: 85%"
+    assert rows(attack("C&W", 15, 20), attack("FGSM", 99, 100))[asked] == "open"
+    assert rows(*[attack("C&W", 15, 20)] * 5, attack("FGSM", 99, 100))[asked] == "**no**"
+
+
+def test_what_nobody_needs_lifts_no_mean_unseen() -> None:
+    """Beside the mean is that without L-inf of more than 8/255."""
+    caught = [attack("PGD", 50, 100, linf=8 / 255), attack("PGD", 100, 100, linf=16 / 255), attack("C&W", 60, 100)]
+    flagged = {rate: count(5, 4000) for rate in ("0.05", "0.01")}
+    found = {"rates": [0.05, 0.01], "false_positives": flagged, "drift": [], "attacks": caught}
+    lines = "\n".join(targets.markdown(Name.CIFAR10, found))
+    assert "| 70.0%; 55.0% without L-inf of more than 8/255 | **no** |" in lines
 
 
 @pytest.mark.parametrize(("noisy", "met"), [(10, "yes"), (14, "open"), (30, "**no**")])

@@ -207,6 +207,7 @@ def _attack(row: AttackRow) -> dict[str, Any]:
     return {
         "attack": attack.name,
         "setting": attack.setting,
+        "linf": attack.linf,
         "access": str(attack.access),
         "method": attack.method,
         "parameters": dict(attack.parameters) or [dict(part.parameters) for part in attack.parts],

@@ -32,7 +32,7 @@ def _head(subject: Subject, found: dict[str, Any], rates: Sequence[str]) -> Iter
     yield "*Laundered* is the mean over five ways of laundering, of those that are still misclassified, and the worst."
     yield "Slow attacks were made of fewer images than quick ones, so what is lost to all is at least what is told."
     yield "AutoAttack is its chain without FAB and on smaller budgets, Square has 300 queries and ZOO 200 steps."
-    yield "Transferred attacks come from a small model, distilled from this one's answers to a thousand of these images."
+    yield "Transferred attacks are of a small model, distilled from this one's answers to a thousand of these images."
     yield "A knowing attacker with more time wins more."
     yield ""
     yield "| | " + " | ".join(f"at {float(rate):.0%} asked" for rate in rates) + " |"
@@ -118,8 +118,8 @@ def _unfinished(rows: Sequence[dict[str, Any]], rate: str) -> Iterable[str]:
     most = max((row["won"][rate]["count"] for row in rows), default=0)
     for row in free:
         if row["won"][rate]["count"] < most:
-            yield f"{row['attack']} is unbounded and wins less than some that are bounded: it did not get to its end, and"
-            yield "says nothing of robustness."
+            yield f"{row['attack']} is unbounded and wins less than some that are bounded: it did not get to"
+            yield "its end, and says nothing of robustness."
             yield ""
 
 

@@ -44,8 +44,8 @@ def markdown(name: Name, found: dict[str, Any]) -> Iterable[str]:
         return
     yield "## Asked and reached"
     yield ""
-    yield "*Open* is what 95 % intervals leave open, of each row and of each attack's rows together: too few images to"
-    yield "say. *Yes* goes by shares; few rows have images enough for the whole interval. Means are of rows, not images."
+    yield "*Open* is what 95 % intervals leave open, of each row and of each attack's rows together: too few images"
+    yield "to say. *Yes* goes by shares; few rows have images enough for the whole interval. Means are of rows."
     yield ""
     yield "| asked | reached | met |"
     yield "| --- | --- | --- |"

@@ -64,6 +64,9 @@ ops-test: $(INSTALLED) triton ray-test ## Calibrate on Ray; attack a Guard and g
 metrics-table: $(INSTALLED) ## Write the table in docs/metrics.md from the metrics that Guard has
 	@PYTHONPATH=. $(BIN)/python docs/metrics_table.py
 
+detection-table: $(INSTALLED) ## Write the table of what was measured in docs/threat-model.md from the results
+	@$(BIN)/python docs/detection_table.py
+
 dashboards: $(INSTALLED) ## Write the Grafana dashboards from their code
 	@$(BIN)/python -m deploy.grafana.dashboards
 

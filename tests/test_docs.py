@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.samples import Sample
 from typer.core import TyperGroup
 
-from docs import metrics_table
+from docs import detection_table, metrics_table
 from guard.app import Sidecar
 from guard.cli import app
 from guard.config_file import load_settings
@@ -36,6 +36,7 @@ README = ROOT / "README.md"
 START = ROOT / "docs" / "start.md"
 YOUR_MODEL = ROOT / "docs" / "your-model.md"
 METRICS = ROOT / "docs" / "metrics.md"
+THREATS = ROOT / "docs" / "threat-model.md"
 SCHEMA = json.loads((ROOT / "deploy" / "policy.schema.json").read_text())
 DOCUMENTS = [
     *(README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md"),
@@ -193,6 +194,13 @@ def test_the_preprocessing_of_the_own_model_works(tmp_path: Path) -> None:
 def test_metrics_are_documented() -> None:
     """`make metrics-table` would change nothing in docs/metrics.md: its table is what a running registry has."""
     assert metrics_table.page(METRICS.read_text()) == METRICS.read_text()
+
+
+def test_what_was_measured_is_told() -> None:
+    """`make detection-table` would change nothing in docs/threat-model.md: its table is that of the results."""
+    assert detection_table.page(THREATS.read_text()) == THREATS.read_text()
+    with pytest.raises(ValueError, match="lacks the lines"):
+        detection_table.page("no marks")
 
 
 def test_a_table_that_is_not_current_is_mended() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -13,8 +14,12 @@ import grpc
 import numpy as np
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
+_STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+LEAVES = ("x-leaves", "true")
+"""The metadata of a request that its client will cancel, for servers that are to wait for that."""
 _WHERE_READY = '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}'
 _TRIES, _PAUSE_S = 20, 0.5
+_PATIENCE_S = 20.0
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -60,12 +65,47 @@ def quantile_ms(took_s: Sequence[float], share: float) -> float:
     return float(np.quantile(took_s, share)) * 1000 if took_s else 0.0
 
 
+class Stream:
+    """A client's stream, which is open. `call` is gRPC's."""
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes], body: bytes) -> None:
+        self._call = call
+        self._body = body
+
+    async def ask(self) -> None:
+        """Send a request, and wait for its answer."""
+        await self._call.write(self._body)
+        await self._call.read()
+
+    async def end(self) -> tuple[str, float]:
+        """Send a request that ends the stream: the status, "" if it takes longer than anybody waits, and seconds."""
+        begun_s = time.perf_counter()
+        with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.BaseError, grpc.aio.AioRpcError):
+            await self._call.write(self._body)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE_S):
+                return (await self._call.code()).name, time.perf_counter() - begun_s
+        return "", _PATIENCE_S
+
+
 class Client:
     """A channel to one or more Guards, and a request."""
 
     def __init__(self, channel: grpc.aio.Channel, body: bytes) -> None:
         self._call = channel.unary_unary(METHOD, None, None)
+        self._stream = channel.stream_stream(_STREAM, None, None)
         self._body = body
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Stream]:
+        """A stream on which a request was answered."""
+        call = self._stream(None)
+        try:
+            stream = Stream(call, self._body)
+            await stream.ask()
+            yield stream
+        finally:
+            call.cancel()
 
     async def ask(self, answers: Answers, *, timeout_s: float | None = None, begun_s: float | None = None) -> str:
         """Send the request once: the status."""
@@ -83,8 +123,8 @@ class Client:
         return "OK", ""
 
     async def ask_and_leave(self, after_s: float) -> None:
-        """Send the request, and cancel it after a time."""
-        call = self._call(self._body)
+        """Send the request, which says so, and cancel it after a time."""
+        call = self._call(self._body, metadata=(LEAVES,))
         await asyncio.sleep(after_s)
         call.cancel()
 

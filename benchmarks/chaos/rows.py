@@ -70,7 +70,7 @@ ROWS: Final = (
     Row(
         "cancels",
         "50 % of clients cancel",
-        "cancel reaches the upstream, where policy says so; no leak",
+        "each cancel of a request that the upstream has reaches it, where policy says so; no leak",
         cancels.cancelled,
         500,
         100_000,

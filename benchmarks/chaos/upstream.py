@@ -27,11 +27,16 @@ async def stopped(house: House, seconds: float) -> list[Check]:
 
 async def _stopped(house: House, guard: Guard, seconds: float) -> list[Check]:
     pid = house.triton_pid()
-    async with client(house.body, guard.address) as clients, clients.traffic(_RATE, timeout_s=seconds + 30) as answers:
+    async with (
+        client(house.body, guard.address) as clients,
+        clients.stream() as stream,
+        clients.traffic(_RATE, timeout_s=seconds + 30) as answers,
+    ):
         await asyncio.sleep(_BEFORE_S)
         os.killpg(pid, signal.SIGSTOP)
         try:
             began_s, haste = time.perf_counter(), asyncio.create_task(_hasty(clients))
+            ending = asyncio.create_task(stream.end())
             most, shown = await _watch(guard, began_s + seconds)
         finally:
             os.killpg(pid, signal.SIGCONT)
@@ -41,6 +46,7 @@ async def _stopped(house: House, guard: Guard, seconds: float) -> list[Check]:
     took = answers.took(since_s=began_s, until_s=ended_s)
     return [
         *_refused(answers, began_s, ended_s),
+        *_ended(*await ending),
         Check("longest wait", 1000 * max(took, default=0.0), "<=", _WITHIN_MS, "ms", timed=True),
         Check(
             f"p99 with a deadline of {_HASTE_S:g} s",
@@ -60,16 +66,21 @@ async def _stopped(house: House, guard: Guard, seconds: float) -> list[Check]:
 async def killed(house: House, seconds: float) -> list[Check]:
     """SIGKILL the server, and start it again after so long."""
     guard = house.common()
-    async with client(house.body, guard.address) as clients, clients.traffic(_RATE, timeout_s=seconds + 30) as answers:
+    async with (
+        client(house.body, guard.address) as clients,
+        clients.stream() as stream,
+        clients.traffic(_RATE, timeout_s=seconds + 30) as answers,
+    ):
         await asyncio.sleep(_BEFORE_S)
         os.killpg(house.triton_pid(), signal.SIGKILL)
-        began_s = time.perf_counter()
+        began_s, ending = time.perf_counter(), asyncio.create_task(stream.end())
         most, _ = await _watch(guard, began_s + seconds)
         ended_s = time.perf_counter()
         await asyncio.to_thread(house.triton.ensure_running)
         recovered_s = await _recovered(clients, time.perf_counter())
     return [
         *_refused(answers, began_s, ended_s),
+        *_ended(*await ending),
         Check("most in flight", most, "<=", 1.5 * _RATE, "", timed=True),
         Check("answers again after", recovered_s, "<=", _RECOVERY_S, "s"),
     ]
@@ -84,6 +95,14 @@ def _refused(answers: Answers, began_s: float, ended_s: float) -> list[Check]:
         Check("answers that were not UNAVAILABLE", len(meanwhile) - len(refused), "=", 0),
         Check("UNAVAILABLE", len(refused), ">", 0),
         Check("its p99", quantile_ms(all_refused, 0.99), "<=", _WITHIN_MS, "ms", timed=True),
+    ]
+
+
+def _ended(code: str, took_s: float) -> list[Check]:
+    """What was heard of a request on a stream that was open before."""
+    return [
+        Check("open streams that did not end as UNAVAILABLE", int(code != "UNAVAILABLE"), "=", 0),
+        Check("the wait of one", 1000 * took_s, "<=", _WITHIN_MS, "ms", timed=True),
     ]
 
 

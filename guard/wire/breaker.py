@@ -44,11 +44,12 @@ class UnaryCall(Protocol):
 
 
 class Breaker:
-    """Watches a server while calls to it run.
+    """Watches a server while it owes answers to calls and streams.
 
     Where nothing is heard from it, it is asked whether it lives. If it doesn't answer that either, `unresponsive_s`
-    after it was last heard at the latest, calls end as UNAVAILABLE, and begin again once it answers. The question
-    itself is never taken back, so that a server that comes round finds no storm of cancellations.
+    after it was last heard at the latest, those that are owed an answer end as UNAVAILABLE, and others begin again once
+    it answers. The question itself is never taken back, so that a server that comes round finds no storm of
+    cancellations.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class Breaker:
         self.is_open = False
         """Whether calls are refused."""
         self._waiting: dict[asyncio.Future[bool], UnaryCall] = {}
+        self._hearing: dict[asyncio.Future[bool], Callable[[], bool]] = {}
+        """Streams that are read, and whether they are owed an answer."""
         self._attended: dict[asyncio.Future[bool], asyncio.Task[None]] = {}
         self._heard = 0
         self._watching: asyncio.Task[None] | None = None
@@ -79,6 +82,11 @@ class Breaker:
         """The server answered something."""
         self._heard += 1
 
+    def watch(self) -> None:
+        """Look whether the server answers, for as long as it owes answers."""
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch(), context=Context())  # its log is of no request
+
     async def wait(self, call: UnaryCall, timeout_s: float | None) -> bool:
         """Wait for a call for so many seconds: whether it ended.
 
@@ -89,8 +97,7 @@ class Breaker:
             UpstreamUnavailable: the server stopped answering meanwhile.
         """
         loop = asyncio.get_running_loop()
-        if self._watching is None or self._watching.done():
-            self._watching = asyncio.create_task(self._watch(), context=Context())  # its log is of no request
+        self.watch()
         waiting = loop.create_future()
         wake = partial(_wake, waiting)
         timer = None if timeout_s is None else loop.call_later(timeout_s, wake)
@@ -106,6 +113,27 @@ class Breaker:
             raise self._refusal()
         return ended
 
+    async def hear(self, reading: asyncio.Future[Any], owed: Callable[[], bool]) -> None:
+        """Wait for a read of a stream to end. A stream may be silent for as long as it is not `owed` an answer.
+
+        Who sends a request on one calls `watch`.
+
+        Raises:
+            UpstreamUnavailable: the server stopped answering, and owes an answer.
+        """
+        waiting = asyncio.get_running_loop().create_future()
+        reading.add_done_callback(partial(_wake, waiting))
+        self._hearing[waiting] = owed
+        try:
+            if owed():
+                self.watch()
+            if not (self.is_open and owed()):
+                await waiting
+        finally:
+            del self._hearing[waiting]
+        if not reading.done():
+            raise self._refusal()
+
     async def close(self) -> None:
         """Stop watching."""
         for each in (self._watching, self._asking):
@@ -120,13 +148,16 @@ class Breaker:
         )
 
     async def _watch(self) -> None:
-        """Look for as long as calls run, or none may."""
-        while self._waiting or self.is_open:
+        """Look for as long as answers are owed, or no call may begin."""
+        while self._owed() or self.is_open:
             before, early = self._heard, tuple(self._waiting)
             await asyncio.sleep(self._look_s)
             self._attend(early)
-            if (self._waiting and self._heard == before) or self.is_open:
+            if (self._owed() and self._heard == before) or self.is_open:
                 self._set(opened=not await self._lives(before))
+
+    def _owed(self) -> bool:
+        return bool(self._waiting) or any(owed() for owed in self._hearing.values())
 
     def _attend(self, early: Iterable[asyncio.Future[bool]]) -> None:
         """Await the calls of these that still wait."""
@@ -164,7 +195,7 @@ class Breaker:
         self.is_open = opened
         if opened:
             _log.warning("the upstream does not answer any more", address=self._address)
-            for waiting in self._waiting:
+            for waiting in (*self._waiting, *(each for each, owed in self._hearing.items() if owed())):
                 _wake(waiting)
         else:
             _log.info("the upstream answers again", address=self._address)

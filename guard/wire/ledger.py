@@ -68,6 +68,13 @@ class Ledger(Generic[Own]):
         """How many answers, Guard's own among them, will be said in order."""
         return len(self._queue)
 
+    def owed(self) -> bool:
+        """Whether the upstream has not answered all, or may not have.
+
+        Nobody can tell of a request to a decoupled model until its final answer, nor of any where the ledger is blind.
+        """
+        return self._blind or bool(self._decoupled) or any(isinstance(each, _Request) for each in self._queue)
+
     def forwarded(
         self, request_id: str, model: str, listed: str, decision: Decision | None, *, decoupled: bool
     ) -> None:

@@ -12,7 +12,8 @@ rejected may not leave its mark on a sequence's state.
 A rejection or an error of Guard's own is told as Triton tells its errors: in an answer's `error_message`, and the
 stream goes on; or, for a client that set the metadata `triton_grpc_error: true`, as the status that ends the stream.
 Guard's status codes show in the second form only, which clients of other servers get too (see `decoupled`). Where the
-connection to the upstream is lost the stream ends.
+connection to the upstream is lost the stream ends, as it does where the upstream owes answers and gives no sign of life
+(see `breaker`).
 
 Nothing piles up: Guard reads from a client as fast as it may forward, and from the upstream as fast as the client
 reads.
@@ -227,9 +228,11 @@ class Stream:
         if self._upstream is None:
             caller = self._caller
             self._upstream = self._handler.upstream.open(
-                STREAM_METHOD, caller.metadata, caller.remaining_s(), caller.name
+                STREAM_METHOD, caller.metadata, caller.remaining_s(), caller.name, self.answers.owed
             )
             self._start(self._relay(self._upstream))
+        else:
+            self._upstream.check()
         return self._upstream
 
     async def _relay(self, upstream: UpstreamStream) -> None:

@@ -113,6 +113,10 @@ class Answers:
         if self.writer is not None:
             await asyncio.wait({self.writer})
 
+    def owed(self) -> bool:
+        """Whether the upstream has not answered all that was forwarded, or may not have."""
+        return self._ledger.owed()
+
     def close(self) -> None:
         """Expect no more answers: of what is not answered, nobody knows what became."""
         self._ledger.rest()

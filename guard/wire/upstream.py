@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -115,8 +116,10 @@ class Upstream:
             raise DeadlineExceeded("the deadline ran out while the upstream was working")
         return await self._reply(rpc, call.model, started_s)
 
-    def open(self, method: str, metadata: Metadata, deadline_s: float | None, client: str = "") -> UpstreamStream:
-        """Open a stream, which is `client`'s.
+    def open(
+        self, method: str, metadata: Metadata, deadline_s: float | None, client: str, owed: Callable[[], bool]
+    ) -> UpstreamStream:
+        """Open a stream, which is `client`'s. `owed` tells whether it waits for an answer.
 
         Raises:
             UpstreamUnavailable: the upstream does not answer any more.
@@ -131,6 +134,8 @@ class Upstream:
         call = self._channel.stream_stream(method)(timeout=deadline_s if cancellable else None, metadata=metadata)
         return UpstreamStream(
             call,
+            breaker=self._breaker,
+            owed=owed,
             cancellable=cancellable,
             adopt=partial(self._adopt, client),
             # It lasts as long as its client likes, so its duration says nothing about the upstream.

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from guard.errors import UpstreamUnavailable
+from guard.wire.breaker import Breaker
 from guard.wire.metadata import to_client
 from guard.wire.status import Metadata
 
@@ -31,20 +32,26 @@ class UpstreamStream:
     gRPC cancels a whole call where somebody who waits for a read or a write of it is cancelled. So reads and writes
     have tasks of their own, for which others only wait.
 
-    `cancellable`: the upstream may hear that the client left. `adopt` keeps a task that has to run on without a
-    client, `ended` is told the status, and `check` raises for an error that is the connection's and not the server's.
+    `owed` tells whether the upstream has not answered all that it was sent, or may not have: it is not waited for where
+    it doesn't answer at all (see `breaker`). `cancellable`: it may hear that the client left. `adopt` keeps a task that
+    has to run on without a client, `ended` is told the status, and `check` raises for an error that is the connection's
+    and not the server's.
     """
 
     def __init__(
         self,
         call: StreamCall,
         *,
+        breaker: Breaker,
+        owed: Callable[[], bool],
         cancellable: bool,
         adopt: Callable[[asyncio.Task[None]], None],
         ended: Callable[[grpc.StatusCode], None],
         check: Callable[[grpc.aio.AioRpcError], None],
     ) -> None:
         self._call = call
+        self._breaker = breaker
+        self._owed = owed
         self._cancellable = cancellable
         self._adopt = adopt
         self._ended = ended
@@ -53,27 +60,46 @@ class UpstreamStream:
         self._writing: asyncio.Future[None] | None = None
         self._error: grpc.aio.AioRpcError | None = None
         self._over = False
+        self._left = False
+        self._finished = False
+
+    def check(self) -> None:
+        """Let a message be sent.
+
+        Raises:
+            UpstreamUnavailable: the upstream does not answer.
+        """
+        self._breaker.check()
 
     async def send(self, message: bytes) -> None:
         """Send a message, as soon as the upstream takes it. Where it takes no more, `receive` says so."""
+        self._breaker.watch()
         await self._write(self._call.write(message))
 
     async def finish(self) -> None:
-        """Say that no message follows."""
+        """Say that no message follows: what is left to wait for is the end."""
+        self._finished = True
+        self._breaker.watch()
         await self._write(self._call.done_writing())
 
     async def receive(self) -> bytes | None:
-        """The next message; None once the stream has ended."""
+        """The next message; None once the stream has ended.
+
+        Raises:
+            UpstreamUnavailable: the upstream does not answer any more, and owes an answer.
+        """
         if self._over:
             return None
         if self._reading is None:
             self._reading = _own(self._call.read())
+        await self._breaker.hear(self._reading, self._is_owed)
         try:
-            message = await asyncio.shield(self._reading)
+            message = self._reading.result()
         except grpc.aio.AioRpcError as error:
             self._error, message = error, None
         self._reading = None
         if isinstance(message, bytes):
+            self._breaker.heard()
             return message
         self._end(grpc.StatusCode.OK if self._error is None else self._error.code())
         return None
@@ -102,6 +128,7 @@ class UpstreamStream:
         """The client is gone: cancel the stream, or let what the upstream works on run to its end."""
         if self._over:
             return
+        self._left = True
         if self._cancellable:
             self._call.cancel()
             for operation in (self._reading, self._writing):
@@ -134,6 +161,9 @@ class UpstreamStream:
         self._writing = _own(operation)
         with contextlib.suppress(*_OVER):
             await asyncio.shield(self._writing)
+
+    def _is_owed(self) -> bool:
+        return not self._left and (self._finished or self._owed())
 
     def _end(self, code: grpc.StatusCode) -> None:
         self._over = True

@@ -16,6 +16,7 @@ from guard.pb.grpc_service_pb2 import (
     ModelStreamInferResponse,
     ServerMetadataResponse,
 )
+from guard.wire.breaker import SERVER_LIVE
 from tests.wire.parts import SERVICE
 
 STREAM = SERVICE + "ModelStreamInfer"
@@ -54,7 +55,7 @@ class StreamingUpstream(grpc.GenericRpcHandler):
     """A server with streams. `answer` says how it answers a request; plain models do so in order, once each.
 
     `decoupled` are its decoupled models; one that is `foreign` tells nothing of its models. It reads one request after
-    the other, and waits for `release` before answers.
+    the other, and waits for `release` before answers; one that is `dead` before all of them.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,7 @@ class StreamingUpstream(grpc.GenericRpcHandler):
         self.decoupled: set[str] = set()
         self.foreign = False
         self.silent = False
+        self.dead = False
         self.answer: Callable[[ModelInferRequest], list[ModelStreamInferResponse]] = lambda r: [response(r)]
         self.ending: tuple[grpc.StatusCode, str] | None = None
         self.initial_metadata: tuple = ()
@@ -97,6 +99,10 @@ class StreamingUpstream(grpc.GenericRpcHandler):
             return grpc.stream_stream_rpc_method_handler(self._stream)
 
         async def answer(message: bytes, context: Any) -> bytes:
+            if self.dead:
+                await self.release.wait()
+            if method == SERVER_LIVE:
+                return b""
             if method == SERVICE + "ServerMetadata":
                 return ServerMetadataResponse(name=self.name).SerializeToString()
             asked = ModelConfigRequest.FromString(message).name
@@ -143,5 +149,7 @@ class StreamingUpstream(grpc.GenericRpcHandler):
                     await context.write(each.SerializeToString())
                 if self.ending is not None:
                     await context.abort(*self.ending, (("x-why", "told"),))
+            if self.dead:
+                await self.release.wait()
         finally:
             reading.cancel()

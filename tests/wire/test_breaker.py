@@ -14,6 +14,8 @@ from guard.config import Upstream as UpstreamSettings
 from guard.wire.breaker import Breaker
 from tests.support.waiting import PATIENCE_S, until
 from tests.wire.parts import RecordingUpstream, Running, Serve
+from tests.wire.stream_parts import talk
+from tests.wire.stream_upstream import StreamingUpstream, request, response
 
 EITHER = pytest.mark.parametrize("policy", [Cancellation.ALWAYS, Cancellation.NEVER])
 
@@ -71,6 +73,105 @@ async def test_slow_is_not_dead(
     upstream.release.set()
     assert await call.code() is grpc.StatusCode.OK
     assert guard.metrics.unresponsive == []
+
+
+class TestStreams:
+    """Streams that are open already."""
+
+    @EITHER
+    @pytest.mark.parametrize("form", [(), (("triton_grpc_error", "true"),)])
+    async def test_nobody_waits(
+        self, serve: Serve, streams: StreamingUpstream, policy: Cancellation, form: tuple[tuple[str, str], ...]
+    ) -> None:
+        """One on which a request is not answered ends as UNAVAILABLE, without any call beside it."""
+        guard = await serve(address=streams.address, cancellation=policy, reach={"unresponsive_s": 0.8})
+        async with talk(guard, metadata=form) as client:
+            await client.send(request("a"))
+            await client.hear()
+            _fall_silent(streams)
+            await client.send(request("b"))
+            code, message, _ = await client.ended()
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert "answers nothing, not even whether it lives" in message
+        assert guard.metrics.unresponsive == [True]
+        assert guard.metrics.refused == ["upstream_unavailable"]
+        assert guard.metrics.streamed == [("digits", "answered"), ("digits", "unknown")]
+        if policy is Cancellation.NEVER:
+            assert not streams.cancelled.is_set()
+
+    async def test_nobody_waits_for_the_end(self, serve: Serve, streams: StreamingUpstream) -> None:
+        """All was answered, and the client sends no more: the server owes the status still."""
+        guard = await serve(address=streams.address, reach={"unresponsive_s": 0.8})
+        async with talk(guard) as client:
+            await client.send(request("a"))
+            await client.hear()
+            _fall_silent(streams)
+            assert (await client.end())[0] is grpc.StatusCode.UNAVAILABLE
+        assert guard.metrics.unresponsive == [True]
+        assert guard.metrics.streamed == [("digits", "answered")]
+
+    async def test_found_by_a_call(self, serve: Serve, streams: StreamingUpstream) -> None:
+        """A call of another client finds it out: what waits ends, and what is sent then is refused, and not sent.
+
+        A stream that is owed nothing stays, and goes on once the server answers again.
+        """
+        guard = await serve(address=streams.address, reach={"unresponsive_s": 0.8})
+        async with talk(guard) as waiting, talk(guard) as late, talk(guard) as patient:
+            for client in (waiting, late, patient):
+                await client.send(request())
+                await client.hear()
+            _fall_silent(streams)
+            await waiting.send(request())
+            await until(lambda: len(streams.received) == 4)
+            assert (await guard.call("ModelConfig")).code is grpc.StatusCode.UNAVAILABLE
+            assert (await waiting.ended())[0] is grpc.StatusCode.UNAVAILABLE
+            await late.send(request())
+            assert (await late.ended())[0] is grpc.StatusCode.UNAVAILABLE
+            assert len(streams.received) == 4
+            assert guard.metrics.streamed == [*[("digits", "answered")] * 3, ("digits", "unknown")]
+            streams.release.set()
+            await until(lambda: guard.metrics.unresponsive == [True, False])
+            await patient.send(request())
+            assert not (await patient.hear()).error_message
+
+    @pytest.mark.parametrize("decoupled", [False, True])
+    async def test_slow_is_not_dead(self, serve: Serve, streams: StreamingUpstream, *, decoupled: bool) -> None:
+        """A server that says that it lives has all the time, also one that answers never, or not for the last time."""
+        streams.decoupled = {"digits"} if decoupled else set()
+        streams.answer = lambda r: [response(r, final=not decoupled)] if r.id == "a" or not decoupled else []
+        guard = await serve(address=streams.address, reach={"unresponsive_s": 0.8})
+        async with talk(guard) as client:
+            await client.send(request("a"))
+            await client.hear()
+            streams.release.clear()
+            await client.send(request("b"))
+            await asyncio.sleep(2.5)
+            assert await client.silent()
+            streams.release.set()
+            await client.send(request("a"))
+            await client.hear()
+        assert guard.metrics.unresponsive == []
+
+    @pytest.mark.parametrize("final", [False, True])
+    async def test_between_answers(self, serve: Serve, streams: StreamingUpstream, *, final: bool) -> None:
+        """A decoupled model owes answers until its final one."""
+        streams.decoupled = {"digits"}
+        streams.answer = lambda r: [response(r, final=each) for each in ((False, True) if final else (False,))]
+        guard = await serve(address=streams.address, reach={"unresponsive_s": 0.8})
+        async with talk(guard) as client:
+            await client.send(request("a"))
+            await client.hear_all(1 + final)
+            _fall_silent(streams)
+            if not final:
+                assert (await client.ended())[0] is grpc.StatusCode.UNAVAILABLE
+                return
+            assert (await guard.call("ModelConfig")).code is grpc.StatusCode.UNAVAILABLE
+            assert await client.silent()
+
+
+def _fall_silent(streams: StreamingUpstream) -> None:
+    streams.dead = True
+    streams.release.clear()
 
 
 async def test_deadlines_hold(serve: Serve, upstream: RecordingUpstream, message: bytes) -> None:

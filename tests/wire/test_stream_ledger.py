@@ -45,6 +45,24 @@ def test_in_order(book: Ledger[str], decisions: list[Decision]) -> None:
     assert len(book) == 0
 
 
+def test_owed(book: Ledger[str]) -> None:
+    """Plain models owe an answer each, decoupled ones a final one, and blind nobody can tell."""
+    assert not book.owed()
+    book.forwarded("a", "digits", "digits", None, decoupled=False)
+    book.say("own", decoupled=False)
+    assert book.owed()
+    book.answered(answer("a"))
+    book.due()
+    assert not book.owed()
+    book.forwarded("b", "many", "many", None, decoupled=True)
+    book.answered(answer("b", "many", final=False))
+    assert book.owed()
+    book.answered(answer("b", "many"))
+    assert not book.owed()
+    book.answered(None)
+    assert book.owed()
+
+
 def test_own_answers_wait(book: Ledger[str], decisions: list[Decision]) -> None:
     """An answer of Guard's own is due when all before it were given."""
     assert book.say("first", decoupled=False) == ["first"]

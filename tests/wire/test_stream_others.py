@@ -5,9 +5,13 @@ from __future__ import annotations
 import grpc
 import pytest
 
+from guard.channel import AioChannel, Link
+from guard.config import Upstream as UpstreamSettings
 from guard.errors import UpstreamUnavailable
 from guard.wire import decoupled
+from guard.wire.breaker import Breaker
 from guard.wire.upstream_stream import UpstreamStream
+from tests.support.waiting import PATIENCE_S
 from tests.wire.parts import Decide, Serve
 from tests.wire.stream_parts import ByValue, talk
 from tests.wire.stream_upstream import StreamingUpstream, request
@@ -94,11 +98,25 @@ class Lost:
         raise grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, "Internal error from Core")
 
 
-async def test_a_status_that_grpc_lost() -> None:
+async def test_a_status_that_grpc_lost(free_address: str) -> None:
     """Nobody knows what the server said: the client is told to try again, rather than words about gRPC's inside."""
     ended = list[grpc.StatusCode]()
-    stream = UpstreamStream(Lost(), cancellable=True, adopt=lambda _: None, ended=ended.append, check=lambda _: None)
-    assert await stream.receive() is None
-    with pytest.raises(UpstreamUnavailable, match="open the stream again, and send what was not answered"):
-        await stream.ending()
+    channel = AioChannel(Link(UpstreamSettings(address=free_address)), 1024)
+    breaker = Breaker(channel, free_address, PATIENCE_S, lambda _: None)
+    stream = UpstreamStream(
+        Lost(),
+        breaker=breaker,
+        owed=lambda: True,
+        cancellable=True,
+        adopt=lambda _: None,
+        ended=ended.append,
+        check=lambda _: None,
+    )
+    try:
+        assert await stream.receive() is None
+        with pytest.raises(UpstreamUnavailable, match="open the stream again, and send what was not answered"):
+            await stream.ending()
+    finally:
+        await breaker.close()
+        await channel.close()
     assert ended == [grpc.StatusCode.INTERNAL]

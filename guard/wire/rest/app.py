@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from guard.config import Settings
-from guard.errors import GuardError, Unsupported, WrongMethod
+from guard.errors import GuardError, Overloaded, Unsupported, WrongMethod
 from guard.wire.answer import identified, refuse
 from guard.wire.methods import denied
 from guard.wire.pace import GRACE_S, LEAST_BYTES_PER_S
@@ -22,7 +22,7 @@ from guard.wire.rest import control
 from guard.wire.rest.inference import Inference
 from guard.wire.rest.intake import Incoming, Receive
 from guard.wire.rest.metadata import from_headers
-from guard.wire.rest.reply import Headers, HttpReply
+from guard.wire.rest.reply import CLOSE, Headers, HttpReply
 from guard.wire.rest.routes import POSTED, Kind, Route, find
 from guard.wire.rest.statuses import failure
 from guard.wire.room import Room
@@ -32,12 +32,12 @@ from guard.wire.upstream import Call, Upstream
 Scope: TypeAlias = Mapping[str, Any]
 Send: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[None]]
 
-ABORT, CLIENT, PEER = "abort", "client", "peer"
-"""Names in the scope's state: what cuts the connection, who made it, and from which address."""
+ABORT, CLIENT, CROWDED, PEER = "abort", "client", "crowded", "peer"
+"""Names in the scope's state: what cuts the connection, who made it, whether there are too many, and its address."""
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _SLICE_BYTES = 1 << 18
-_CLOSE = (b"connection", b"close")
+_TOO_MANY = "there are too many connections; retry with backoff"
 
 
 class RestApp:
@@ -56,15 +56,22 @@ class RestApp:
         """Answer one request."""
         incoming = Incoming(scope["headers"], receive)
         try:
-            reply = await self._answer(scope, incoming)
-            if not await incoming.drain(self._max_message_bytes) or self.closing:
-                reply = replace(reply, headers=(*reply.headers, _CLOSE))
+            crowded = scope["state"][CROWDED]()
+            reply = self.refused(Overloaded(_TOO_MANY)) if crowded else await self._answer(scope, incoming)
+            if crowded or not await incoming.drain(self._max_message_bytes) or self.closing:
+                reply = replace(reply, headers=(*reply.headers, CLOSE))
             incoming.answered()
             await _send(send, reply, scope)
         except asyncio.CancelledError:
             return  # nobody waits for the answer
         finally:
             incoming.answered()
+
+    def refused(self, error: GuardError, headers: Headers = ()) -> HttpReply:
+        """The reply to a request that is refused before anything is known of it."""
+        with identified() as call_id:
+            reply = failure(refuse(error, self._metrics, call_id), refusal_trailers(call_id))
+        return replace(reply, headers=(*reply.headers, *headers))
 
     async def _answer(self, scope: Scope, incoming: Incoming) -> HttpReply:
         try:
@@ -74,10 +81,10 @@ class RestApp:
             if route.kind is Kind.GENERATE:
                 raise Unsupported("guard does not screen generate requests, so it lets none through; use infer")
         except GuardError as error:
-            return self._refused(error)
+            return self.refused(error)
         allowed = "POST" if route.kind in POSTED else "GET"
         if scope["method"] != allowed:
-            return self._refused(WrongMethod(f"this path takes {allowed} only"), ((b"allow", allowed.encode()),))
+            return self.refused(WrongMethod(f"this path takes {allowed} only"), ((b"allow", allowed.encode()),))
         if route.kind is not Kind.INFER:
             return await self._pass(route, incoming, metadata, scope["state"][CLIENT])
         return await self._inference.answer(incoming, route, metadata, scope["state"][CLIENT], scope["state"][PEER])
@@ -95,11 +102,6 @@ class RestApp:
             except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status
                 return failure(refuse(error, self._metrics, call_id), refusal_trailers(call_id))
             return failure(ended, ())
-
-    def _refused(self, error: GuardError, headers: Headers = ()) -> HttpReply:
-        with identified() as call_id:
-            refused = failure(refuse(error, self._metrics, call_id), refusal_trailers(call_id))
-        return replace(refused, headers=(*refused.headers, *headers))
 
 
 async def _send(send: Send, reply: HttpReply, scope: Scope) -> None:

@@ -11,6 +11,7 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 Body: TypeAlias = tuple[bytes | memoryview, ...]
 
 JSON = (b"content-type", b"application/json")
+CLOSE = (b"connection", b"close")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,13 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from guard.config import Settings, host_and_port
-from guard.errors import AddressUnusable
+from guard.errors import AddressUnusable, MalformedRequest
 from guard.wire.passage import Passage
 from guard.wire.ports import WireMetrics
-from guard.wire.rest.app import ABORT, CLIENT, PEER, RestApp
+from guard.wire.rest.app import ABORT, CLIENT, CROWDED, PEER, RestApp
 from guard.wire.rest.cork import Corked
 from guard.wire.rest.metadata import client_name
+from guard.wire.rest.reply import CLOSE
 from guard.wire.tls import name_of_peer, server_context
 from guard.wire.upstream import Upstream
 
@@ -38,6 +39,10 @@ _FAREWELL_S = 0.2
 _TURNS_TO_HEAR = 10
 """In so many turns of the event loop at least: it may be Guard that stands still meanwhile."""
 
+_NO_REQUEST = (
+    "this is no request of HTTP/1.1 that guard can read: check its first line, its headers, which have "
+    f"{MAX_HEAD_BYTES} bytes at most with it, and how its length is told"
+)
 _TURNS_TO_BEGIN = 3
 _POLL_S = 0.02
 
@@ -100,14 +105,23 @@ async def _stop_accepting(server: uvicorn.Server, listener: socket.socket) -> No
 
 
 class _Protocol(H11Protocol):
-    """A connection that must say what it wants in time. uvicorn only times the pauses between requests."""
+    """A connection that must say what it wants in time, and hears of all that is wrong as the protocol says it.
+
+    uvicorn only times the pauses between requests, and what it refuses itself it says in words of its own, to nobody
+    but the client.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
         shown, peer = transport.get_extra_info("peercert"), transport.get_extra_info("peername")
         host = client_name(peer[0] if peer else "")
         address = f"{host}:{peer[1]}" if peer else ""
-        self.app_state = {ABORT: transport.abort, CLIENT: name_of_peer(shown) or host, PEER: address}
+        self.app_state = {
+            ABORT: transport.abort,
+            CLIENT: name_of_peer(shown) or host,
+            CROWDED: self._crowded,
+            PEER: address,
+        }
         self._head_timer: asyncio.TimerHandle | None = None
         self._time_the_head()
 
@@ -122,9 +136,28 @@ class _Protocol(H11Protocol):
         else:
             self._unset_head_timer()
 
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
+        """Answer what is no request."""
+        reply = cast("RestApp", self.app).refused(MalformedRequest(_NO_REQUEST), (CLOSE,))
+        headers = [*reply.headers, (b"content-length", b"%d" % reply.size)]
+        try:
+            self._send(h11.Response(status_code=reply.status, headers=headers))
+            self._send(h11.Data(data=b"".join(reply.body)))
+            self._send(h11.EndOfMessage())
+        except h11.LocalProtocolError:  # as to HEAD, whose answers have no body
+            self.transport.abort()
+        else:
+            self.transport.close()
+
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
         self.loop.call_later(_LAST_BYTES_S, self.transport.abort)  # it may not take the last answer
+
+    def _send(self, event: h11.Event) -> None:
+        self.transport.write(self.conn.send(event) or b"")
+
+    def _crowded(self) -> bool:
+        return max(len(self.connections), len(self.tasks)) > MAX_CONNECTIONS
 
     def _time_the_head(self) -> None:
         if self._head_timer is None:
@@ -149,7 +182,6 @@ def _config(app: Any) -> uvicorn.Config:
         proxy_headers=False,  # or clients could say whose requests theirs are
         server_header=False,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=IDLE_TIMEOUT_S,
     )
 

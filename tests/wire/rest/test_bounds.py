@@ -133,20 +133,59 @@ async def test_a_large_head(rest: StartRest, upstream: MethodicalUpstream) -> No
     async with connected(guard.port) as connection:
         connection.begin("GET", "/v2", X="x" * 30 * server.MAX_HEAD_BYTES)
         with contextlib.suppress(ConnectionError):  # it is still sending
-            assert (await connection.answer()).status == 400
+            answer = await connection.answer()
+            assert (answer.status, "16384 bytes at most" in answer.error) == (400, True)
         assert await connection.closed()
+    await until(lambda: guard.metrics.refused == ["malformed_request"] * 2)
     assert len(upstream.received) == 1
 
 
-async def test_two_lengths(rest: StartRest, upstream: MethodicalUpstream) -> None:
-    """Where requests could be told apart in two ways, nothing is read."""
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n12345",
+        b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n",
+        b"what is this\r\n\r\n",
+    ],
+    ids=["two lengths", "no chunk", "no request line"],
+)
+async def test_no_request(rest: StartRest, upstream: MethodicalUpstream, said: bytes) -> None:
+    """Where it is not clear what is asked, nothing is read: that is said as all else is, and counted."""
     guard = await rest()
     async with connected(guard.port) as connection:
-        connection.writer.write(
-            b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n12345"
-        )
-        assert (await connection.reader.read()).startswith(b"HTTP/1.1 400 ")
+        connection.writer.write(said)
+        answer = await connection.answer()
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        assert answer.headers["content-type"] == "application/json"
+        assert "this is no request of HTTP/1.1 that guard can read" in answer.error
+        assert await connection.closed()
+    assert guard.metrics.refused == ["malformed_request"]
     assert upstream.received == []
+
+
+async def test_no_request_whose_answer_has_no_body(rest: StartRest) -> None:
+    """Where it can't be told in the protocol's form, the connection ends; it is counted all the same."""
+    guard = await rest()
+    async with connected(guard.port) as connection:
+        connection.writer.write(b"HEAD /v2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n")
+        assert await connection.closed()
+    assert "malformed_request" in guard.metrics.refused
+
+
+async def test_too_many_connections(rest: StartRest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than there may be is told so, in the protocol's form, and ends; it is counted."""
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
+    guard = await rest()
+    async with connected(guard.port) as first:
+        assert (await first.ask("GET", "/v2")).status == 200
+        async with connected(guard.port) as second:
+            answer = await second.ask("GET", "/v2")
+            assert (answer.status, answer.headers["connection"]) == (429, "close")
+            assert "too many connections" in answer.error
+            assert await second.closed()
+        assert guard.metrics.refused == ["overloaded"]
+        await until(lambda: len(guard.server._running[0].server_state.connections) == 1)
+        assert (await first.ask("GET", "/v2")).status == 200
 
 
 @pytest.mark.parametrize("held", ["screening", "upstream"])

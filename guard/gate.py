@@ -112,7 +112,7 @@ class Gate:
 
         Raises:
             ModelNotListed: the policy denies models, or versions, that it does not name.
-            RequestError: the request can't be understood, unless the model is in shadow mode, which refuses nothing.
+            RequestError: its inputs can't be screened; in shadow mode such a request passes.
         """
         listed = self._listed
         guarded = listed.find(request.model_name, request.model_version)

@@ -1,6 +1,7 @@
 """Look for requests that Triton understands otherwise than Guard screened them: `make fuzz-differential MINUTES=60`.
 
-Each mutated request goes directly to a real Triton, and through Guard. A finding is one that Guard lets through and
+Each mutated request goes directly to a real Triton, and through Guard, now and then by an odd path, with odd headers or
+oddly compressed (`frames.py`). A finding is one that Guard lets through and
 
 - `executed`: Triton executed something else than was screened, or without that it was;
 - `understood`: Triton, asked directly, executed something else than Guard screened;
@@ -26,20 +27,19 @@ from typing import Any
 import structlog
 
 from benchmarks.engine.table import machine
+from benchmarks.fuzz.frames import GRPC, REST, STREAM, Case, framed
 from benchmarks.fuzz.mutate import mutated_bytes, mutated_json, mutated_message
 from benchmarks.fuzz.seeds import documents, requests
-from benchmarks.fuzz.sides import GRPC, REST, STREAM, Report, Sides, both
+from benchmarks.fuzz.sides import Report, Sides, both
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 MAX_POOL = 2000
 """Requests that Triton executed, from which others are made."""
 
 MAX_EXAMPLES = 3
+_ODDLY_SENT = 0.35
 _WAYS = (GRPC, GRPC, GRPC, STREAM, REST, REST, REST)
 _SCREENED = ("model", "id", "inputs")
-
-Case = tuple[str, bytes, bytes]
-"""The way, the message or JSON, and what is behind the JSON."""
 
 
 class Differential:
@@ -63,7 +63,7 @@ class Differential:
         """
         for way in (GRPC, STREAM, REST):
             for message, behind in list(self._pools[_pool(way)]):
-                self.one((way, message, behind))
+                self.one(Case(way, message, behind))
         if not self.outcomes["same"]:
             raise RuntimeError(f"no seed is executed both ways: {dict(self.outcomes)}")
 
@@ -72,29 +72,33 @@ class Differential:
         way = self._rng.choice(_WAYS)
         pool = self._pools[_pool(way)]
         message, behind = self._rng.choice(pool)
-        for _ in range(self._rng.choice((1, 1, 1, 2, 3, 5))):
+        oddly_sent = self._rng.random() < _ODDLY_SENT
+        for _ in range(self._rng.choice((0, 0, 1, 2) if oddly_sent else (1, 1, 1, 2, 3, 5))):
             if way != REST:
                 message = mutated_message(message, self._rng)
             elif behind and self._rng.random() < 0.2:  # noqa: PLR2004 - a share
                 behind = mutated_bytes(behind, self._rng)
             else:
                 message = mutated_json(message, self._rng)
-        if self.one((way, message, behind)) and len(pool) < MAX_POOL:
+        case = Case(way, message, behind)
+        if oddly_sent:
+            self.one(framed(case, self._rng))
+        elif self.one(case) and len(pool) < MAX_POOL:
             pool.append((message, behind))
 
     def one(self, case: Case) -> bool:
         """Send a case both ways. Whether Triton executed it when asked directly."""
         sides = self._sides
-        answered = sides.direct.ask(*case)
+        answered = sides.direct.ask(case)
         direct = sides.executed()
         if sides.revive():
             self.outcomes["died, asked directly"] += 1
         sides.keeper.asked.clear()
-        through = sides.through.ask(*case)
+        through = sides.through.ask(case)
         executed, screened = sides.executed(), list(sides.keeper.asked)
         if sides.revive() and screened:
             self._find("died", case, screened, executed)
-        told = _told(case[0], answered=bool(direct), through=bool(executed), screened=bool(screened))
+        told = _told(case, answered=bool(direct), through=bool(executed), screened=bool(screened))
         if [_seen(report) for report in executed] not in ([], [_seen(report) for report in screened]):
             self._find("executed", case, screened, executed)
         elif direct and screened and [_seen(report) for report in direct] != [_seen(report) for report in screened]:
@@ -105,12 +109,13 @@ class Differential:
         return bool(direct)
 
     def _find(self, kind: str, case: Case, screened: Sequence[Report], other: Sequence[Report]) -> None:
-        kind = f"{kind}: {_difference(screened, other)} by {case[0]}"
+        kind = f"{kind}: {_difference(screened, other)} by {case.way}"
         self.outcomes["found"] += 1
         examples = self.findings.setdefault(kind, [])
         if len(examples) < MAX_EXAMPLES:
-            message, behind = (repr(part) for part in case[1:])
-            examples.append({"message": message, "behind": behind, "screened": screened, "executed": other})
+            message, behind = repr(case.message), repr(case.behind)
+            sent = {"message": message, "behind": behind, "frame": case.framed()._asdict()}
+            examples.append(sent | {"screened": screened, "executed": other})
 
 
 def _pool(way: str) -> str:
@@ -134,12 +139,12 @@ def _difference(screened: Sequence[Report], other: Sequence[Report]) -> str:
     )
 
 
-def _told(way: str, *, answered: bool, through: bool, screened: bool) -> str:
+def _told(case: Case, *, answered: bool, through: bool, screened: bool) -> str:
     if answered and through:
-        return "same"
+        return "same" if case.frame is None else "same, oddly sent"
     if answered:
-        return f"executed only directly, by {way}" + (", and screened" if screened else ", refused by guard")
-    return f"executed only through guard, by {way}" if through else "executed by neither"
+        return f"executed only directly, by {case.way}" + (", and screened" if screened else ", refused by guard")
+    return f"executed only through guard, by {case.way}" if through else "executed by neither"
 
 
 def main() -> None:

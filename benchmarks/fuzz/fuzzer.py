@@ -15,8 +15,9 @@ from random import Random
 
 import atheris
 
-with atheris.instrument_imports(include=["guard.wire", "guard.datatypes"]):
-    from benchmarks.fuzz import mutate, properties
+_INSTRUMENTED = ["guard.wire", "guard.decode", "guard.datatypes", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"]
+with atheris.instrument_imports(include=_INSTRUMENTED):
+    from benchmarks.fuzz import mutate, pictures, properties
     from benchmarks.fuzz.seeds import FOLDER
 
 _NOTED_EVERY = 1000
@@ -42,6 +43,8 @@ def mutator(case: bytes, max_size: int, seed: int) -> bytes:
         behind = int.from_bytes(case[1:3], "little")
         cut = max(3, len(case) - behind)
         changed = case[:3] + mutate.mutated_json(case[3:cut], rng) + case[cut:]
+    elif parser is properties.image:
+        changed = case[:2] + pictures.mutated_picture(case[2:], rng)
     else:
         changed = mutate.mutated_bytes(case, rng)
     return changed[:max_size]

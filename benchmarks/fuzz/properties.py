@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from guard.decode.images import Colour, decode_image, size_of
 from guard.errors import RequestError
 from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelMetadataResponse
 from guard.values import Action, Decision, Mode, Verdict
@@ -29,6 +30,7 @@ SLACK_BYTES = 4 << 20
 
 MAX_CPU_S = 1.0
 _INFLATED_BYTES = 1 << 16
+_PIXELS = 1 << 14
 _KIBIBYTE = 1024
 _DECISION = Decision("id", "digits", Mode.FLAG, Verdict.CLEAN, None, Action.FORWARD, Action.FORWARD, ())
 _TYPES = ("FP32", "BYTES", "UINT8", "BF16", "NONE", "")
@@ -126,7 +128,17 @@ def index(body: bytes) -> None:
         question(Route(Kind.INDEX), (body,))
 
 
-PARSERS: tuple[Callable[[bytes], None], ...] = (message, rest, stream, answer, bare, path, index)
+def image(body: bytes) -> None:
+    """An encoded image. The first byte says how it is wanted: in grey, or turned as its EXIF data says."""
+    how, data = (body or b"\0")[0], body[1:]
+    colour: Colour = "L" if how & 1 else "RGB"
+    decoded = decode_image(data, colour=colour, orient=bool(how & 2), max_pixels=_PIXELS)
+    size = size_of(data, max_pixels=_PIXELS)
+    if decoded.mode != colour or decoded.size not in {size, size[::-1]}:
+        raise Broken("an image is decoded to another size than its header says, or in other colours than are wanted")
+
+
+PARSERS: tuple[Callable[[bytes], None], ...] = (message, rest, stream, answer, bare, path, index, image)
 """A case's first byte chooses."""
 
 

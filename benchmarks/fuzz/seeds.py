@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.fuzz import properties
+from benchmarks.fuzz.pictures import pictures
 from guard.datatypes import WIRE_DTYPES
 from guard.pb.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
 from guard.wire.contents import TYPED_FIELDS
@@ -85,6 +86,7 @@ def cases() -> list[bytes]:
     response.infer_response.model_name = "report"
     response.infer_response.parameters["triton_final_response"].bool_param = True
     made.append(_for(properties.answer, response.SerializeToString()))
+    made += [_for(properties.image, bytes((how,)) + picture) for how, picture in enumerate(pictures())]
     made += [_for(properties.path, path) for path in (b"/v2/models/a/versions/1/infer", b"/v2/models/%61/ready")]
     return [*made, _for(properties.index, b'{"ready": true}')]
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import grpc
 import numpy as np
 
+from benchmarks.fuzz.frames import BARE, GRPC, REST, Case, post
 from guard.background import LoopThread
 from guard.config import Listen, Settings, Upstream
 from guard.datatypes import BYTES, WIRE_DTYPES
@@ -25,9 +26,11 @@ from tests.support.triton import Triton
 
 REPORT = Path(__file__).parents[2] / "tests" / "support" / "triton_report.py"
 INPUTS = ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64")
-GRPC, STREAM, REST = "grpc", "stream", "rest"
 _SERVICE = "/inference.GRPCInferenceService/"
 _WAIT_S = 20.0
+_OUTPUT = """output [{ name: "report" data_type: TYPE_STRING dims: [1] }]
+instance_group [{ count: 1 kind: KIND_CPU }]
+"""
 
 Report: TypeAlias = dict[str, Any]
 
@@ -110,30 +113,27 @@ class Side:
         self._address = http_address
         self._connection = http.client.HTTPConnection(http_address, timeout=_WAIT_S)
 
-    def ask(self, way: str, message: bytes, behind: bytes = b"") -> bool:
-        """Send a request. `behind` is what follows the JSON of a body of REST."""
-        return self._post(message, behind) if way == REST else self._call(way, message)
+    def ask(self, case: Case) -> bool:
+        """Send a request."""
+        return self._post(case) if case.way == REST else self._call(case)
 
-    def _call(self, way: str, message: bytes) -> bool:
+    def _call(self, case: Case) -> bool:
+        message, compression = case.packed(), case.compression()
         try:
-            if way == GRPC:
-                self._infer(message, timeout=_WAIT_S)
+            if case.way == GRPC:
+                self._infer(message, timeout=_WAIT_S, compression=compression)
                 return True
-            return bool([*self._stream(iter([message]), timeout=_WAIT_S)])
+            return bool([*self._stream(iter([message]), timeout=_WAIT_S, compression=compression)])
         except grpc.RpcError:
             return False
 
-    def _post(self, text: bytes, behind: bytes) -> bool:
-        headers = {"Inference-Header-Content-Length": str(len(text))} if behind else {}
+    def _post(self, case: Case) -> bool:
         try:
-            self._connection.request("POST", "/v2/models/report/infer", text + behind, headers)
-            answer = self._connection.getresponse()
-            answer.read()
+            return post(self._connection, case)
         except (OSError, http.client.HTTPException):
             self._connection.close()
             self._connection = http.client.HTTPConnection(self._address, timeout=_WAIT_S)
             return False
-        return answer.status == http.HTTPStatus.OK
 
     def close(self) -> None:
         """Close the connections."""
@@ -181,10 +181,16 @@ def both(folder: Path) -> Iterator[Sides]:
     triton.add(
         "report",
         REPORT,
-        f"max_batch_size: 0\ninput [{', '.join(inputs)}]\n"
-        'output [{ name: "report" data_type: TYPE_STRING dims: [1] }]\n'
-        "instance_group [{ count: 1 kind: KIND_CPU }]\n",
+        f"max_batch_size: 0\ninput [{', '.join(inputs)}]\n{_OUTPUT}",
     )
+    for name in BARE:
+        kind = {"bare_pairs": "FP32", "bare_BYTES": "STRING"}.get(name, name.removeprefix("bare_"))
+        dims = {"bare_pairs": "-1, 2", "bare_BYTES": "1"}.get(name, "-1")
+        triton.add(
+            name,
+            REPORT,
+            f'max_batch_size: 0\ninput [{{ name: "{name}" data_type: TYPE_{kind} dims: [{dims}] }}]\n{_OUTPUT}',
+        )
     triton.start()
     keeper = Keeper()
     settings = Settings(

@@ -206,11 +206,12 @@ class TestServerContext:
         async with started:
             yield started.sockets[0].getsockname()[1]
 
-    async def ask(self, port: int, authority: Authority, shown: Pair, folder: Path) -> tuple[str, int]:
+    async def ask(self, port: int, authority: Authority, shown: Pair | None, folder: Path) -> tuple[str, int]:
         """What a client hears, nothing where it is refused, and the serial number that it sees."""
-        (folder / "client.pem").write_bytes(shown.certificate + shown.key)
         context = ssl.create_default_context(cadata=authority.certificate.decode())
-        context.load_cert_chain(folder / "client.pem")
+        if shown is not None:
+            (folder / "client.pem").write_bytes(shown.certificate + shown.key)
+            context.load_cert_chain(folder / "client.pem")
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="guard.example")
         der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         try:
@@ -221,13 +222,14 @@ class TestServerContext:
     async def test_names_and_refusals(
         self, port: int, authority: Authority, stranger: Authority, tmp_path: Path
     ) -> None:
-        """A client has the name that gRPC gives it, and one of a foreign authority is refused."""
+        """A client has the name that gRPC gives it. Who shows nothing, or what has ended or is foreign, is refused."""
         heard, _ = await self.ask(port, authority, authority.issue("a.example", common="someone"), tmp_path)
         assert heard == "certificate:127.0.0.1,a.example"
         heard, _ = await self.ask(port, authority, authority.issue(common="someone"), tmp_path)
         assert heard == "certificate:someone"
-        heard, _ = await self.ask(port, authority, stranger.issue("a.example"), tmp_path)
-        assert heard == ""
+        for refused in (None, authority.issue("a.example", ends_in=ENDED), stranger.issue("a.example")):
+            heard, _ = await self.ask(port, authority, refused, tmp_path)
+            assert heard == ""
 
     async def test_a_new_certificate(
         self, port: int, server: Secret, authority: Authority, stranger: Authority, tmp_path: Path

@@ -15,7 +15,7 @@ from guard.channel import Channel, Link
 from guard.config import Cancellation, Upstream
 from guard.credentials import LOOK_INTERVAL_S
 from guard.errors import FileUnusable
-from tests.support.certificates import Authority, Secret
+from tests.support.certificates import DAY, Authority, Secret
 from tests.support.waiting import PATIENCE_S, until
 from tests.wire.parts import RecordingUpstream, Serve
 
@@ -41,9 +41,9 @@ def authority() -> Authority:
 
 
 @pytest.fixture
-async def secured(authority: Authority) -> AsyncIterator[NamingUpstream]:
-    """A guarded server that wants to see certificates."""
-    shown = authority.issue("triton.example")
+async def secured(authority: Authority, request: pytest.FixtureRequest) -> AsyncIterator[NamingUpstream]:
+    """A guarded server that wants to see certificates. A parameter says how long its own is valid yet."""
+    shown = authority.issue("triton.example", ends_in=getattr(request, "param", DAY))
     made = NamingUpstream()
     roots = authority.certificate
     await made.start(credentials=grpc.ssl_server_credentials([(shown.key, shown.certificate)], roots, True))
@@ -98,6 +98,18 @@ async def test_what_does_not_pass(
     assert answer.code is grpc.StatusCode.UNAVAILABLE
     assert "guard can't reach the upstream" in answer.message
     assert secured.received == []
+
+
+@pytest.mark.parametrize(
+    ("secured", "code"), [(DAY, grpc.StatusCode.OK), (-DAY, grpc.StatusCode.UNAVAILABLE)], indirect=["secured"]
+)
+async def test_a_certificate_that_ended(
+    serve: Serve, secured: NamingUpstream, client: Secret, message: bytes, code: grpc.StatusCode
+) -> None:
+    """An upstream whose certificate has ended is not called."""
+    guard = await serve(address=secured.address, reach=tls(client))
+    assert (await guard.call("ModelInfer", message)).code is code
+    assert len(secured.received) == (1 if code is grpc.StatusCode.OK else 0)
 
 
 async def test_a_new_certificate(

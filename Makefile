@@ -94,6 +94,9 @@ console-pictures: $(INSTALLED) triton ## Photograph the console in front of a re
 bench-audit: $(INSTALLED) ## Measure what the audit log costs a request (a minute)
 	@$(BIN)/python -m benchmarks.audit
 
+bench-universal: $(INSTALLED) ## Show perturbations crafted for many images at once to the detector of them (five minutes; DATA=folder of images)
+	@$(BIN)/python -m benchmarks.universal --data $(DATA)
+
 bench-gpu: $(INSTALLED) ## Check the engine on a GPU and measure it there (under eight minutes; without a GPU: the checks only)
 	@$(BIN)/python -m benchmarks.engine.gpu --data $(DATA)
 

@@ -266,7 +266,11 @@ class Occlusion:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A detector looked, and scored what it saw. `p_value` is None until the score was calibrated."""
+    """A detector looked, and scored what it saw.
+
+    `p_value` is None until the score was calibrated; it is by a fit to that many benign `samples`. `share` is how much
+    of the verdict on a flagged item is this detector's; those of all detectors are one together.
+    """
 
     detector: str
     score: float
@@ -275,6 +279,8 @@ class Evidence:
     details: Mapping[str, float] = field(default_factory=dict)
     duration_s: float = 0.0
     occlusion: Occlusion | None = None
+    samples: int = 0
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +371,19 @@ class Screening:
 
 
 @dataclass(frozen=True, slots=True)
+class Together:
+    """What detectors say together of a flagged item, by the weights that calibration learnt.
+
+    `p_value` is by a fit to that many benign `samples`. `share` is how much of the verdict is by it; the detectors'
+    shares include that.
+    """
+
+    p_value: float
+    samples: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class ItemDecision:
     """The verdict on one item of a batch. `ties` counts the calibration scores that are the same as the item's."""
 
@@ -373,6 +392,7 @@ class ItemDecision:
     findings: tuple[Finding, ...]
     reason: UnscreenedReason | None = None
     ties: int = 0
+    together: Together | None = None
 
 
 @dataclass(frozen=True, slots=True)

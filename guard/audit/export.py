@@ -49,6 +49,7 @@ def _schema(pa: Any) -> Any:
             ("finding", text),
             ("score", number),
             ("p_value", number),
+            ("share", number),
         ]
     )
     tensor = pa.struct([("name", text), ("datatype", text), ("shape", pa.list_(pa.int64())), ("sha256", text)])

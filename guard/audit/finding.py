@@ -7,26 +7,18 @@ for each item, and in `unmapped`.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from guard import __version__
+from guard.audit.item import item_data, number
 from guard.audit.sampling import is_notable
 from guard.audit.sighting import Sighting
 from guard.audit.techniques import attacks_of
 from guard.values import (
-    Abstention,
     Action,
-    Certified,
     Decision,
-    Evidence,
-    Fault,
-    Finding,
-    ItemDecision,
     Probing,
-    Provenance,
-    SharedPerturbation,
     Verdict,
     WireTensor,
 )
@@ -178,51 +170,6 @@ def _told(decision: Decision) -> list[int]:
     return sorted([*culprits, *(index for index, _ in zip(others, range(MOST_ITEMS - len(culprits)), strict=False))])
 
 
-def item_data(item: ItemDecision, provenance: Provenance) -> dict[str, Any]:
-    """What a record tells of an item."""
-    return {
-        "verdict": str(item.verdict),
-        "p_value": number(item.p_value),
-        "reason": None if item.reason is None else str(item.reason),
-        "detectors": [_found(finding, provenance) for finding in item.findings],
-    }
-
-
-def _found(finding: Finding, provenance: Provenance) -> dict[str, Any]:
-    """What one detector said: its name, version and kind of finding, and what that kind has."""
-    said: dict[str, Any] = {
-        "detector": finding.detector,
-        "version": provenance.detectors.get(finding.detector, __version__),
-        "finding": type(finding).__name__.lower(),
-        "evaluations": finding.evaluations,
-    }
-    match finding:
-        case Evidence():
-            said |= {"score": number(finding.score), "p_value": number(finding.p_value)}
-            said |= {"details": {name: number(value) for name, value in finding.details.items()}}
-            if (seen := finding.occlusion) is not None:
-                heat = [[number(round(value, 4)) for value in row] for row in seen.heat]
-                said["occlusion"] = {
-                    "heat": heat,
-                    "tops": list(seen.tops),
-                    "lefts": list(seen.lefts),
-                    "hottest": list(seen.hottest),
-                    "recovered": seen.recovered,
-                }
-        case Certified(certificate=proved):
-            said |= {"label": proved.label, "radius": number(proved.radius), "sigma": number(proved.sigma)}
-        case Abstention(why=why):
-            said["why"] = why
-        case Fault(reason=reason):
-            said["why"] = str(reason)
-        case Probing():
-            said |= {"of_client": finding.of_client, "of_everyone": finding.of_everyone, "group": finding.group}
-            said |= {"suspicious": finding.suspicious}
-        case SharedPerturbation():
-            said |= {"shared_with": finding.shared_with, "compared_with": finding.compared_with}
-    return said
-
-
 def _tensor(tensor: WireTensor) -> dict[str, Any]:
     hashed = hashlib.sha256()
     for piece in pieces(tensor):
@@ -244,11 +191,6 @@ def pieces(tensor: WireTensor) -> Iterable[bytes | memoryview]:
             yield len(each).to_bytes(4, "little") + each
     elif tensor.typed is not None:
         yield tensor.typed.astype(tensor.typed.dtype.newbyteorder("<"), copy=False).tobytes()
-
-
-def number(value: float | None) -> float | None:
-    """A number that JSON has; None for what it has not."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _cut(text: str) -> str:

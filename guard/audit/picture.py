@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from guard.audit.text import words_of
+from guard.audit.text import words_of, words_of_all
 from guard.audit.tiles import tiles_of
 from guard.errors import DataError
 from guard.output import writing
@@ -128,12 +128,15 @@ def _show_detectors(axis: Any, told: Mapping[str, Any]) -> None:
         names.append(each["detector"])
         bars.append(0.0 if p_value is None else -math.log10(max(p_value, _LEAST_P)))
         words.append(words_of(each))
-    axis.barh(names, bars, color=["tab:red" if bar > -math.log10(0.05) else "tab:blue" for bar in bars])
-    for index, (bar, text) in enumerate(zip(bars, words, strict=True)):
-        axis.text(bar + 0.05, index, text, va="center", fontsize="x-small")
-    axis.set_xlim(0, -math.log10(_LEAST_P) + 1.6)
+    colours = ["tab:red" if bar > -math.log10(0.05) else "tab:blue" for bar in bars]
+    axis.barh(names, bars, color=colours, alpha=0.4)
+    for index, text in enumerate(words):
+        axis.text(0.05, index, text.replace("; ", "\n"), va="center", fontsize="x-small")
+    axis.set_xlim(0, -math.log10(_LEAST_P))
     axis.tick_params(labelsize="x-small")
-    axis.set_xlabel("surprise: -log10 of the p-value", fontsize=_SMALL)
+    together = words_of_all(told).replace("; ", "\n")
+    below = f"\n\ntogether: {together}" if together else ""
+    axis.set_xlabel(f"surprise: -log10 of the p-value{below}", fontsize=_SMALL)
     axis.set_title("what each detector said", fontsize=_SMALL)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from guard.audit.text import words_of
+from guard.audit.text import is_beyond, words_of
 from guard.audit.tiles import tiles_of
 from guard.console.flagged import Seen
 
@@ -43,13 +43,13 @@ class Heat:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a detector said: `bar` is its surprise, of a hundred."""
+    """What a detector said: `bar` is its surprise, of a hundred. `p` is its p-value in short, as far as it is known."""
 
     detector: str
     version: str
     words: str
-    p_value: float | None
-    score: float | None
+    p: str
+    share: float | None
     evaluations: int
     bar: float
     surprising: bool
@@ -62,14 +62,21 @@ def said_of(seen: Seen) -> list[Said]:
             each["detector"],
             each["version"],
             words_of(each),
-            each.get("p_value"),
-            each.get("score"),
+            _short(each),
+            each.get("share"),
             each["evaluations"],
             round(100 * _surprise(each.get("p_value")), 1),
             each.get("p_value") is not None and each["p_value"] <= _SURPRISING,
         )
         for each in seen.told["detectors"]
     ]
+
+
+def _short(said: Mapping[str, Any]) -> str:
+    """A p-value; no smaller than benign samples can tell; or nothing."""
+    if said.get("p_value") is None:
+        return ""
+    return f"< 1/{said['samples']:,}" if is_beyond(said) else f"{said['p_value']:.3g}"
 
 
 def _surprise(p_value: float | None) -> float:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import structlog
 
-from guard.audit.finding import item_data
+from guard.audit.item import item_data
 from guard.audit.keys import pseudonym
 from guard.audit.sampling import is_notable
 from guard.audit.sighting import Sighting

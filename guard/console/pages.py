@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from prometheus_client import CollectorRegistry
 
+from guard.audit.text import words_of_all
 from guard.console import charts
 from guard.console.charts import Rates, Spread
 from guard.console.evidence import heat_of, said_of, why_no_heat
@@ -90,6 +91,7 @@ class Pages:
         self._templates.filters |= {"moment": _moment, "share": _share, "rate": _rate, "p": _p, "breakable": _breakable}
         self._templates.globals |= {
             "said_of": said_of,
+            "words_of_all": words_of_all,
             "heat_of": heat_of,
             "why_no_heat": why_no_heat,
             "signs_out": signs_out,

@@ -10,7 +10,7 @@ import numpy as np
 from guard.decide.surprise import BenignTail, Surprise
 from guard.profile.profile import BenignScores, Profile
 from guard.profile.spec import Joint
-from guard.values import Float64Array
+from guard.values import Float64Array, Together
 
 
 class Combination:
@@ -51,9 +51,32 @@ class Combination:
             return 0.0
         return self._joint_tail.surprise(total) + math.log(len(self._surprises))
 
+    def shares(self, scores: Mapping[str, float]) -> tuple[dict[str, float], Together | None]:
+        """How much of the combined score each detector makes, one together, and what they say together.
+
+        The score is the log of a sum of inverse p-values, so a term's share is its part of that sum. The share of what
+        detectors say together is divided among them as the weighted sum is.
+        """
+        found, combined = self.surprises(scores), self(scores)
+        own = {name: math.exp(surprise - combined) for name, surprise in found.items()}
+        if self._joint is None or self._joint_tail is None or not found:
+            return own, None
+        parts = {name: _part(found.get(name, 0.0), weights) for name, weights in self._joint.weights.items()}
+        total = together(found, self._joint)
+        share = math.exp(self.joint_surprise(total) - combined)
+        p_value, samples = math.exp(-self._joint_tail.surprise(total)), self._joint_tail.samples
+        if total == 0:  # nothing is unusual: then nobody has a greater part in it
+            return {name: each / (1 - share) for name, each in own.items()}, Together(p_value, samples, share)
+        divided = {name: each + share * parts.get(name, 0.0) / total for name, each in own.items()}
+        return divided, Together(p_value, samples, share)
+
     def p_value(self, detector: str, score: float) -> float:
         """Approximate p-value of one detector alone, for people and metrics."""
         return math.exp(-self._surprises[detector](score))
+
+    def samples(self, detector: str) -> int:
+        """How many benign scores a detector's p-value rests on."""
+        return self._surprises[detector].samples
 
     def of_all(self, benign: BenignScores) -> Float64Array:
         """The combined score of each benign sample, (n,)."""
@@ -68,10 +91,14 @@ class Combination:
 def together(surprises: Mapping[str, float], joint: Joint) -> float:
     """The weighted sum of surprises and of their square roots, which count weak ones for more."""
     found = 0.0
-    for name, (linear, root) in joint.weights.items():
-        surprise = surprises.get(name, 0.0)
-        found += linear * surprise + root * math.sqrt(surprise)
+    for name, weights in joint.weights.items():
+        found += _part(surprises.get(name, 0.0), weights)
     return found
+
+
+def _part(surprise: float, weights: tuple[float, float]) -> float:
+    linear, root = weights
+    return linear * surprise + root * math.sqrt(surprise)
 
 
 def rows(scored: BenignScores) -> list[dict[str, float]]:

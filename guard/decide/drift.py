@@ -1,9 +1,9 @@
-"""Drift: whether traffic is still like the calibration data. One signal, in place of a wave of flags.
+"""Drift: whether traffic is still like the calibration data. One signal beside the flags, that says why they are many.
 
-It is a test of its own beside the verdicts and changes none of them. Evidence is capital won by betting, see
-`martingale`. In a run, from start or from the last all-clear on, a *false* alarm has at most the probability that the
-policy allows, however long the run is: under exchangeability of the calibration scores and all items counted, over the
-draw of both.
+It is a test of its own and changes no verdict: what is flagged goes on being flagged. Evidence is capital won by
+betting, see `martingale`. In a run, from start or from the last all-clear on, a *false* alarm has at most the
+probability that the policy allows, however long the run is: under exchangeability of the calibration scores and all
+items counted, over the draw of both.
 
 An attack must not look like drift of everybody, and nobody must be able to hide drift. So clients come in groups, and
 beside the martingale of all items there are two for each group: of its own items, and of all *but* its own. Several

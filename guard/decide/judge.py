@@ -77,7 +77,7 @@ class Judge:
             combined = self._combination(scores)
             p_value, ties = stats.conformal_p_value(self._benign, combined), stats.ties(self._benign, combined)
         if p_value is not None and p_value <= self.threshold:
-            return ItemDecision(Verdict.ADVERSARIAL, p_value, findings, ties=ties)
+            return self._flagged(p_value, findings, scores, ties)
         fault = next((f for f in findings if isinstance(f, Fault)), None)
         if fault is not None or p_value is None:
             deadline = fault is not None and fault.reason is FaultReason.DEADLINE
@@ -86,6 +86,13 @@ class Judge:
         if self._abstains(findings):
             return ItemDecision(Verdict.ABSTAIN, p_value, findings, ties=ties)
         return ItemDecision(Verdict.CLEAN, p_value, findings, ties=ties)
+
+    def _flagged(
+        self, p_value: float, findings: tuple[Finding, ...], scores: Mapping[str, float], ties: int
+    ) -> ItemDecision:
+        shares, together = self._combination.shares(scores)
+        shared = tuple(replace(f, share=shares[f.detector]) if isinstance(f, Evidence) else f for f in findings)
+        return ItemDecision(Verdict.ADVERSARIAL, p_value, shared, ties=ties, together=together)
 
     def _p_value(self, scores: Mapping[str, float]) -> float:
         return stats.conformal_p_value(self._benign, self._combination(scores))
@@ -102,4 +109,4 @@ class Judge:
         if not math.isfinite(finding.score):
             return Fault(finding.detector, FaultReason.NON_FINITE_OUTPUT, finding.evaluations, finding.duration_s)
         p_value = self._combination.p_value(finding.detector, finding.score)
-        return replace(finding, p_value=p_value)
+        return replace(finding, p_value=p_value, samples=self._combination.samples(finding.detector))

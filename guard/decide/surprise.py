@@ -43,6 +43,11 @@ class BenignTail:
             self._shape = min(max(shape, _SHAPES[0]), _SHAPES[1])
             self._scale = mean * (1 - self._shape)
 
+    @property
+    def samples(self) -> int:
+        """How many benign scores it rests on."""
+        return len(self._sorted)
+
     def surprise(self, score: float) -> float:
         """Minus the log of the chance, about, that a benign score is `score` or more; in nats, 0 or more."""
         if score > self._start:
@@ -73,6 +78,11 @@ class Surprise:
         known = scores[np.isfinite(scores)]
         self._upper = BenignTail(known)
         self._lower = BenignTail(-known) if two_sided else None
+
+    @property
+    def samples(self) -> int:
+        """How many benign scores it rests on."""
+        return self._upper.samples
 
     def __call__(self, score: float) -> float:
         """Minus the log of the p-value, about; in nats, 0 for an ordinary score."""

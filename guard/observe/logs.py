@@ -30,6 +30,9 @@ from guard.values import (
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
+_DIGITS = 3
+"""Of shares."""
+
 _LEVEL_OF = {
     Verdict.ADVERSARIAL: logging.WARNING,
     Verdict.UNSCREENED: logging.WARNING,
@@ -99,7 +102,9 @@ def decision_event(decision: Decision) -> dict[str, Any]:
     `detector_p_values` and `faults` are those of the items that share the request's verdict; the smallest p-value of
     each detector. `queries` says of the item that most others came before how many those were: distinct near-duplicates
     of its client, and of all clients; None if no item is suspicious. `occlusion` is what covering windows of images
-    showed, of the culprit for which it is the least ordinary, `item`: where a sticker is, if there is one. `universal`
+    showed, of the culprit for which it is the least ordinary, `item`: where a sticker is, if there is one.
+    `detector_shares` is what decided: how much of the verdict on the culprit with the smallest p-value is each
+    detector's, one together; `together` is how much of it is by what they say together, within these. `universal`
     is with how many flagged items of other content, of how many, a flagged item shares its perturbation, at most.
     `approximate`: Guard decoded images itself, and the server may see slightly other values.
     """
@@ -115,6 +120,7 @@ def decision_event(decision: Decision) -> dict[str, Any]:
         "items": len(decision.items),
         "culprits": list(decision.culprits),
         "detector_p_values": _smallest_p_values(culprits),
+        **_shares(culprits),
         "faults": {f.detector: str(f.reason) for item in culprits for f in item.findings if isinstance(f, Fault)},
         "queries": _most_queries(decision.items),
         "occlusion": _strongest_occlusion(decision),
@@ -163,6 +169,22 @@ def _smallest_p_values(items: Iterable[ItemDecision]) -> dict[str, float]:
             if isinstance(finding, Evidence) and finding.p_value is not None:
                 smallest[finding.detector] = min(finding.p_value, smallest.get(finding.detector, 1.0))
     return smallest
+
+
+def _shares(items: Iterable[ItemDecision]) -> dict[str, Any]:
+    shared = [(item, shares) for item in items if (shares := _shares_of(item))]
+    if not shared:
+        return {"detector_shares": {}, "together": None}
+    item, shares = min(shared, key=lambda each: each[0].p_value or 0.0)
+    return {
+        "detector_shares": shares,
+        "together": None if item.together is None else round(item.together.share, _DIGITS),
+    }
+
+
+def _shares_of(item: ItemDecision) -> dict[str, float]:
+    scored = (f for f in item.findings if isinstance(f, Evidence))
+    return {f.detector: round(f.share, _DIGITS) for f in scored if f.share is not None}
 
 
 def _most_queries(items: Iterable[ItemDecision]) -> dict[str, int] | None:

@@ -25,6 +25,7 @@ from guard.values import (
     Occlusion,
     Probing,
     Provenance,
+    Together,
     Verdict,
     WireTensor,
 )
@@ -54,8 +55,8 @@ def decision(
     verdict: Verdict = Verdict.CLEAN, action: Action = Action.FORWARD, *findings: Any, uid: str = "d1", **more: Any
 ) -> Decision:
     """A decision about one item, of which a detector said something."""
-    said = (Evidence("sensitivity", 0.5, 16, p_value=0.002, details={"rate": 0.5}), *findings)
-    items = (ItemDecision(verdict, 0.004, said),)
+    said = (Evidence("sensitivity", 0.5, 16, 0.002, {"rate": 0.5}, samples=5000, share=0.61), *findings)
+    items = (ItemDecision(verdict, 0.004, said, together=Together(0.0002, 200, 0.72)),)
     settings = {"mode": Mode.ENFORCE, "intended": action, "items": items} | more
     return Decision(uid, "digits", settings.pop("mode"), verdict, 0.004, settings.pop("intended"), action, **settings)
 
@@ -63,9 +64,8 @@ def decision(
 def rejected(uid: str = "d1", **more: Any) -> Decision:
     """A rejection."""
     heat = Occlusion(heat=((0.1, 0.9), (0.2, 0.3)), hottest=(0, 4, 4, 4), tops=(0, 4), lefts=(0, 4))
-    return decision(
-        Verdict.ADVERSARIAL, Action.REJECT, Evidence("occlusion", 1.5, 9, p_value=0.3, occlusion=heat), uid=uid, **more
-    )
+    said = Evidence("occlusion", 1.5, 9, 0.003, occlusion=heat, samples=200, share=0.39)
+    return decision(Verdict.ADVERSARIAL, Action.REJECT, said, uid=uid, **more)
 
 
 def sighting(what: Decision | None = None, image: np.ndarray = IMAGE, **more: Any) -> Sighting:

@@ -12,7 +12,7 @@ import pytest
 from guard.audit.picture import draw, evidence_of
 from guard.audit.pixels import input_of, pixels_of
 from guard.audit.records import record_of, records
-from guard.audit.text import lines_of
+from guard.audit.text import lines_of, words_of, words_of_all
 from guard.errors import DataError
 from guard.values import InferRequest, WireTensor
 from tests.audit.parts import BY, IMAGE, decision, rejected, settings, sighting, writing
@@ -97,7 +97,39 @@ def test_words(tmp_path: Path) -> None:
     text = "\n".join(lines_of(event, 0, evidence_of(event, 0)))
     assert "adversarial: reject in enforce mode, denied" in text
     assert "AML.T0043 Craft Adversarial Data (MITRE ATLAS 5.6.0)" in text
-    assert "sensitivity 1+a: p 0.002, score 0.5" in text
+    assert "sensitivity 1+a: as rare as one benign input in 500 (p 0.002); 61 % of the verdict" in text
+    assert "occlusion 0.1.0: rarer than one benign input in 200, all that were measured; 39 % of the verdict" in text
+    assert "together: rarer than one benign input in 200, all that were measured; 72 % of the verdict" in text
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"p_value": 2.5e-5, "samples": 100_000, "share": 0.61}, "one benign input in 40,000 (p 2.5e-05); 61 % of the"),
+        (
+            {"p_value": 2e-15, "samples": 180, "share": 0.999},
+            "rarer than one benign input in 180, all that were measured",
+        ),
+        ({"p_value": 2e-15, "samples": 180, "share": 0.999}, "; over 99 % of the verdict"),
+        ({"p_value": 1 / 181, "samples": 180, "share": 0.001}, "in 181 (p 0.0055); less than 1 % of the verdict"),
+        ({"p_value": 0.8, "samples": 180, "share": None}, "ordinary: 80 % of benign inputs are as unusual (p 0.8)"),
+        ({"p_value": 2e-15}, "p 2e-15"),
+        ({"p_value": None, "score": 3.14159}, "not calibrated, score 3.14"),
+    ],
+)
+def test_words_of_evidence(said: dict[str, Any], words: str) -> None:
+    """A p-value is told as how rare an input is; one beyond what benign samples can tell as no rarer than they say.
+
+    An older record, which doesn't say how many there were, keeps its figure.
+    """
+    assert words in words_of({"finding": "evidence", **said})
+
+
+def test_together_is_told_where_it_decides() -> None:
+    """What detectors say together has a line where it is half of the verdict or more."""
+    told = {"p_value": 0.01, "samples": 180}
+    assert words_of_all({"together": {**told, "share": 0.49}}) == words_of_all({}) == ""
+    assert words_of_all({"together": {**told, "share": 0.5}}).startswith("as rare as one benign input in 100 (p 0.01)")
 
 
 def test_which_record(tmp_path: Path) -> None:

@@ -136,6 +136,8 @@ def test_everything_asked_for() -> None:
     assert rest["model_version"] == "3"
     (sensitivity, occlusion) = item["data"]["detectors"]
     assert (sensitivity["score"], sensitivity["p_value"], sensitivity["version"]) == (0.5, 0.002, "1+a")
+    assert (sensitivity["samples"], sensitivity["share"], occlusion["share"]) == (5000, 0.61, 0.39)
+    assert item["data"]["together"] == {"p_value": 0.0002, "samples": 200, "share": 0.72}
     assert occlusion["occlusion"]["hottest"] == [0, 4, 4, 4]
 
 

@@ -190,6 +190,8 @@ def test_what_detectors_said() -> None:
     """Each detector has its words and a bar that is longer the smaller its p-value is."""
     sensitivity, occlusion = said_of(one())
     assert (sensitivity.detector, sensitivity.version, sensitivity.evaluations) == ("sensitivity", "1+a", 16)
-    assert (sensitivity.words, sensitivity.surprising) == ("p 0.002, score 0.5", True)
+    assert sensitivity.words == "as rare as one benign input in 500 (p 0.002); 61 % of the verdict"
+    assert (sensitivity.p, sensitivity.share, sensitivity.surprising) == ("0.002", 0.61, True)
     assert sensitivity.bar == pytest.approx(67.5, abs=0.1)
-    assert (occlusion.surprising, occlusion.bar) == (False, pytest.approx(13.1, abs=0.1))
+    assert (occlusion.p, occlusion.share) == ("< 1/200", 0.39)
+    assert (occlusion.surprising, occlusion.bar) == (True, pytest.approx(63.1, abs=0.1))

@@ -88,6 +88,9 @@ def test_flagged_inputs(house: House) -> None:
         assert logged[each.id]["data"]["evidences"][0]["data"] == json.loads(json.dumps(each.told))
         for said in each.told["detectors"]:
             assert said["detector"] in words.replace("_ ", "_")
+        shares = [said["share"] for said in each.told["detectors"] if "share" in said]
+        assert sum(shares) == pytest.approx(1)
+        assert words.count("% of the verdict") == len(shares) + ("Together:" in words)
         picture = ask(port, f"/console/inputs/{each.id}.png")
         assert picture.headers["Content-Type"] == "image/png"
         decoded = cv2.imdecode(np.frombuffer(picture.content, np.uint8), cv2.IMREAD_UNCHANGED)

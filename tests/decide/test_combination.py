@@ -81,6 +81,50 @@ def test_together() -> None:
     assert together({}, JOINT) == 0
 
 
+@pytest.mark.parametrize("joint", [None, JOINT])
+@given(scores=st.dictionaries(st.sampled_from(DETECTORS), FINITE, min_size=1))
+def test_shares_are_one_together(joint: Joint | None, scores: dict[str, float]) -> None:
+    """Each detector that scored has a share, none is negative, and they are one together, however extreme a score is.
+
+    What detectors say together is a part of them, and there only with weights.
+    """
+    shares, all_of_them = _COMBINATIONS[joint is not None].shares(scores)
+    assert shares.keys() == scores.keys()
+    assert min(shares.values()) >= 0
+    assert sum(shares.values()) == pytest.approx(1)
+    assert (all_of_them is None) == (joint is None)
+    assert all_of_them is None or 0 < all_of_them.share < 1
+
+
+def test_a_share_is_the_part_of_a_term() -> None:
+    """Without weights a share is the part of an inverse p-value in their sum, the largest for the most surprising."""
+    combination, scores = _COMBINATIONS[0], {"confidence": 2.0, "network": -4.0, "occlusion": 0.3}
+    inverse = {name: 1 / combination.p_value(name, score) for name, score in scores.items()}
+    shares, _ = combination.shares(scores)
+    assert shares == pytest.approx({name: each / sum(inverse.values()) for name, each in inverse.items()})
+    assert max(shares, key=shares.__getitem__) == "confidence"
+
+
+def test_what_is_said_together_is_divided() -> None:
+    """With weights there is one more term, as rare as it says among benign inputs; each has what it adds to the sum."""
+    combination, scores = _COMBINATIONS[1], {"confidence": 2.0, "network": 5.0, "occlusion": 2.0}
+    shares, all_of_them = combination.shares(scores)
+    surprises = combination.surprises(scores)
+    total = together(surprises, JOINT)
+    assert all_of_them is not None
+    assert all_of_them.samples == len(NORMAL)
+    inverse = {name: math.exp(each) for name, each in surprises.items()}
+    joint = len(DETECTORS) / all_of_them.p_value
+    assert all_of_them.share == pytest.approx(joint / (joint + sum(inverse.values())))
+    network = (inverse["network"] + joint * surprises["network"] / total) / (joint + sum(inverse.values()))
+    assert shares["network"] == pytest.approx(network)
+
+
+def test_no_shares_without_scores() -> None:
+    """Where no detector scored, none has a share."""
+    assert [combination.shares({}) for combination in _COMBINATIONS] == [({}, None)] * 2
+
+
 def test_weak_evidence_in_several_adds_up() -> None:
     """An input that is a little unusual to every detector is more unusual with weights than without, among benign ones.
 

@@ -126,6 +126,22 @@ def test_p_values() -> None:
     assert own == [combination.p_value("confidence", 0.9), combination.p_value("network", 40.0)]
 
 
+def test_shares_of_a_verdict() -> None:
+    """A flagged item's findings carry what decided it, one together; one that is not flagged has no shares."""
+    judge = Judge(PROFILE, false_positive_rate=0.05)
+    flagged = judge.judge(Screening(1, (SURE, EXTREME, CERTIFIED), {}))
+    scored = [f for f in flagged.findings if isinstance(f, Evidence)]
+    shares = {f.detector: f.share or 0.0 for f in scored}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["network"] > 0.99
+    assert flagged.together is not None
+    assert flagged.together.samples == len(PROFILE.reference)
+    assert {f.samples for f in scored} == {len(PROFILE.reference)}
+    clean = judge.judge(Screening(1, (SURE, ORDINARY, CERTIFIED), {}))
+    assert clean.together is None
+    assert {f.share for f in clean.findings if isinstance(f, Evidence)} == {None}
+
+
 def realised_rates(n: int, rate: float, confidence: float | None) -> np.ndarray:
     """The judge's false-positive rates over 400 draws of `n` calibration samples.
 

@@ -25,6 +25,7 @@ from guard.values import (
     Occlusion,
     Probing,
     SharedPerturbation,
+    Together,
     UnscreenedReason,
     Verdict,
 )
@@ -75,6 +76,8 @@ def test_a_decision_as_an_event(decision: Decision) -> None:
         "items": 2,
         "culprits": [0],
         "detector_p_values": {"squeezing": 0.03, "network": 0.004},
+        "detector_shares": {},
+        "together": None,
         "faults": {"sensitivity_gaussian": "backend"},
         "queries": None,
         "occlusion": None,
@@ -96,6 +99,16 @@ def test_an_event_shows_the_smallest_p_value_of_each_detector(decision: Decision
         "network": 0.004,
         "sensitivity_gaussian": 0.4,
     }
+
+
+def test_an_event_shows_what_decided(decision: Decision) -> None:
+    """The shares of detectors, and of what they said together, are those of the culprit with the smallest p-value."""
+    item = decision.items[0]
+    shared = [replace(f, share=each) for f, each in zip(item.findings[:2], (0.12345, 0.87655), strict=True)]  # type: ignore[type-var]
+    strongest = replace(item, p_value=0.001, findings=tuple(shared), together=Together(0.01, 400, 0.75))
+    event = decision_event(replace(decision, items=(item, strongest)))
+    assert event["detector_shares"] == {"squeezing": 0.123, "network": 0.877}
+    assert event["together"] == 0.75
 
 
 @pytest.mark.parametrize(

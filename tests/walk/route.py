@@ -186,6 +186,7 @@ ELSEWHERE: Final = {
     "make chaos": "tests/chaos/test_rows.py",
     "make soak DATA=folder": "tests/benchmarks/test_soak.py",
     "make bench-audit": "tests/benchmarks/test_audit.py",
+    "make bench-universal DATA=folder": "tests/benchmarks/test_universal.py",
     "make bench-queries DATA=folder": "tests/benchmarks/test_queries.py",
     "make bench-queries-live": "tests/benchmarks/test_queries_live.py",
     "make bench-queries-live-mnist DATA=folder": "tests/benchmarks/test_queries_live.py",

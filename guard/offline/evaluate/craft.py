@@ -6,6 +6,7 @@ A portion of images is the unit that is kept.
 from __future__ import annotations
 
 import importlib.metadata
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -215,12 +216,14 @@ def _softmax(logits: Float32Array) -> Float32Array:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """ART draws from the global generators of numpy and torch; they are as before at the end."""
-    state = np.random.get_state()  # noqa: NPY002 - ART's own
+    """ART draws from the global generators of numpy, torch and Python; they are as before at the end."""
+    state, other = np.random.get_state(), random.getstate()  # noqa: NPY002 - ART's own
     with torch.random.fork_rng(devices=[]):
         np.random.seed(seed)  # noqa: NPY002 - as above
+        random.seed(seed)
         torch.manual_seed(seed)
         try:
             yield
         finally:
             np.random.set_state(state)  # noqa: NPY002 - as above
+            random.setstate(other)

@@ -24,6 +24,7 @@ from benchmarks.fuzz import seeds
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 MAX_CASE_BYTES = 4096
+_MEMORY = "-rss_limit_mb=8192"  # it counts the memory of who started it; what a case takes, properties look at
 _STUCK_S = 10
 _DONE = re.compile(r"#(\d+)\s+DONE\s+cov: (\d+) ft: (\d+) corp: (\d+)/")
 
@@ -70,7 +71,14 @@ def keep(folder: Path) -> int:
 
 
 def _libfuzzer(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "benchmarks.fuzz.fuzzer", f"-max_len={MAX_CASE_BYTES}", f"-timeout={_STUCK_S}"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.fuzz.fuzzer",
+        f"-max_len={MAX_CASE_BYTES}",
+        f"-timeout={_STUCK_S}",
+        _MEMORY,
+    ]
     found = subprocess.run(  # noqa: S603 - no part of it comes from elsewhere
         [*command, f"-artifact_prefix={folder}/", *arguments],
         cwd=ROOT,

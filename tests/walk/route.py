@@ -99,6 +99,7 @@ ROUTE: Final[tuple[Step | Serving | File, ...]] = (
     Step("make schema"),
     Step("make proto"),
     Step("make metrics-table"),
+    Step("make detection-table"),
     Step("make dashboards"),
     Step("make kubernetes"),
     Step("guard --install-completion", says="completion installed in"),

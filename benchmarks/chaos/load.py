@@ -77,10 +77,14 @@ class Stream:
         await self._call.write(self._body)
         await self._call.read()
 
-    async def end(self) -> tuple[str, float]:
-        """Send a request that ends the stream: the status, "" if it takes longer than anybody waits, and seconds."""
+    async def end(self, *, ask: bool) -> tuple[str, float]:
+        """How the stream ends: the status, "" if it takes longer than anybody waits, and seconds.
+
+        Whoever asks sends a request first. On a stream that is ending gRPC's client may take its own failure to write
+        for the status.
+        """
         begun_s = time.perf_counter()
-        with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.BaseError, grpc.aio.AioRpcError):
+        if ask:
             await self._call.write(self._body)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE_S):

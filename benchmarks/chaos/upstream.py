@@ -36,7 +36,7 @@ async def _stopped(house: House, guard: Guard, seconds: float) -> list[Check]:
         os.killpg(pid, signal.SIGSTOP)
         try:
             began_s, haste = time.perf_counter(), asyncio.create_task(_hasty(clients))
-            ending = asyncio.create_task(stream.end())
+            ending = asyncio.create_task(stream.end(ask=True))
             most, shown = await _watch(guard, began_s + seconds)
         finally:
             os.killpg(pid, signal.SIGCONT)
@@ -73,7 +73,7 @@ async def killed(house: House, seconds: float) -> list[Check]:
     ):
         await asyncio.sleep(_BEFORE_S)
         os.killpg(house.triton_pid(), signal.SIGKILL)
-        began_s, ending = time.perf_counter(), asyncio.create_task(stream.end())
+        began_s, ending = time.perf_counter(), asyncio.create_task(stream.end(ask=False))
         most, _ = await _watch(guard, began_s + seconds)
         ended_s = time.perf_counter()
         await asyncio.to_thread(house.triton.ensure_running)
@@ -99,7 +99,7 @@ def _refused(answers: Answers, began_s: float, ended_s: float) -> list[Check]:
 
 
 def _ended(code: str, took_s: float) -> list[Check]:
-    """What was heard of a request on a stream that was open before."""
+    """How a stream ended that was open before."""
     return [
         Check("open streams that did not end as UNAVAILABLE", int(code != "UNAVAILABLE"), "=", 0),
         Check("the wait of one", 1000 * took_s, "<=", _WITHIN_MS, "ms", timed=True),

@@ -92,7 +92,7 @@ class _Oracle:
 
     def __call__(self, x: Float32Array) -> Float32Array:
         """Answer a batch (n, *dims) with logits (n, classes), as far as the budget goes. Repetitions cost nothing."""
-        asked = _in_8_bits(x)
+        asked = from_bytes(to_bytes(x))
         names = [row.tobytes() for row in asked]
         new = [i for i, name in enumerate(names) if name not in self._answers and name not in names[:i]]
         room = self._budget.queries - len(self.sent)
@@ -108,7 +108,7 @@ class _Oracle:
     def _send(self, asked: Float32Array, names: list[bytes]) -> None:
         sent = asked
         if self._transform is not None:
-            sent = _in_8_bits(np.stack([self._transform(row, self._rng) for row in asked]))
+            sent = from_bytes(to_bytes(np.stack([self._transform(row, self._rng) for row in asked])))
         logits = self._logits(sent)
         self._note_success(asked, logits if self._transform is None else self._logits(asked))
         self._answers.update(zip(names, logits, strict=True))
@@ -127,10 +127,6 @@ class _Oracle:
         won = np.flatnonzero(near & (logits.argmax(1) != self._label))
         if len(won):
             self.success, self.winner = len(self.sent) + int(won[0]), asked[won[0]].copy()
-
-
-def _in_8_bits(x: Float32Array) -> Float32Array:
-    return from_bytes(to_bytes(np.clip(x, 0, 1).astype(np.float32)))
 
 
 def _art(make: Callable[[BlackBoxClassifierNeuralNetwork, Budget], object]) -> Callable[..., None]:

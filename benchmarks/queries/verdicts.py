@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -34,8 +34,10 @@ def verdicts_of(profile: Path, model: Path) -> Iterator[Verdicts]:
     """
     known = store.load(profile)
     judges = {rate: Judge(known, false_positive_rate=rate) for rate in RATES}
-    replica = OnnxBackend(model_of(known, model), known.model)
-    with screening(replica, known.detectors, known.files, secret=b"benchmark") as screens:
+    with (
+        closing(OnnxBackend(model_of(known, model), known.model)) as replica,
+        screening(replica, known.detectors, known.files, secret=b"benchmark") as screens,
+    ):
 
         def flagged(queries: Sequence[Float32Array]) -> Mapping[float, Sequence[bool]]:
             found = list(screens(np.stack(queries))) if queries else []
@@ -45,4 +47,3 @@ def verdicts_of(profile: Path, model: Path) -> Iterator[Verdicts]:
             }
 
         yield flagged
-    replica.close()
